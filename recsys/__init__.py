@@ -1,0 +1,3 @@
+"""Sequential recommendation: behaviour logs in, ranked items out."""
+
+__version__ = "0.1.0"

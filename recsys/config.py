@@ -1,0 +1,222 @@
+"""Mappings into frozen dataclasses, and back. Generic: it knows no part of the platform by name.
+
+`load(cls, mapping)` checks every key and type on the way down; an unknown key is refused with the nearest known one.
+Only the standard library is needed, but for `.yaml` files (PyYAML).
+"""
+
+import dataclasses
+import difflib
+import functools
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from recsys.errors import ConfigError, missing_extra
+
+T = TypeVar("T")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The mapping in a `.json` or `.yaml` file.
+
+    Raises:
+        ConfigError: the file is missing, is not valid JSON or YAML, or holds no mapping.
+        MissingExtraError: a YAML file without PyYAML.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; name a .yaml or .json configuration")
+    text = path.read_text(encoding="utf-8")
+    try:
+        mapping = json.loads(text) if path.suffix == ".json" else _yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a valid {path.suffix.lstrip('.')} file: {' '.join(str(error).split())}") from error
+    if not isinstance(mapping, dict):
+        raise ConfigError(f"{path}: holds a {type(mapping).__name__}, wanted a mapping of keys to values")
+    return mapping
+
+
+def override(mapping: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """A copy of `mapping` with each `a.b=value` applied; values are JSON where they parse as JSON, else text.
+
+    Raises:
+        ConfigError: an assignment has no `=`, or its path runs through a value that is no mapping.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(mapping))
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--set {assignment}: wanted key=value, for example train.lr=1e-3")
+        *parents, last = path.split(".")
+        node = result
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"--set {assignment}: {parent!r} is a value, not a group of settings")
+        node[last] = _scalar(text)
+    return result
+
+
+def load(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
+    """An instance of the dataclass `cls` from a mapping.
+
+    Args:
+        cls: a dataclass; its fields may be scalars, `X | None`, `Literal`, lists, tuples, dicts and dataclasses.
+        mapping: keys are field names.
+        where: prefix for messages, such as the file's name.
+
+    Raises:
+        ConfigError: an unknown key (the nearest known one is named), a missing one, a wrong type, or a value that
+            the class itself refuses.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]  # T is a dataclass
+    for key in mapping:
+        if key not in fields:
+            raise ConfigError(f"{_at(where, key)}: unknown key; {_nearest(key, list(fields))}")
+    hints = typing.get_type_hints(cls)
+    values = {key: _convert(hints[key], value, _at(where, key)) for key, value in mapping.items()}
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{_at(where, name)}: missing; it has no default")
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where + ': ' if where else ''}{error}") from error
+
+
+def dump(config: Any) -> dict[str, Any]:
+    """The dataclass as plain JSON values; `load(type(config), dump(config)) == config`."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return plain
+
+
+def schema(cls: type) -> dict[str, Any]:
+    """A JSON schema of the dataclass `cls`: names, types and defaults."""
+    hints = typing.get_type_hints(cls)
+    properties = {}
+    for field in dataclasses.fields(cls):
+        entry = _schema_of(hints[field.name])
+        if field.default is not dataclasses.MISSING:
+            entry["default"] = json.loads(json.dumps(field.default, default=str))
+        properties[field.name] = entry
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _yaml(text: str) -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        missing_extra("pyyaml", "all", error)
+    try:
+        return yaml.load(text, Loader=_yaml_loader())
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
+@functools.cache
+def _yaml_loader() -> Any:
+    import re
+
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML 1.2 floats: `1e-3` is a number, as in JSON."""
+
+    number = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
+    return Loader
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _at(where: str, key: str) -> str:
+    separator = "." if where and not where.endswith((" ", ":")) else ""
+    return f"{where}{separator}{key}"
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(arguments, value, where)
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+        hint_text = _nearest(str(value), [str(a) for a in arguments])
+        raise ConfigError(f"{where}={value!r}: wanted one of {', '.join(map(str, arguments))}; {hint_text}")
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}={value!r}: wanted a group of settings")
+        return load(typing.cast(type, hint), value, where)
+    if origin in (list, tuple):
+        return _convert_sequence(origin, arguments, value, where)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}={value!r}: wanted a mapping")
+        return {str(k): _convert(arguments[1], v, _at(where, str(k))) for k, v in value.items()}
+    return _convert_scalar(hint, value, where)
+
+
+def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in arguments:
+        return None
+    errors = []
+    for argument in (a for a in arguments if a is not type(None)):
+        try:
+            return _convert(argument, value, where)
+        except ConfigError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _convert_sequence(origin: type, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{where}={value!r}: wanted a list")
+    fixed = origin is tuple and arguments[-1] is not Ellipsis
+    if fixed and len(value) != len(arguments):
+        raise ConfigError(f"{where}={value!r}: wanted {len(arguments)} values, got {len(value)}")
+    hints = arguments if fixed else (arguments[0],) * len(value)
+    return origin(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True)))
+
+
+def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{where}={value!r}: wanted {hint.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _schema_of(hint: Any) -> dict[str, Any]:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return {"anyOf": [_schema_of(argument) for argument in arguments]}
+    if origin is typing.Literal:
+        return {"enum": list(arguments)}
+    if dataclasses.is_dataclass(hint):
+        return schema(typing.cast(type, hint))
+    if origin in (list, tuple):
+        return {"type": "array", "items": _schema_of(arguments[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _schema_of(arguments[1])}
+    names = {int: "integer", float: "number", bool: "boolean", str: "string", Path: "string", type(None): "null"}
+    return {"type": names[hint]} if hint in names else {}

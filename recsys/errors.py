@@ -1,0 +1,55 @@
+"""Every exception a caller may catch.
+
+RecsysError
+├── InputError            the caller's fault: the command line ends with exit code 2
+│   ├── ConfigError       a configuration names an unknown key or holds a value out of range
+│   ├── DataError         a source file or a prepared dataset cannot be used as asked
+│   ├── BundleError       a bundle is damaged, incomplete or of an unknown format version
+│   ├── CheckpointError   a checkpoint is damaged or does not belong to this run
+│   └── MissingExtraError a feature needs a package that is not installed
+├── TrainingDiverged      the loss or the weights stopped being finite
+└── JournalError          the journal can no longer promise durability; restart the writer
+"""
+
+from typing import Never
+
+
+class RecsysError(Exception):
+    """Base of all errors of this package."""
+
+
+class InputError(RecsysError, ValueError):
+    """The caller's fault: the message says what, where, what was wanted, and the remedy."""
+
+
+class ConfigError(InputError):
+    """A configuration names an unknown key or holds a value out of range."""
+
+
+class DataError(InputError):
+    """A source file or a prepared dataset cannot be used as asked."""
+
+
+class BundleError(InputError):
+    """A bundle is damaged, incomplete or of an unknown format version."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint is damaged or does not belong to this run."""
+
+
+class MissingExtraError(InputError):
+    """A feature needs a package that is not installed."""
+
+
+class TrainingDiverged(RecsysError):
+    """The loss or the weights stopped being finite."""
+
+
+class JournalError(RecsysError):
+    """The journal can no longer promise durability; restart the writer."""
+
+
+def missing_extra(package: str, extra: str, cause: ImportError) -> Never:
+    """Raise MissingExtraError that names the command which installs `package`."""
+    raise MissingExtraError(f"{package} is not installed; run: pip install -e '.[{extra}]'") from cause
