@@ -4,6 +4,7 @@
 Only the standard library is needed, but for `.yaml` files (PyYAML).
 """
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -23,16 +24,19 @@ def read(path: Path) -> dict[str, Any]:
     """The mapping in a `.json` or `.yaml` file.
 
     Raises:
-        ConfigError: the file is missing, is not valid JSON or YAML, or holds no mapping.
+        ConfigError: the file is missing, is not valid JSON or YAML, holds no mapping, or names a key twice.
         MissingExtraError: a YAML file without PyYAML.
     """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; name a .yaml or .json configuration")
-    text = path.read_text(encoding="utf-8")
+    if not path.is_file() or path.suffix not in (".json", ".yaml", ".yml"):
+        what = "not a configuration" if path.is_file() else "no such file"
+        raise ConfigError(f"{path}: {what}; name a .yaml or .json file")
     try:
-        mapping = json.loads(text) if path.suffix == ".json" else _yaml(text)
+        text = path.read_text(encoding="utf-8")
+        mapping = json.loads(text, object_pairs_hook=_distinct) if path.suffix == ".json" else _yaml(text)
     except ValueError as error:
-        raise ConfigError(f"{path}: not a valid {path.suffix.lstrip('.')} file: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"{path}: not a valid {path.suffix.lstrip('.')} file: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(mapping, dict):
         raise ConfigError(f"{path}: holds a {type(mapping).__name__}, wanted a mapping of keys to values")
     return mapping
@@ -44,7 +48,7 @@ def override(mapping: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
     Raises:
         ConfigError: an assignment has no `=`, or its path runs through a value that is no mapping.
     """
-    result: dict[str, Any] = json.loads(json.dumps(mapping))
+    result: dict[str, Any] = copy.deepcopy(dict(mapping))
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
@@ -52,7 +56,9 @@ def override(mapping: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
         *parents, last = path.split(".")
         node = result
         for parent in parents:
-            node = node.setdefault(parent, {})
+            if node.get(parent) is None:
+                node[parent] = {}
+            node = node[parent]
             if not isinstance(node, dict):
                 raise ConfigError(f"--set {assignment}: {parent!r} is a value, not a group of settings")
         node[last] = _scalar(text)
@@ -74,7 +80,7 @@ def load(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]  # T is a dataclass
     for key in mapping:
         if key not in fields:
-            raise ConfigError(f"{_at(where, key)}: unknown key; {_nearest(key, list(fields))}")
+            raise ConfigError(f"{_at(where, str(key))}: unknown key; {_nearest(str(key), list(fields))}")
     hints = typing.get_type_hints(cls)
     values = {key: _convert(hints[key], value, _at(where, key)) for key, value in mapping.items()}
     for name, field in fields.items():
@@ -90,20 +96,42 @@ def load(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
 
 def dump(config: Any) -> dict[str, Any]:
     """The dataclass as plain JSON values; `load(type(config), dump(config)) == config`."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    return plain
+    fields = [field.name for field in dataclasses.fields(config) if field.init]
+    return {name: _plain(getattr(config, name)) for name in fields}
 
 
 def schema(cls: type) -> dict[str, Any]:
-    """A JSON schema of the dataclass `cls`: names, types and defaults."""
+    """A JSON schema of the dataclass `cls`: names, types, defaults and what is required."""
     hints = typing.get_type_hints(cls)
-    properties = {}
-    for field in dataclasses.fields(cls):
-        entry = _schema_of(hints[field.name])
+    properties: dict[str, Any] = {}
+    required = []
+    for field in (f for f in dataclasses.fields(cls) if f.init):
+        properties[field.name] = _schema_of(hints[field.name])
         if field.default is not dataclasses.MISSING:
-            entry["default"] = json.loads(json.dumps(field.default, default=str))
-        properties[field.name] = entry
-    return {"type": "object", "additionalProperties": False, "properties": properties}
+            properties[field.name]["default"] = _plain(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            properties[field.name]["default"] = _plain(field.default_factory())
+        else:
+            required.append(field.name)
+    return {"type": "object", "additionalProperties": False, "properties": properties, "required": required}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return dump(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
+    return mapping
 
 
 def _yaml(text: str) -> Any:
@@ -124,8 +152,19 @@ def _yaml_loader() -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """YAML 1.2 floats: `1e-3` is a number, as in JSON."""
+        """As in JSON: `1e-3` is a number, a date is text, and a key stands once."""
 
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for key in (k for k in keys if keys.count(k) > 1):
+                raise yaml.YAMLError(f"the key {key!r} stands twice, line {node.start_mark.line + 1} and below")
+            mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+            return mapping
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
     number = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
     return Loader
@@ -155,7 +194,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _convert_union(arguments, value, where)
     if origin is typing.Literal:
-        if value in arguments:
+        if any(value == a and type(value) is type(a) for a in arguments):
             return value
         hint_text = _nearest(str(value), [str(a) for a in arguments])
         raise ConfigError(f"{where}={value!r}: wanted one of {', '.join(map(str, arguments))}; {hint_text}")

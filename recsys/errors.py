@@ -8,6 +8,7 @@ RecsysError
 │   ├── CheckpointError   a checkpoint is damaged or does not belong to this run
 │   └── MissingExtraError a feature needs a package that is not installed
 ├── TrainingDiverged      the loss or the weights stopped being finite
+├── TrackingError         the tracking server cannot be reached, or refuses; the run folder still holds everything
 └── JournalError          the journal can no longer promise durability; restart the writer
 """
 
@@ -44,6 +45,10 @@ class MissingExtraError(InputError):
 
 class TrainingDiverged(RecsysError):
     """The loss or the weights stopped being finite."""
+
+
+class TrackingError(RecsysError):
+    """The tracking server cannot be reached, or refuses; the run folder still holds everything."""
 
 
 class JournalError(RecsysError):

@@ -1,0 +1,85 @@
+"""linear_cross_entropy on the CPU against F.cross_entropy on full logits.
+
+    python -m benchmarks.linear_cross_entropy [--threads 2] [--repeats 20] [--large]
+
+Forward and backward, fp32, D = 64, in turn within one loop, with several sizes of the buffer. The op's test runs first,
+and a red op is not timed.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.record import append
+from recsys.kernels.linear_cross_entropy import linear_cross_entropy
+
+SHAPES = {"ml-1m": (3_417, 10_000), "beauty": (12_101, 2_000)}
+LARGE = {"ml-20m": (54_542, 512)}
+BUDGETS_MIB = (1, 4, 16, 64)
+WIDTH = 64
+
+
+def measure(shape: str, num_items: int, num_rows: int, repeats: int) -> dict[str, Any]:
+    """Milliseconds of forward and backward, interleaved."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(num_rows, WIDTH, generator=generator).requires_grad_()
+    w = (torch.randn(num_items, WIDTH, generator=generator) * 0.3).requires_grad_()
+    target = torch.randint(0, num_items, (num_rows,), generator=generator)
+
+    def full() -> Tensor:
+        return F.cross_entropy(x @ w.t(), target)
+
+    def ours(budget_mib: int) -> Callable[[], Tensor]:
+        return lambda: linear_cross_entropy(x, w, target, memory_budget_bytes=budget_mib << 20)
+
+    runs = {"full": full} | {f"{budget} MiB": ours(budget) for budget in BUDGETS_MIB}
+    runs["default"] = lambda: linear_cross_entropy(x, w, target)
+    torch.testing.assert_close(runs["default"](), full())
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats + 1):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            torch.autograd.grad(run(), (x, w))
+            times[name].append((time.perf_counter() - began) * 1e3)
+    figures = {name: _summary(values[1:]) for name, values in times.items()}
+    return {"shape": shape, "V": num_items, "N": num_rows, "D": WIDTH, "ms": figures}
+
+
+def _summary(times: Sequence[float]) -> dict[str, float]:
+    low, high = np.percentile(times, [10, 99])
+    return {"p10": round(low, 2), "median": round(statistics.median(times), 2), "p99": round(high, 2)}
+
+
+def main() -> None:
+    """Test, measure, print a table, append a line to benchmarks/results/linear_cross_entropy.jsonl."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--large", action="store_true", help="also a catalogue of 54,542 items")
+    arguments = parser.parse_args()
+    test = "tests/kernels/test_linear_cross_entropy.py"
+    subprocess.run([sys.executable, "-m", "pytest", "-q", test], check=True)
+    torch.set_num_threads(arguments.threads)
+    shapes = SHAPES | (LARGE if arguments.large else {})
+    cases = [measure(shape, *size, arguments.repeats) for shape, size in shapes.items()]
+    for case in cases:
+        figures = "   ".join(f"{name} {value['median']}" for name, value in case["ms"].items())
+        print(f"{case['shape']:8} V {case['V']:6} N {case['N']:6}  ms: {figures}")  # noqa: T201  # a script
+    append(
+        "linear_cross_entropy",
+        "python -m benchmarks.linear_cross_entropy",
+        {"threads": arguments.threads, "cases": cases},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Where figures are written down: benchmarks/results/<name>.jsonl, a line a run, with machine, versions and commit."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """The machine and the versions, as they belong beside every figure."""
+    cpu = [line.split(":")[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
+    memory = [line.split()[1] for line in _lines(Path("/proc/meminfo")) if line.startswith("MemTotal")]
+    return {
+        "cpu": cpu[0] if cpu else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(int(memory[0]) / 2**20) if memory else None,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def append(name: str, command: str, figures: dict[str, Any]) -> Path:
+    """Append one run's figures; returns the file."""
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{name}.jsonl"
+    line = {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "is_modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "command": command,
+        "machine": machine(),
+        **figures,
+    }
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(line) + "\n")
+    return file
+
+
+def _git(*arguments: str) -> str:
+    answer = subprocess.run(["git", *arguments], cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+    return answer.stdout.strip()
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

@@ -1,0 +1,1 @@
+"""Logs into prepared datasets, prepared datasets into batches, and the journal."""

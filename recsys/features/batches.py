@@ -1,0 +1,185 @@
+"""Prepared sequences into jagged batches: no padding between the disk and the kernel.
+
+Dims: B sequences, T tokens of a batch. Needs torch and numpy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.features.dataset import PreparedDataset
+from recsys.features.slices import Queries, offsets_of, ranges
+
+
+@dataclass(frozen=True)
+class JaggedBatch:
+    """B sequences of item indices, one after another.
+
+    values: (T,) int64, oldest first inside a sequence. offsets: (B+1,) int64. lengths: the same on the host.
+    times: (T,) int64 us UTC. query_times: (B,) int64 us, when the question is asked. users: (B,) int64, 0 unknown.
+    """
+
+    values: Tensor
+    offsets: Tensor
+    lengths: tuple[int, ...]
+    times: Tensor | None = None
+    query_times: Tensor | None = None
+    users: Tensor | None = None
+
+    @property
+    def max_len(self) -> int:
+        """Length of the longest sequence, known on the host."""
+        return max(self.lengths, default=0)
+
+    @classmethod
+    def from_sequences(
+        cls,
+        sequences: Sequence[Sequence[int] | np.ndarray],
+        times: Sequence[Sequence[int] | np.ndarray] | None = None,
+        query_times: Sequence[int] | None = None,
+        users: Sequence[int] | None = None,
+        max_len: int | None = None,
+    ) -> JaggedBatch:
+        """A batch of the last `max_len` items of each sequence (all of them by default).
+
+        Raises:
+            ValueError: `times` does not match `sequences` in shape.
+        """
+        if times is not None and [len(t) for t in times] != [len(s) for s in sequences]:
+            raise ValueError("times must have one value for each item of sequences")
+        cut = slice(None) if max_len is None else slice(-max_len, None) if max_len else slice(0, 0)
+        rows = [np.asarray(sequence, dtype=np.int64)[cut] for sequence in sequences]
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        flat_times = None if times is None else [np.asarray(t, dtype=np.int64)[cut] for t in times]
+        return cls(
+            values=_flat(rows),
+            offsets=torch.from_numpy(offsets_of(lengths)),
+            lengths=tuple(lengths.tolist()),
+            times=None if flat_times is None else _flat(flat_times),
+            query_times=None if query_times is None else torch.tensor(query_times, dtype=torch.int64),
+            users=None if users is None else torch.tensor(users, dtype=torch.int64),
+        )
+
+    def to(self, device: torch.device | str) -> JaggedBatch:
+        """The same batch with its tensors on `device`."""
+
+        def move(tensor: Tensor | None) -> Any:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            values=move(self.values),
+            offsets=move(self.offsets),
+            times=move(self.times),
+            query_times=move(self.query_times),
+            users=move(self.users),
+        )
+
+
+class TrainBatches:
+    """Training sequences in batches of at most `tokens_per_batch` tokens (at least one sequence each).
+
+    The order is a function of (seed, epoch): a run that stops at any step goes on with exactly the batch it would have
+    seen.
+
+    Args:
+        dataset: prepared dataset; every user's training part of at least `min_len` events is one sequence.
+        max_len: only the last `max_len` events of a sequence are taken.
+        tokens_per_batch: upper bound on T.
+        seed: of the order.
+    """
+
+    def __init__(
+        self, dataset: PreparedDataset, *, max_len: int, tokens_per_batch: int, seed: int, min_len: int = 2
+    ) -> None:
+        if tokens_per_batch < max_len:
+            raise ValueError(
+                f"tokens_per_batch={tokens_per_batch} is less than one sequence of max_len={max_len}; raise it"
+            )
+        slices = dataset.train_slices()
+        keep = np.flatnonzero(slices.end - slices.start >= min_len)
+        self.shard, self.end, self.user = slices.shard[keep], slices.end[keep], slices.user[keep]
+        self.start = np.maximum(slices.start[keep], self.end - max_len)
+        self.lengths = self.end - self.start
+        self.dataset, self.tokens_per_batch, self.seed = dataset, tokens_per_batch, seed
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one epoch."""
+        return int(self.lengths.sum())
+
+    def plan(self, epoch: int) -> list[np.ndarray]:
+        """The sequence numbers of each batch of one epoch."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
+        ends = np.cumsum(self.lengths[order])
+        batches, first, done = [], 0, 0
+        while first < len(order):
+            last = max(int(np.searchsorted(ends, done + self.tokens_per_batch, side="right")), first + 1)
+            batches.append(order[first:last])
+            first, done = last, int(ends[last - 1])
+        return batches
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[JaggedBatch]:
+        """The batches of one epoch, from `first_step` on."""
+        for rows in self.plan(epoch)[first_step:]:
+            yield _gather(self.dataset, self.shard[rows], self.start[rows], self.end[rows], self.user[rows], None)
+
+
+def query_batches(
+    dataset: PreparedDataset, queries: Queries, *, max_len: int, tokens_per_batch: int = 32_768, max_rows: int = 1024
+) -> Iterator[tuple[np.ndarray, JaggedBatch]]:
+    """Each question once, by similar length: (query numbers (B,), the last `max_len` events of their histories).
+
+    A batch holds at most `tokens_per_batch` tokens (but at least one question) and at most `max_rows` questions.
+    """
+    start = np.maximum(queries.start, queries.end - max_len)
+    lengths = queries.end - start
+    order = np.argsort(lengths, kind="stable")
+    ends = np.cumsum(lengths[order])
+    first, done = 0, 0
+    while first < len(order):
+        last = int(np.searchsorted(ends, done + tokens_per_batch, side="right"))
+        last = max(min(last, first + max_rows), first + 1)
+        rows = order[first:last]
+        times = None if queries.query_time is None else torch.from_numpy(queries.query_time[rows])
+        yield rows, _gather(dataset, queries.shard[rows], start[rows], queries.end[rows], queries.user[rows], times)
+        first, done = last, int(ends[last - 1])
+
+
+def _gather(
+    dataset: PreparedDataset,
+    shard: np.ndarray,
+    start: np.ndarray,
+    end: np.ndarray,
+    user: np.ndarray,
+    query_times: Tensor | None,
+) -> JaggedBatch:
+    lengths = end - start
+    offsets = offsets_of(lengths)
+    values = np.empty(offsets[-1], dtype=np.int64)
+    times = np.empty(offsets[-1], dtype=np.int64) if dataset.order == "time" else None
+    position = ranges(start, end)
+    shard_of_token = np.repeat(shard, lengths)
+    for number in np.unique(shard):
+        part, tokens = dataset.shards[number], shard_of_token == number
+        values[tokens] = part.items[position[tokens]]
+        if times is not None and part.times is not None:
+            times[tokens] = part.times[position[tokens]]
+    return JaggedBatch(
+        values=torch.from_numpy(values),
+        offsets=torch.from_numpy(offsets),
+        lengths=tuple(lengths.tolist()),
+        times=None if times is None else torch.from_numpy(times),
+        query_times=query_times,
+        users=torch.from_numpy(np.ascontiguousarray(user, dtype=np.int64)),
+    )
+
+
+def _flat(rows: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(rows) if rows else np.empty(0, dtype=np.int64))

@@ -1,0 +1,78 @@
+"""The format of a file, told by its first bytes and its name."""
+
+import re
+from pathlib import PurePath
+from typing import Literal
+
+from recsys.errors import DataError
+from recsys.features.formats.source import Lines, Source
+from recsys.features.schema import ReadConfig, names_a_column
+
+TextFormat = Literal["jsonl", "movielens", "separated", "sequences"]
+
+SEPARATORS = (",", "\t", ";", "|")
+MOVIELENS_SEPARATOR = "::"
+SAMPLE_LINES = 50
+
+
+def is_parquet(source: Source, config: ReadConfig) -> bool:
+    """Whether the file is to be read as Parquet."""
+    return config.format == "parquet" or (config.format == "auto" and source.data.startswith(b"PAR1"))
+
+
+def text_format(source: Source, lines: Lines, config: ReadConfig) -> TextFormat:
+    """The text format of the file.
+
+    Raises:
+        DataError: the first lines fit no format.
+    """
+    if config.format in ("jsonl", "movielens", "sequences"):
+        return config.format
+    if config.format in ("csv", "tsv"):
+        return "separated"
+    if config.separator is not None:
+        return "movielens" if config.separator == MOVIELENS_SEPARATOR else "separated"
+    sample = _sample(lines)
+    if sample[0].lstrip().startswith("{") or _suffix(source) in (".jsonl", ".ndjson"):
+        return "jsonl"
+    if MOVIELENS_SEPARATOR in sample[0]:
+        return "movielens"
+    if any(separator in _unquoted(sample[0]) for separator in SEPARATORS):
+        return "separated"
+    if len(sample[0].split()) >= 2:
+        return "separated" if names_a_column(sample[0].split(), config) else "sequences"
+    raise DataError(
+        f"{source.path}: cannot tell the format from line 1, {sample[0][:60]!r}; wanted CSV, TSV, JSONL, "
+        "MovieLens '::' or 'user item item' lines; set read.format and read.separator"
+    )
+
+
+def separator_of(lines: Lines, config: ReadConfig) -> str:
+    """The separator of a CSV or TSV file: the one whose count is the same in most of the first lines."""
+    if config.separator is not None:
+        return config.separator
+    if config.format == "tsv":
+        return "\t"
+    sample = [_unquoted(line) for line in _sample(lines)]
+    present = [separator for separator in SEPARATORS if separator in sample[0]]
+    if not present:
+        return " " if " " in sample[0] else ","
+    return max(present, key=lambda separator: _agreement(sample, separator))
+
+
+def _agreement(sample: list[str], separator: str) -> tuple[int, int]:
+    wanted = sample[0].count(separator)
+    return sum(line.count(separator) == wanted for line in sample), wanted
+
+
+def _sample(lines: Lines) -> list[str]:
+    return [line for line in lines.text.head(SAMPLE_LINES).to_list() if line.strip()] or [""]
+
+
+def _unquoted(line: str) -> str:
+    return re.sub(r'"[^"]*"', "", line)
+
+
+def _suffix(source: Source) -> str:
+    suffixes = [suffix.lower() for suffix in PurePath(source.name).suffixes if suffix.lower() != ".gz"]
+    return suffixes[-1] if suffixes else ""

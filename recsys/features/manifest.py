@@ -1,0 +1,61 @@
+"""`manifest.json` of a prepared dataset: what it was made from, how, and which files it has.
+
+Needs the standard library alone.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from recsys.errors import DataError
+
+FORMAT = "recsys-dataset"
+FORMAT_VERSION = 1
+MANIFEST_KEYS = ("files", "num_shards", "counts", "order", "protocol", "target", "cuts_us", "data_hash", "split_hash")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a prepared dataset.
+
+    Raises:
+        DataError: no folder, no manifest, damaged, or an unknown format version.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        what = "no prepared dataset (manifest.json is missing)" if folder.is_dir() else "no such folder"
+        raise DataError(f"{folder}: {what}; make one with: recsys prepare --source FILE --out {folder}")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: damaged, not valid JSON ({error}); prepare the dataset again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise DataError(f"{path}: not the manifest of a prepared dataset; wanted format={FORMAT!r}")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        version = manifest.get("format_version")
+        raise DataError(f"{path}: format_version={version!r}, this version reads {FORMAT_VERSION}; prepare it again")
+    missing = [key for key in MANIFEST_KEYS if key not in manifest]
+    if missing:
+        raise DataError(f"{path}: damaged, {missing[0]!r} is missing; prepare the dataset again")
+    return manifest
+
+
+def hash_arrays(folder: Path, names: list[str]) -> str:
+    """First 12 hex digits of the sha256 over the bytes of these `.npy` files, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(name for name in names if name.endswith(".npy")):
+        with (folder / name).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def check_files(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise DataError unless every array stands there in its full size."""
+    for name, wanted in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise DataError(f"{path}: missing; prepare the dataset again")
+        if path.stat().st_size != wanted:
+            size = path.stat().st_size
+            raise DataError(f"{path}: damaged, {size} bytes instead of {wanted}; prepare the dataset again")

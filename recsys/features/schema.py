@@ -1,0 +1,134 @@
+"""Columns of an interaction log: their names, the names other tools give them, and how a source is to be read."""
+
+import codecs
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from recsys.errors import DataError
+
+Format = Literal["auto", "csv", "tsv", "parquet", "jsonl", "movielens", "sequences"]
+OrderRule = Literal["auto", "time", "position", "rows"]
+TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
+IdRule = Literal["auto", "int", "str"]
+
+# Names are compared in lower case, without type suffix (`user_id:token`), blanks, underscores and dashes.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "user_id": ("userid", "user", "uid", "useridx", "queryid"),
+    "item_id": ("itemid", "item", "iid", "itemidx", "movieid"),
+    "timestamp": ("timestamp", "datetime", "time", "ts", "date"),
+    "position": ("position", "pos"),
+    "weight": ("weight", "rating"),
+    "event_type": ("eventtype", "event"),
+    "session_id": ("sessionid", "session"),
+}
+COLUMNS = tuple(ALIASES)
+REQUIRED = ("user_id", "item_id")
+MOVIELENS_NAMES = ("user_id", "item_id", "rating", "timestamp")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadConfig:
+    """How a source is read; every `auto` is detected and told."""
+
+    format: Format = "auto"
+    separator: str | None = None  # of csv and tsv; None: detected among , tab ; |
+    encoding: str = "utf-8"
+    header: bool | None = None  # None: a first line that names a known column
+    names: tuple[str, ...] | None = None  # the columns of a source without a header line
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)  # our name: the source's name
+    order: OrderRule = "auto"  # auto: time where there is one, else position, else the order of the rows
+    time_unit: TimeUnit = "auto"
+    latest_time: str | None = None  # ISO; later times are clamped; None: now + 1 day
+    user_ids: IdRule = "auto"
+    item_ids: IdRule = "auto"
+    max_rejected_share: float = 0.05  # of the data lines; more stops the job
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_rejected_share <= 1:
+            raise ValueError(f"max_rejected_share={self.max_rejected_share}: wanted a share in 0..1")
+        if self.separator is not None and (not self.separator or set(self.separator) & set('\r\n"')):
+            raise ValueError(
+                f"separator={self.separator!r}: wanted a character such as ',' or ';', no quote or line end"
+            )
+        for name in self.columns:
+            if name not in COLUMNS:
+                raise ValueError(f"columns.{name}: no such column; wanted one of {', '.join(COLUMNS)}")
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError as error:
+            raise ValueError(
+                f"encoding={self.encoding!r}: unknown; wanted for example utf-8, utf-16, latin-1"
+            ) from error
+
+
+def plain_name(name: str) -> str:
+    """A column's name without case, type suffix, blanks, underscores and dashes."""
+    return re.sub(r"[\s_-]", "", name.lower().partition(":")[0])
+
+
+def names_a_column(names: Sequence[str], config: ReadConfig) -> bool:
+    """Whether at least one of the names is known, so that a first line made of them is a header."""
+    known = {alias for aliases in ALIASES.values() for alias in aliases}
+    return any(plain_name(name) in known or name in config.columns.values() for name in names)
+
+
+def resolve_columns(found: Sequence[str], config: ReadConfig, where: str) -> dict[str, str]:
+    """Our column names and the source's name for each that it has.
+
+    Args:
+        found: the source's column names.
+        config: its `columns` go before aliases.
+        where: the source's name, for messages.
+
+    Raises:
+        DataError: user, item or the order asked for has no column, or a named column is not there.
+    """
+    resolved = {ours: _named(ours, name, found, where) for ours, name in config.columns.items()}
+    taken = set(resolved.values())
+    for ours in (column for column in COLUMNS if column not in resolved):
+        match = _by_alias(ours, [name for name in found if name not in taken])
+        if match is not None:
+            resolved[ours] = match
+    wanted = (*REQUIRED, *{"time": ("timestamp",), "position": ("position",)}.get(config.order, ()))
+    for ours in wanted:
+        if ours not in resolved:
+            raise DataError(_missing(ours, found, resolved, where))
+    return resolved
+
+
+def near_miss(ours: str, found: Sequence[str], resolved: Mapping[str, str]) -> str | None:
+    """The unused column whose name looks most like one of ours, if any does."""
+    free = {plain_name(name): name for name in found if name not in resolved.values()}
+    scored = [
+        (difflib.SequenceMatcher(None, plain, alias).ratio(), name)
+        for plain, name in free.items()
+        for alias in ALIASES[ours]
+    ]
+    best = max(scored, default=(0.0, ""))
+    return best[1] if best[0] >= 0.6 else None
+
+
+def _named(ours: str, name: str, found: Sequence[str], where: str) -> str:
+    if name in found:
+        return name
+    close = difflib.get_close_matches(name, found, n=1, cutoff=0.0)
+    nearest = f"; the nearest is {close[0]!r}" if close else ""
+    raise DataError(f"{where}: no column {name!r} (read.columns.{ours}); found {', '.join(found)}{nearest}")
+
+
+def _by_alias(ours: str, free: Sequence[str]) -> str | None:
+    if ours in free:
+        return ours
+    plain = {plain_name(name): name for name in reversed(free)}
+    return next((plain[alias] for alias in ALIASES[ours] if alias in plain), None)
+
+
+def _missing(ours: str, found: Sequence[str], resolved: Mapping[str, str], where: str) -> str:
+    nearest = near_miss(ours, found, resolved)
+    free = [name for name in found if name not in resolved.values()]
+    guess = nearest or (free[0] if free else "NAME")
+    told = f"; the nearest is {nearest!r}" if nearest else ""
+    return f"{where}: no column for {ours}; found {', '.join(found)}{told}; name it: read.columns.{ours}={guess}"

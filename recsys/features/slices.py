@@ -1,0 +1,117 @@
+"""Runs of events inside memory-mapped shards: histories, training parts, and the questions asked of them.
+
+Needs numpy and the standard library alone.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import numpy.typing as npt
+
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Some users' events, flat.
+
+    Attributes:
+        users:     (n,) int64, user index.
+        offsets:   (n+1,) int64, where each user's events start.
+        items:     (E,) int32, item index, oldest first within a user.
+        times:     (E,) int64 us UTC, or None where the order is not by time.
+        train_end: (n,) int64, counted from the user's first event.
+        valid_end: (n,) int64, likewise.
+    """
+
+    users: Int64s
+    offsets: Int64s
+    items: Int32s
+    times: Int64s | None
+    train_end: Int64s
+    valid_end: Int64s
+
+
+@dataclasses.dataclass(frozen=True)
+class Slices:
+    """Runs of events, each within one user: offsets into the flat arrays of a shard.
+
+    Attributes:
+        shard: (N,) int32, number of the shard.
+        start: (N,) int64, first event.
+        end:   (N,) int64, one past the last event.
+        user:  (N,) int64, user index.
+    """
+
+    shards: list[Shard] = dataclasses.field(repr=False)
+    shard: Int32s
+    start: Int64s
+    end: Int64s
+    user: Int64s
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @functools.cached_property
+    def lengths(self) -> Int64s:
+        """Events in each slice, (N,) int64."""
+        return self.end - self.start
+
+    def gather(self, i: int) -> tuple[Int32s, Int64s | None]:
+        """Items and times (us, or None) of slice i, oldest first; views, not copies."""
+        shard, start, end = self.shards[self.shard[i]], self.start[i], self.end[i]
+        return shard.items[start:end], None if shard.times is None else shard.times[start:end]
+
+
+@dataclasses.dataclass(frozen=True)
+class Queries(Slices):
+    """Histories with what followed them.
+
+    Attributes:
+        target_start: (N,) int64, first target, an offset into the same shard's flat arrays.
+        target_end:   (N,) int64, one past the last target.
+        query_time:   (N,) int64 us, when the question is asked, or None where the order is not by time.
+        num_cold:     users left out because they have targets and no history.
+    """
+
+    target_start: Int64s
+    target_end: Int64s
+    query_time: Int64s | None
+    num_cold: int
+
+    def targets(self, i: int) -> Int32s:
+        """Items that followed history i, (targets,) int32."""
+        items: Int32s = self.shards[self.shard[i]].items[self.target_start[i] : self.target_end[i]]
+        return items
+
+    @functools.cached_property
+    def target_offsets(self) -> Int64s:
+        """(N+1,) int64, where each query's targets start in `target_items`."""
+        return offsets_of(self.target_end - self.target_start)
+
+    @functools.cached_property
+    def target_items(self) -> Int64s:
+        """Targets of all queries, flat, (sum,) int64."""
+        flat = np.zeros(self.target_offsets[-1], np.int64)
+        position = ranges(self.target_start, self.target_end)
+        owner = np.repeat(self.shard, self.target_end - self.target_start)
+        for number, shard in enumerate(self.shards):
+            mine = owner == number
+            flat[mine] = shard.items[position[mine]]
+        return flat
+
+
+def offsets_of(lengths: Int64s) -> Int64s:
+    """0 and the running sums of the lengths, (n+1,) int64."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def ranges(start: Int64s, end: Int64s) -> Int64s:
+    """start[0], start[0]+1, ..., end[0]-1, start[1], ... as one array, (sum,) int64."""
+    lengths = end - start
+    offsets = offsets_of(lengths)
+    return np.arange(offsets[-1]) - np.repeat(offsets[:-1] - start, lengths)

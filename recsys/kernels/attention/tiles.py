@@ -1,0 +1,145 @@
+"""The dense pieces that a jagged batch is cut into, and how its rows go into them and come back.
+
+An *item* is a run of queries with the run of keys that they see. Items of similar size form a *tile*, padded to its
+longest; a padded slot repeats the item's last row, so it holds no foreign number. A tile runs in one *piece*, or in
+several where a mask or a score matrix would grow too large. `plan.py` makes them, once a batch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+HIDDEN = -1e30  # added to the score of a key that is not seen: its weight is exactly 0
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the query and key slots of a piece stand in their sequences, to tell who sees whom.
+
+    Attributes:
+        queries: (n or 1, queries) int64, place of a query among its sequence's keys.
+        keys: (n or 1, keys) int64.
+        is_key: (n or 1, keys) bool, False for padding that must not be seen; None if there is none.
+        left, right: neighbours seen, -1 for no limit.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    is_key: Tensor | None
+    left: int
+    right: int
+
+    def sees(self) -> Tensor:
+        """(n or 1, queries, keys) bool."""
+        place_q, place_k = self.queries[:, :, None], self.keys[:, None, :]
+        sees = torch.ones_like(place_q >= place_k) if self.is_key is None else self.is_key[:, None, :]
+        if self.left >= 0:
+            sees = sees & (place_k >= place_q - self.left)
+        if self.right >= 0:
+            sees = sees & (place_k <= place_q + self.right)
+        return sees
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some items of a tile, some of their query slots, and the key slots that these may see."""
+
+    items: slice
+    queries: slice
+    keys: slice
+    is_causal: bool  # the lower triangle of a square; then there are no places
+    places: Places | None  # None: all keys are seen
+
+    def queries_of(self, view: Tensor) -> Tensor:
+        """(items, H, queries, ...) view of a tile's (n, H, len_q, ...)."""
+        return view[self.items, :, self.queries]
+
+    def keys_of(self, view: Tensor) -> Tensor:
+        """(items, H, keys, ...) view of a tile's (n, H, len_k, ...)."""
+        return view[self.items, :, self.keys]
+
+    def bias(self, dtype: torch.dtype) -> Tensor | None:
+        """(n or 1, 1, queries or 1, keys), 0 where a key is seen and HIDDEN elsewhere; None where all are seen."""
+        if self.places is None:
+            return None
+        return self.places.sees().to(dtype).sub_(1.0).mul_(-HIDDEN)[:, None]  # masked_fill_ is 3 times slower
+
+
+@dataclass(frozen=True)
+class Tile:
+    """n items of len_q query and len_k key slots, one after the other in the gathered rows."""
+
+    start_q: int
+    start_k: int
+    n: int
+    len_q: int
+    len_k: int
+    pieces: tuple[Piece, ...]
+
+    def queries_of(self, slots: Tensor) -> Tensor:
+        """(n, H, len_q, ...) view of the gathered (slots, H, ...)."""
+        return _tile_view(slots, self.start_q, self.n, self.len_q)
+
+    def keys_of(self, slots: Tensor) -> Tensor:
+        """(n, H, len_k, ...) view of the gathered (slots, H, ...)."""
+        return _tile_view(slots, self.start_k, self.n, self.len_k)
+
+
+@dataclass(frozen=True)
+class Side:
+    """How the rows of a jagged tensor and the slots of the tiles belong together: one for queries, one for keys.
+
+    Attributes:
+        index: (slots,) int64, the row in each slot; None if slots are rows.
+        inverse: (T,) int64, the slot of each row, the number of slots for a row in no tile; None if a row has several.
+        padding: (p,) int64, slots that only fill a tile.
+        sequences: (slots,) int64, number of the sequence in each slot.
+        places: (slots,) int64, what stands in each slot, counted from its sequence's first row.
+    """
+
+    num_rows: int
+    num_slots: int
+    sequences: Tensor
+    places: Tensor
+    index: Tensor | None
+    inverse: Tensor | None
+    padding: Tensor
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """(slots, H, D) of (T, H, D), contiguous."""
+        if self.index is None:
+            return rows.contiguous()
+        return rows.reshape(rows.shape[0], -1).index_select(0, self.index).view(-1, *rows.shape[1:])
+
+    def buffer(self, *shape: int, dtype: torch.dtype, device: torch.device, fill: float = 0.0) -> Tensor:
+        """(slots + 1, *shape), not yet written but for the last row: it holds `fill`, for rows in no tile."""
+        buffer = torch.empty(self.num_slots + 1, *shape, dtype=dtype, device=device)
+        buffer[-1] = fill
+        return buffer
+
+    def scatter(self, buffer: Tensor) -> Tensor:
+        """(T, ...) from a filled buffer. A row with several slots gets their sum."""
+        if self.index is None:
+            return buffer[:-1]
+        if self.inverse is not None:
+            return buffer.view(buffer.shape[0], -1).index_select(0, self.inverse).view(-1, *buffer.shape[1:])
+        return buffer.new_zeros(self.num_rows, *buffer.shape[1:]).index_add_(0, self.index, buffer[:-1])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tiles of one batch under one mask."""
+
+    tiles: tuple[Tile, ...]
+    queries: Side
+    keys: Side
+
+    @property
+    def num_cells(self) -> int:
+        """Query slots times key slots: the work, padding included."""
+        return sum(tile.n * tile.len_q * tile.len_k for tile in self.tiles)
+
+
+def _tile_view(slots: Tensor, start: int, n: int, length: int) -> Tensor:
+    return slots[start : start + n * length].view(n, length, *slots.shape[1:]).transpose(1, 2)

@@ -1,0 +1,83 @@
+"""Where the sequences of a jagged tensor begin and end, known on the host.
+
+A jagged tensor keeps B sequences one after the other along its first axis, T tokens in all, without padding. Whatever
+attention needs to know about a batch's lengths is worked out here once and shared by all layers.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Plan = TypeVar("Plan")
+
+
+@dataclass(frozen=True, eq=False)
+class JaggedMeta:
+    """Lengths and offsets of one batch; build it by `from_lengths`.
+
+    Attributes:
+        offsets: (B+1,) int64, sequence b holds the rows offsets[b] to offsets[b+1] - 1.
+        lengths: (B,) int64 on the host.
+        max_len: longest sequence, 0 for an empty batch.
+        total: T, tokens of all sequences.
+    """
+
+    offsets: Tensor
+    lengths: np.ndarray
+    max_len: int
+    total: int
+    _plans: dict[Hashable, object] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def from_lengths(
+        cls, lengths: Sequence[int] | np.ndarray | Tensor, device: torch.device | str | None = None
+    ) -> "JaggedMeta":
+        """The meta of a batch.
+
+        Args:
+            lengths: (B,) integers >= 0. A tensor on another device is copied to the host, which waits for it.
+            device: where `offsets` lies; the CPU by default.
+
+        Raises:
+            ValueError: lengths are not one-dimensional, or one is negative.
+            TypeError: lengths are not integers.
+        """
+        host = _host_lengths(lengths)
+        ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(host, dtype=np.int64)])
+        offsets = torch.from_numpy(ends).to(device) if device is not None else torch.from_numpy(ends)
+        return cls(offsets=offsets, lengths=host, max_len=int(host.max(initial=0)), total=int(ends[-1]))
+
+    @property
+    def num_sequences(self) -> int:
+        """B."""
+        return len(self.lengths)
+
+    @property
+    def starts(self) -> np.ndarray:
+        """(B,) int64 on the host, the first row of each sequence."""
+        return cast(np.ndarray, np.cumsum(self.lengths) - self.lengths)
+
+    def cached(self, key: Hashable, build: Callable[[], Plan]) -> Plan:
+        """What `build` returns, worked out once for this batch and `key`."""
+        if key not in self._plans:
+            self._plans[key] = build()
+        return cast(Plan, self._plans[key])
+
+
+def _host_lengths(lengths: Sequence[int] | np.ndarray | Tensor) -> np.ndarray:
+    values = lengths.detach().cpu().numpy() if isinstance(lengths, Tensor) else np.asarray(lengths)
+    if values.size == 0:
+        values = values.astype(np.int64)
+    if values.ndim != 1:
+        raise ValueError(f"lengths has the shape {values.shape}; wanted (B,), one length a sequence")
+    if not np.issubdtype(values.dtype, np.integer):
+        raise TypeError(f"lengths are {values.dtype}; wanted integers")
+    host = values.astype(np.int64)
+    if (host < 0).any():
+        b = int(np.argmax(host < 0))
+        raise ValueError(f"lengths[{b}]={host[b]}; wanted a length >= 0")
+    return host

@@ -1,0 +1,1 @@
+"""What is trained and what ranks: models, floors, ranking, bundles."""

@@ -1,0 +1,133 @@
+"""The jagged Transformer encoder under SASRec and BERT4Rec.
+
+    post: x = LN(x + f(x));  pre: x = x + f(LN(x)), and a last LN.   f: self-attention, then W2 act(W1 x).
+
+Paper: Vaswani et al. 2017, arXiv:1706.03762; pre-norm: Xiong et al. 2020, arXiv:2002.04745.
+Differs: no padding anywhere; T tokens of all sequences lie one after another.
+
+Dims: T tokens, B sequences, L positions, D width, H heads.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys.kernels.attention.op import jagged_attention
+from recsys.kernels.jagged import JaggedMeta
+from recsys.models.dropout import Dropout
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Shape of the encoder."""
+
+    d_model: int = 64
+    num_layers: int = 2
+    num_heads: int = 2
+    d_ff: int = 256
+    dropout: float = 0.2
+    attention_dropout: float = 0.0
+    norm: Literal["pre", "post"] = "pre"
+    positions: Literal["recency", "absolute"] = "recency"  # counted from the last item, or from the first
+    activation: Literal["gelu", "relu"] = "gelu"
+
+    def __post_init__(self) -> None:
+        if self.d_model % self.num_heads:
+            raise ValueError(f"d_model={self.d_model} must be a multiple of num_heads={self.num_heads}")
+        for name in ("d_model", "num_layers", "num_heads", "d_ff"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("dropout", "attention_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
+
+
+class Encoder(nn.Module):
+    """Maps token vectors (T, D) to states (T, D); tokens see their own sequence only."""
+
+    def __init__(self, config: EncoderConfig, *, max_len: int, causal: bool) -> None:
+        super().__init__()
+        self.config, self.max_len = config, max_len
+        self.position = nn.Embedding(max_len, config.d_model)
+        self.blocks = nn.ModuleList(Block(config, causal=causal) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.d_model)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, lengths: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+        """States (T, D) of token vectors `x` (T, D).
+
+        Args:
+            x: (T, D) float, sequences one after another.
+            lengths: (B,) tokens of each sequence, on the host; none exceeds `max_len`.
+            generator: CPU generator, for the seed of the attention dropout; needed in training only.
+
+        Raises:
+            ValueError: a sequence is longer than `max_len`.
+        """
+        if max(lengths, default=0) > self.max_len:
+            raise ValueError(
+                f"a sequence of {max(lengths)} tokens exceeds max_len={self.max_len}; cut it to the last ones"
+            )
+        meta = JaggedMeta.from_lengths(lengths, device=x.device)
+        x = x + self.position(_position_ids(lengths, self.config.positions).to(x.device, non_blocking=True))  # (T, D)
+        x = self.dropout(self.norm(x) if self.config.norm == "post" else x)
+        for block in self.blocks:
+            x = block(x, meta, generator)
+        return self.norm(x) if self.config.norm == "pre" else x
+
+
+class Block(nn.Module):
+    """One layer: self-attention and a feed-forward net, each with a residual path."""
+
+    def __init__(self, config: EncoderConfig, *, causal: bool) -> None:
+        super().__init__()
+        self.config, self.causal = config, causal
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
+        self.out = nn.Linear(config.d_model, config.d_model)
+        self.up = nn.Linear(config.d_model, config.d_ff)
+        self.down = nn.Linear(config.d_ff, config.d_model)
+        self.norm_attention = nn.LayerNorm(config.d_model)
+        self.norm_ff = nn.LayerNorm(config.d_model)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, meta: JaggedMeta, generator: torch.Generator | None) -> Tensor:
+        if self.config.norm == "pre":
+            x = x + self.dropout(self._attend(self.norm_attention(x), meta, generator))
+            return x + self.dropout(self._feed_forward(self.norm_ff(x)))
+        x = self.norm_attention(x + self.dropout(self._attend(x, meta, generator)))
+        return self.norm_ff(x + self.dropout(self._feed_forward(x)))
+
+    def _attend(self, x: Tensor, meta: JaggedMeta, generator: torch.Generator | None) -> Tensor:
+        q, k, v = self.qkv(x).view(x.shape[0], 3, self.config.num_heads, -1).unbind(1)  # each (T, H, D/H)
+        dropout_p = self.config.attention_dropout if self.training else 0.0
+        seed = int(torch.randint(2**31 - 1, (), generator=generator)) if dropout_p else None
+        attended = jagged_attention(q, k, v, meta, causal=self.causal, dropout_p=dropout_p, seed=seed)
+        return self.out(attended.reshape(x.shape))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        up = self.up(x)  # (T, d_ff)
+        return self.down(F.gelu(up) if self.config.activation == "gelu" else F.relu(up))
+
+
+def init_weights(module: nn.Module) -> None:
+    """Normal(0, .02) for every matrix, 0 for biases and the padding row. Use: `model.apply(init_weights)`."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        with torch.no_grad():
+            module.weight[module.padding_idx].zero_()
+
+
+def _position_ids(lengths: tuple[int, ...], kind: str) -> Tensor:
+    length = np.array(lengths, dtype=np.int64)
+    end = np.cumsum(length)
+    token = np.arange(end[-1] if len(end) else 0)
+    if kind == "absolute":
+        return torch.from_numpy(token - np.repeat(end - length, length))
+    return torch.from_numpy(np.repeat(end, length) - 1 - token)

@@ -1,0 +1,40 @@
+"""What the rest of the platform asks of a model: a few methods, no base class.
+
+Dims: B users (sequences), K candidates, V items, D width. Item index 0 is padding, 1..V are items.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from recsys.features.batches import JaggedBatch
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Ranks by any rule: floors, oracles, item graphs. Higher is better."""
+
+    def scores(self, batch: JaggedBatch, candidates: Tensor | None = None) -> Tensor:
+        """(B, V+1) float: column j is item j, column 0 is -inf; or (B, K) for `candidates` (B, K) int64."""
+        ...
+
+
+@runtime_checkable
+class NextItemModel(Protocol):
+    """A network that maps a history and an item into one space; the score is their dot product."""
+
+    max_len: int  # longest history that `encode` reads
+    train_len: int  # longest training sequence that `loss` reads
+
+    def loss(self, batch: JaggedBatch, generator: torch.Generator) -> Tensor:
+        """Scalar: the mean over the batch's targets; masks and negatives come from `generator` (CPU)."""
+        ...
+
+    def encode(self, batch: JaggedBatch) -> Tensor:
+        """(B, D): the state from which the next item is predicted. Every sequence holds at least one item."""
+        ...
+
+    def item_vectors(self, item_ids: Tensor | None = None) -> Tensor:
+        """(V+1, D), or (len(item_ids), D). Row 0 is padding and is never recommended."""
+        ...

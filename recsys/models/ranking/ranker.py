@@ -1,0 +1,157 @@
+"""From raw histories to ranked raw items: the one path of batch recommendation and of the online service.
+
+Dims: B histories, V items, K candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.features.batches import JaggedBatch
+from recsys.models.ranking.score import scores_of
+from recsys.models.ranking.top_k import top_k
+
+if TYPE_CHECKING:
+    from recsys.models.bundle import Bundle
+
+ItemId = int | str
+ROWS_PER_BATCH = 256
+
+
+@dataclass(frozen=True)
+class History:
+    """What a user did, oldest first: raw item ids and, where known, their times (us UTC)."""
+
+    item_ids: Sequence[ItemId]
+    times: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Items, best first. `source` says who ranked; `unknown` are the ids of the history that the model does not know.
+
+    `scores` are the model's dot products, or counts where `source` is `popularity`; None for an unknown candidate.
+    """
+
+    item_ids: list[ItemId]
+    scores: list[float | None]
+    source: Literal["model", "popularity"]
+    unknown: list[ItemId] = field(default_factory=list)
+
+
+class Ranker:
+    """Ranks items for histories with the model of a bundle.
+
+    Items that never occurred in training are not recommended: their vectors are untrained.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._is_hidden = torch.from_numpy(bundle.popularity == 0)  # (V+1,)
+        self._is_hidden[0] = True
+        self._popularity = torch.from_numpy(bundle.popularity.astype(np.float32))
+
+    def recommend(
+        self,
+        histories: Sequence[History],
+        k: int,
+        *,
+        exclude_seen: bool = True,
+        exclude: Sequence[Iterable[ItemId]] | None = None,
+        query_time: int | None = None,
+    ) -> list[Ranked]:
+        """The k best items for each history; fewer where fewer are left.
+
+        Args:
+            histories: B histories; one without a known item is answered from the popularity list.
+            k: at least 1.
+            exclude_seen: leave out every item of the history.
+            exclude: for each history, raw ids to leave out too.
+            query_time: us UTC, when the question is asked.
+
+        Raises:
+            ValueError: k < 1, or `exclude` has not one entry for each history.
+        """
+        if exclude is not None and len(exclude) != len(histories):
+            raise ValueError(f"exclude has {len(exclude)} entries for {len(histories)} histories; give one for each")
+        ranked: list[Ranked] = []
+        for first in range(0, len(histories), ROWS_PER_BATCH):
+            part = histories[first : first + ROWS_PER_BATCH]
+            left_out = exclude[first : first + ROWS_PER_BATCH] if exclude is not None else [()] * len(part)
+            ranked += self._recommend(part, k, exclude_seen, left_out, query_time)
+        return ranked
+
+    def rank(self, history: History, candidates: Sequence[ItemId], *, query_time: int | None = None) -> Ranked:
+        """All candidates, best first; those the model does not know stand last, in the order given, with score None."""
+        known, unknown_in_history = self._split(history)
+        indices = self.bundle.items.encode(candidates)  # (K,)
+        is_known = ~self._is_hidden.numpy()[indices]
+        scores = self._scores([known], query_time)[0].numpy()[indices]
+        order = np.lexsort((indices, -scores, ~is_known))
+        count = int(is_known.sum())
+        last = [i for i in range(len(candidates)) if not is_known[i]]
+        return Ranked(
+            item_ids=[candidates[i] for i in [*order[:count], *last]],
+            scores=[float(scores[i]) for i in order[:count]] + [None] * len(last),
+            source="model" if len(known.item_ids) else "popularity",
+            unknown=unknown_in_history,
+        )
+
+    def _recommend(
+        self,
+        histories: Sequence[History],
+        k: int,
+        exclude_seen: bool,
+        exclude: Sequence[Iterable[ItemId]],
+        query_time: int | None,
+    ) -> list[Ranked]:
+        split = [self._split(history) for history in histories]
+        scores = self._scores([known for known, _ in split], query_time)  # (B, V+1)
+        scores[:, self._is_hidden] = -torch.inf
+        for row, ((known, _), left_out) in enumerate(zip(split, exclude, strict=True)):
+            if exclude_seen:
+                scores[row, torch.from_numpy(np.asarray(known.item_ids, dtype=np.int64))] = -torch.inf
+            scores[row, torch.from_numpy(self.bundle.items.encode(list(left_out)))] = -torch.inf
+        indices, best = top_k(scores, k)
+        answers = []
+        for row, (known, unknown) in enumerate(split):
+            shown = torch.isfinite(best[row])
+            answers.append(
+                Ranked(
+                    item_ids=list(self.bundle.items.decode(indices[row, shown].numpy())),
+                    scores=best[row, shown].tolist(),
+                    source="model" if len(known.item_ids) else "popularity",
+                    unknown=unknown,
+                )
+            )
+        return answers
+
+    def _split(self, history: History) -> tuple[History, list[ItemId]]:
+        """The history in item indices, without what the bundle does not know; and the raw ids of that."""
+        indices = self.bundle.items.encode(history.item_ids)
+        is_known = indices > 0
+        times = None if history.times is None else np.asarray(history.times, dtype=np.int64)[is_known].tolist()
+        unknown = [item for item, known in zip(history.item_ids, is_known, strict=True) if not known]
+        return History(indices[is_known].tolist(), times), unknown
+
+    @torch.no_grad()
+    def _scores(self, histories: Sequence[History], query_time: int | None) -> Tensor:
+        """(B, V+1): the model's scores, or the popularity counts for an empty history."""
+        scores = self._popularity.repeat(len(histories), 1)
+        rows = [row for row, history in enumerate(histories) if len(history.item_ids)]
+        if rows:
+            times = [histories[row].times for row in rows]
+            batch = JaggedBatch.from_sequences(
+                [np.asarray(histories[row].item_ids, dtype=np.int64) for row in rows],
+                times=[t for t in times if t is not None] if all(t is not None for t in times) else None,
+                query_times=None if query_time is None else [query_time] * len(rows),
+                max_len=self.bundle.model.max_len,
+            )
+            scores[torch.tensor(rows)] = scores_of(self.bundle.model, batch)
+        return scores

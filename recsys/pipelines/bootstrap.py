@@ -1,0 +1,94 @@
+"""Paired bootstrap intervals over queries.
+
+Queries are drawn with replacement; every column of `values` sees the same draws, so the difference of two columns is
+paired. Percentile intervals. Needs numpy alone; the same seed gives the same interval.
+
+Dims: N queries, M columns (metrics of scorers), S resamples.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+RESAMPLES = 2_000
+_DRAWS_AT_ONCE = 4_000_000
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the interval in which it lies at the given level."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def resampled_means(values: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """(S, M): the mean of each column over each resample of the queries.
+
+    Args:
+        values: (N, M), one row a query; N at least 1, no NaN.
+        resamples: S, at least 1.
+        seed: of the draws.
+
+    Raises:
+        ValueError: no query, a NaN, or no resample.
+    """
+    if values.ndim != 2 or len(values) == 0:
+        raise ValueError(f"values has shape {values.shape}; wanted (N, M) with at least one query")
+    if np.isnan(values).any():
+        raise ValueError("values holds NaN; a metric is always a number")
+    if resamples < 1:
+        raise ValueError(f"resamples={resamples}: wanted at least 1")
+    N = len(values)
+    generator = np.random.default_rng(seed)
+    at_once = max(1, _DRAWS_AT_ONCE // N)
+    means = np.empty((resamples, values.shape[1]))
+    for first in range(0, resamples, at_once):
+        rows = min(at_once, resamples - first)
+        drawn = generator.integers(0, N, (rows, N)) + N * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * N).reshape(rows, N)  # (rows, N) how often each is drawn
+        means[first : first + rows] = counts.astype(np.float64) @ values / N
+    return means
+
+
+def interval_of(mean: float, means: Floats, *, level: float = 0.95) -> Interval:
+    """The percentile interval of resampled means (S,) around the mean of the sample.
+
+    Raises:
+        ValueError: a level outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}: wanted a share between 0 and 1")
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean=float(mean), low=float(low), high=float(high))
+
+
+def mean_interval(values: Floats, *, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0) -> Interval:
+    """The mean of one metric over queries (N,), with its interval.
+
+    Raises:
+        ValueError: as `resampled_means` and `interval_of`.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    means = resampled_means(values[:, None], resamples=resamples, seed=seed)
+    return interval_of(values.mean(), means[:, 0], level=level)
+
+
+def difference_interval(
+    ours: Floats, theirs: Floats, *, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """The mean of ours - theirs over the same queries (N,), with its paired interval.
+
+    Raises:
+        ValueError: different numbers of queries, or as `mean_interval`.
+    """
+    if np.shape(ours) != np.shape(theirs):
+        raise ValueError(f"ours has {np.shape(ours)} queries, theirs {np.shape(theirs)}; paired means the same queries")
+    return mean_interval(np.asarray(ours) - np.asarray(theirs), resamples=resamples, level=level, seed=seed)

@@ -1,0 +1,140 @@
+"""Checkpoints of a training run: a folder each, written whole or not at all, checked when read.
+
+    step-00000120/  tensors.safetensors (model.*, optimizer.*, best.*)   state.json (where the run stands, sha256)
+
+Random numbers need no state of their own: every draw is a function of (seed, epoch, step).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn, optim
+
+from recsys.errors import CheckpointError
+
+FORMAT_VERSION = 1
+KEEP = 2
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    *,
+    model: nn.Module,
+    optimizer: optim.Optimizer,
+    best: dict[str, Tensor],
+    state: dict[str, Any],
+) -> Path:
+    """Write `folder/step-…` and remove all but the newest two.
+
+    Args:
+        folder: the run's checkpoint folder.
+        step: optimizer steps done.
+        model, optimizer: what is trained; the parameter order must be the same at loading.
+        best: weights of the best validation so far; empty before the first.
+        state: JSON values that say where the run stands.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; older checkpoints stay as they were.
+    """
+    path = folder / f"step-{step:08d}"
+    draft = folder / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        draft.mkdir(parents=True)
+        _write(draft, model, optimizer, best, {**state, "format": FORMAT_VERSION, "step": step})
+        if path.exists():
+            shutil.rmtree(path)
+        draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    _sync(folder)
+    for old in sorted(folder.glob("step-*"))[:-KEEP]:
+        shutil.rmtree(old)
+    return path
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder`, or None. What an interrupted write left behind is removed."""
+    if not folder.is_dir():
+        return None
+    for leftover in folder.glob(".step-*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    found = sorted(folder.glob("step-*"))
+    return found[-1] if found else None
+
+
+def load_checkpoint(
+    path: Path, *, model: nn.Module, optimizer: optim.Optimizer
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Load model and optimizer in place; returns the state and the best weights so far.
+
+    Raises:
+        CheckpointError: damaged, of an unknown format version, or of another model.
+    """
+    try:
+        state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        version, digest = state["format"], state["sha256"]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: state.json is missing or damaged; remove this folder to go on from an older one"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format version {version}, wanted {FORMAT_VERSION}; finish the run with the version that began it"
+        )
+    file = path / "tensors.safetensors"
+    if not file.is_file() or _sha256(file) != digest:
+        raise CheckpointError(f"{file}: missing or its bytes differ; remove {path} to go on from an older checkpoint")
+    tensors = load_file(file)
+    try:
+        model.load_state_dict(_part(tensors, "model."))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: belongs to another model: {str(error).splitlines()[-1].strip()}; name another --out"
+        ) from error
+    names = [name for name, _ in model.named_parameters()]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in _part(tensors, "optimizer.").items():
+        name, _, slot = key.rpartition(".")
+        moments.setdefault(names.index(name), {})[slot] = tensor
+    current = optimizer.state_dict()
+    optimizer.load_state_dict({"state": moments, "param_groups": current["param_groups"]})
+    return state, _part(tensors, "best.")
+
+
+def _write(
+    draft: Path, model: nn.Module, optimizer: optim.Optimizer, best: dict[str, Tensor], state: dict[str, Any]
+) -> None:
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    tensors |= {f"best.{key}": value for key, value in best.items()}
+    for name, parameter in model.named_parameters():
+        for slot, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{name}.{slot}"] = value
+    file = draft / "tensors.safetensors"
+    save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, file)
+    text = json.dumps({**state, "sha256": _sha256(file)}, indent=1, sort_keys=True, allow_nan=True)
+    (draft / "state.json").write_text(text + "\n", encoding="utf-8")
+    for written in (file, draft / "state.json", draft):
+        _sync(written)
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,56 @@
+"""How the weights are found: the optimizer, its schedule, and how long it goes on."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationConfig:
+    """How the weights are found."""
+
+    epochs: int = 20
+    lr: float = 1e-3
+    beta2: float = 0.98
+    weight_decay: float = 0.0  # decoupled; not on biases, norms and embeddings
+    warmup_steps: int = 0
+    decay: Literal["none", "linear", "cosine"] = "none"  # to 0 at the last step
+    clip_norm: float | None = None
+    tokens_per_batch: int = 16_384
+    validate_every: int = 1  # epochs
+    validation_users: int | None = None  # a seeded sample; all by default
+    patience: int | None = 5  # validations without a better NDCG@10 before it stops
+    checkpoint_every: int | None = None  # steps; at the end of each epoch by default
+    device: str = "auto"  # auto, cpu, cuda
+    threads: int | None = None  # of the CPU; all by default
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "tokens_per_batch", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("patience", "checkpoint_every", "validation_users", "threads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1, or null")
+        if not 0.0 < self.lr < math.inf:
+            raise ValueError(f"lr={self.lr} must be above 0")
+
+
+def build_optimizer(module: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
+    """AdamW over all parameters; only matrices of linear layers decay."""
+    decayed = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear)}
+    parameters = list(module.parameters())
+    groups = [{"params": [p], "weight_decay": config.weight_decay if id(p) in decayed else 0.0} for p in parameters]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
+
+
+def learning_rate_factor(config: OptimizationConfig, step: int, num_steps: int) -> float:
+    """The share of the full learning rate at `step` (0 is the first) of `num_steps`."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+    if config.decay == "linear":
+        return 1.0 - done
+    return 0.5 * (1.0 + math.cos(math.pi * done)) if config.decay == "cosine" else 1.0

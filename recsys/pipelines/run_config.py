@@ -1,0 +1,98 @@
+"""What a run is: its config, and the record of it that the run folder begins with (run.json)."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recsys import __version__
+from recsys import config as configs
+from recsys.errors import CheckpointError
+from recsys.features.dataset import PreparedDataset
+from recsys.models import registry
+from recsys.pipelines.optimization import OptimizationConfig
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole run: data, model, optimisation, seed."""
+
+    data: Path
+    model: dict[str, Any]  # name, and the keys of that model's config
+    train: OptimizationConfig = field(default_factory=OptimizationConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if "name" not in self.model:
+            raise ValueError(f"model.name is missing; known models: {', '.join(registry.names())}")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must be at least 0")
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        """The model's own keys."""
+        return {key: value for key, value in self.model.items() if key != "name"}
+
+
+def record_of(config: TrainConfig, dataset: PreparedDataset) -> dict[str, Any]:
+    """run.json: the resolved config, and what it meets: data, versions, commit."""
+    return {
+        "format": FORMAT_VERSION,
+        "config": {**configs.dump(config), "data": str(config.data)},
+        "data_hash": dataset.data_hash,
+        "protocol": dataset.protocol_string("valid", "exclude"),
+        "order": dataset.order,
+        "num_items": dataset.num_items,
+        "recsys": __version__,
+        "torch": torch.__version__,
+        "commit": os.environ.get("RECSYS_COMMIT") or _commit(),
+    }
+
+
+def open_run(out: Path, record: dict[str, Any]) -> None:
+    """Create the run folder `out` with its run.json, or check that it holds the same run.
+
+    Raises:
+        CheckpointError: it holds another run.
+    """
+    file = out / "run.json"
+    if file.is_file():
+        _check_same_run(json.loads(file.read_text(encoding="utf-8")), record, out)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(file.name + ".tmp")
+    draft.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    draft.rename(file)
+
+
+def _check_same_run(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
+    if old.get("format") != new["format"]:
+        raise CheckpointError(f"{out}: run format {old.get('format')}, wanted {new['format']}; name another --out")
+    for key in ("data_hash", "num_items"):
+        if old[key] != new[key]:
+            raise CheckpointError(f"{out}: began with {key}={old[key]}, now {new[key]}; name another --out")
+    differing = [key for key in ("model", "train", "seed") if old["config"][key] != new["config"][key]]
+    if differing:
+        names = ", ".join(differing)
+        raise CheckpointError(f"{out}: began with another config ({names}); use that one, or name another --out")
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, read from .git without running git; None where there is none."""
+    git = Path(__file__).resolve().parents[2] / ".git"
+    try:
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        if not head.startswith("ref: "):
+            return head
+        reference = head.removeprefix("ref: ")
+        if (git / reference).is_file():
+            return (git / reference).read_text(encoding="utf-8").strip()
+        packed = (git / "packed-refs").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((line.split()[0] for line in packed if line.endswith(" " + reference)), None)

@@ -1,0 +1,59 @@
+"""What a run writes down while it goes on: log.jsonl, and the clock behind its speeds."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Observer = Callable[[dict[str, Any]], None]
+LOG_SECONDS = 0.5
+
+
+class RunLog:
+    """log.jsonl, one event a line; what a stopped run logged already is not logged twice."""
+
+    def __init__(self, path: Path, observe: Observer) -> None:
+        self.path, self.observe = path, observe
+        self.seen: set[tuple[str, int]] = set()
+        if path.is_file():
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+            self.seen = {(event["event"], event["step"]) for event in map(json.loads, lines)}
+
+    def write(self, event: str, step: int, **values: Any) -> None:
+        line = {"event": event, "step": step, "time": round(time.time(), 3), **values}
+        self.observe(line)
+        if (event, step) in self.seen and event != "start":
+            return
+        self.seen.add((event, step))
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def warn(self, message: str) -> None:
+        self.observe({"event": "warning", "message": message})
+
+
+class RunClock:
+    """Speed since this process began the epoch, and the run's seconds in all."""
+
+    def __init__(self, seconds_before: float) -> None:
+        self.seconds_before, self.began = seconds_before, time.perf_counter()
+        self.tokens, self.steps, self.last_log = 0, 0, self.began
+
+    def count(self, tokens: int) -> None:
+        self.tokens, self.steps = self.tokens + tokens, self.steps + 1
+
+    def seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.began
+
+    def tokens_per_s(self) -> float:
+        return self.tokens / max(time.perf_counter() - self.began, 1e-9)
+
+    def seconds_per_step(self) -> float:
+        return (time.perf_counter() - self.began) / max(self.steps, 1)
+
+    def is_time_to_log(self) -> bool:
+        if time.perf_counter() - self.last_log < LOG_SECONDS:
+            return False
+        self.last_log = time.perf_counter()
+        return True

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+
+from recsys.features.batches import JaggedBatch, TrainBatches, query_batches
+from recsys.features.dataset import PreparedDataset
+
+
+def sequences_of(batch: JaggedBatch) -> list[list[int]]:
+    return [part.tolist() for part in torch.split(batch.values, list(batch.lengths))]
+
+
+def test_a_batch_holds_the_last_items_of_each_sequence_without_padding() -> None:
+    batch = JaggedBatch.from_sequences([[1, 2, 3], [], [4]], times=[[10, 20, 30], [], [40]], max_len=2)
+    assert batch.values.tolist() == [2, 3, 4]
+    assert batch.offsets.tolist() == [0, 2, 2, 3]
+    assert batch.lengths == (2, 0, 1)
+    assert batch.times is not None
+    assert batch.times.tolist() == [20, 30, 40]
+    assert batch.max_len == 2
+    assert JaggedBatch.from_sequences([[1, 2]], max_len=0).lengths == (0,)
+    assert JaggedBatch.from_sequences([]).max_len == 0
+
+
+def test_times_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match="one value for each item"):
+        JaggedBatch.from_sequences([[1, 2]], times=[[1]])
+
+
+def test_an_epoch_holds_every_training_sequence_once(circle: PreparedDataset) -> None:
+    batches = TrainBatches(circle, max_len=8, tokens_per_batch=64, seed=3)
+    found = sorted(tuple(sequence) for batch in batches.epoch(0) for sequence in sequences_of(batch))
+    slices = circle.train_slices()
+    wanted = sorted(tuple(slices.gather(i)[0][-8:].tolist()) for i in range(len(slices)) if slices.lengths[i] > 1)
+    assert found == wanted
+    assert sum(map(len, wanted)) == batches.num_tokens
+
+
+def test_no_batch_exceeds_the_token_budget_and_few_fall_far_below(circle: PreparedDataset) -> None:
+    totals = [len(batch.values) for batch in TrainBatches(circle, max_len=8, tokens_per_batch=64, seed=3).epoch(1)]
+    assert max(totals) <= 64
+    assert all(total > 64 - 8 for total in totals[:-1])
+
+
+def test_the_order_is_a_function_of_seed_epoch_and_step(circle: PreparedDataset) -> None:
+    def run(seed: int, epoch: int, first: int = 0) -> list[list[int]]:
+        batches = TrainBatches(circle, max_len=8, tokens_per_batch=64, seed=seed)
+        return [batch.values.tolist() for batch in batches.epoch(epoch, first)]
+
+    assert run(1, 0) == run(1, 0)
+    assert run(1, 0) != run(1, 1)
+    assert run(1, 0) != run(2, 0)
+    assert run(1, 0)[3:] == run(1, 0, first=3)
+
+
+def test_users_and_times_belong_to_their_sequences(circle: PreparedDataset) -> None:
+    slices = circle.train_slices()
+    by_user = {int(user): i for i, user in enumerate(slices.user)}
+    for batch in TrainBatches(circle, max_len=100, tokens_per_batch=200, seed=0).epoch(0):
+        assert batch.users is not None
+        assert batch.times is not None
+        times = torch.split(batch.times, list(batch.lengths))
+        for user, sequence, stamps in zip(batch.users.tolist(), sequences_of(batch), times, strict=True):
+            items, wanted = slices.gather(by_user[user])
+            assert sequence == items.tolist()
+            assert wanted is not None
+            assert stamps.tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("budget", [16, 100, 10_000])
+def test_every_question_is_asked_once_with_its_history_and_time(circle: PreparedDataset, budget: int) -> None:
+    queries = circle.queries("test")
+    asked: list[int] = []
+    for rows, batch in query_batches(circle, queries, max_len=5, tokens_per_batch=budget):
+        assert len(batch.values) <= max(budget, 5)
+        assert batch.query_times is not None
+        assert queries.query_time is not None
+        assert batch.query_times.tolist() == queries.query_time[rows].tolist()
+        for row, sequence in zip(rows.tolist(), sequences_of(batch), strict=True):
+            assert sequence == queries.gather(row)[0][-5:].tolist()
+        asked += rows.tolist()
+    assert sorted(asked) == list(range(len(queries)))
+
+
+def test_a_budget_below_one_sequence_is_refused(circle: PreparedDataset) -> None:
+    with pytest.raises(ValueError, match="tokens_per_batch=7 is less than one sequence of max_len=8"):
+        TrainBatches(circle, max_len=8, tokens_per_batch=7, seed=0)
+
+
+def test_a_batch_moves_as_a_whole() -> None:
+    batch = JaggedBatch.from_sequences([[1, 2]], times=[[5, 6]], query_times=[7], users=[1]).to("meta")
+    for tensor in (batch.values, batch.offsets, batch.times, batch.query_times, batch.users):
+        assert tensor is not None
+        assert tensor.device == torch.device("meta")
+    assert np.array_equal(batch.lengths, (2,))

@@ -1,0 +1,317 @@
+import gzip
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys import config as configuration
+from recsys.errors import ConfigError, DataError
+from recsys.features.dataset import PreparedDataset
+from recsys.features.prepare import FilterConfig, PrepareConfig, ReadConfig, SplitConfig, prepare
+
+START = 1_500_000_000
+
+
+def _log(path: Path, num_users: int = 20, seed: int = 0) -> Path:
+    rng = random.Random(seed)
+    rows = [(f"u{u}", rng.randrange(30), START + rng.randrange(5000)) for u in range(num_users) for _ in range(12)]
+    rng.shuffle(rows)
+    path.write_text("user,item,ts\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows))
+    return path
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    names = [path for path in folder.rglob("*") if path.suffix in (".npy", ".json")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in names}
+
+
+def _events(dataset: PreparedDataset) -> dict[Any, list[tuple[Any, int | None]]]:
+    """Raw user id -> (raw item id, time) of each event, in order."""
+    found: dict[Any, list[tuple[Any, int | None]]] = {}
+    for shard in dataset.shards:
+        for row, user in enumerate(dataset.users.decode(shard.users)):
+            part = slice(shard.offsets[row], shard.offsets[row + 1])
+            times = [None] * (part.stop - part.start) if shard.times is None else shard.times[part].tolist()
+            found[user] = list(zip(dataset.items.decode(shard.items[part]), times, strict=True))
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    log=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(0, 5)), min_size=10, max_size=40),
+    key=st.sampled_from(["ts", "position", None]),
+    shards=st.sampled_from([1, 2, 5]),
+)
+def test_every_event_is_there_in_order_with_ties_by_row(
+    log: list[tuple[int, int, int]], key: str | None, shards: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("prepare")
+    base = START if key == "ts" else 0
+    header = ",".join(["user", "item", *([key] if key else [])])
+    rows = [",".join(map(str, (u, i, base + t) if key else (u, i))) for u, i, t in log]
+    (folder / "log.csv").write_text("\n".join([header, *rows]))
+    config = PrepareConfig(split=SplitConfig(protocol="loo-novalid"), shards=shards)
+    users = [u for u, _, _ in log]
+    if len(set(users)) == len(users):
+        with pytest.raises(DataError, match="too few events"):
+            prepare(folder / "log.csv", folder / "data", config)
+        return
+    dataset = prepare(folder / "log.csv", folder / "data", config)
+    ordered = sorted(log, key=lambda event: event[2]) if key else log
+    found = _events(dataset)
+    for user in {u for u, _, _ in log}:
+        wanted = [(i, (START + t) * 10**6 if key == "ts" else None) for u, i, t in ordered if u == user]
+        assert found[user] == wanted
+    first = sorted(log, key=lambda event: event[2]) if key == "ts" else log
+    assert dataset.items.decode(range(1, dataset.num_items + 1)) == list(dict.fromkeys(i for _, i, _ in first))
+    assert dataset.users.decode(range(1, dataset.num_users + 1)) == list(dict.fromkeys(u for u, _, _ in first))
+
+
+def test_the_same_log_gives_the_same_bytes_whatever_its_format(tmp_path: Path) -> None:
+    frame = pl.read_csv(_log(tmp_path / "log.csv"))
+    frame.write_parquet(tmp_path / "one.parquet")
+    frame.write_parquet(tmp_path / "many.parquet", row_group_size=7)
+    frame.write_ndjson(tmp_path / "log.jsonl")
+    names = ("log.csv", "one.parquet", "many.parquet", "log.jsonl")
+    made = [prepare(tmp_path / name, tmp_path / f"{name}.data", PrepareConfig(shards=3)) for name in names]
+    assert len({dataset.data_hash for dataset in made}) == 1
+    arrays = [{k: v for k, v in _bytes(dataset.path).items() if k != "manifest.json"} for dataset in made]
+    assert all(other == arrays[0] for other in arrays)
+
+
+def test_the_number_of_threads_changes_no_byte(tmp_path: Path) -> None:
+    log = _log(tmp_path / "log.csv", num_users=300)
+    code = (
+        "import sys; from pathlib import Path; from recsys.features.prepare import PrepareConfig, prepare; "
+        "prepare(Path(sys.argv[1]), Path(sys.argv[2]), PrepareConfig())"
+    )
+    for threads in ("1", "4"):
+        env = os.environ | {"POLARS_MAX_THREADS": threads, "PYTHONHASHSEED": threads}
+        subprocess.run([sys.executable, "-c", code, str(log), str(tmp_path / threads)], check=True, env=env)
+    assert _bytes(tmp_path / "1") == _bytes(tmp_path / "4")
+
+
+def test_nothing_is_done_again_for_the_same_source_and_configuration(tmp_path: Path) -> None:
+    log, out, said = _log(tmp_path / "log.csv"), tmp_path / "data", list[str]()
+    prepare(log, out, PrepareConfig(), said.append)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    prepare(log, out, PrepareConfig(), said.append)
+    assert said[-1] == f"{out}: up to date"
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    prepare(log, out, PrepareConfig(split=SplitConfig(protocol="loo")), said.append)
+    assert PreparedDataset.open(out).protocol == "loo"
+    _log(log, seed=1)
+    prepare(log, out, PrepareConfig(split=SplitConfig(protocol="loo")), said.append)
+    assert sum("up to date" in line for line in said) == 1
+
+
+def test_a_damaged_dataset_is_made_again(tmp_path: Path) -> None:
+    log, out = _log(tmp_path / "log.csv"), tmp_path / "data"
+    wanted = prepare(log, out, PrepareConfig()).data_hash
+    items = out / "shards" / "00000" / "items.npy"
+    items.write_bytes(items.read_bytes()[:-4])
+    assert prepare(log, out, PrepareConfig()).data_hash == wanted
+    PreparedDataset.open(out).verify()
+
+
+def test_each_step_says_its_time_and_counts(tmp_path: Path) -> None:
+    said: list[str] = []
+    prepare(_log(tmp_path / "log.csv"), tmp_path / "data", PrepareConfig(), said.append)
+    assert "240 lines read in" in said[0]
+    assert "a second): 240 good, 0 rejected, order: time" in said[0]
+    assert "240 events kept, of 20 users" in said[1]
+    assert "events prepared in" in said[-1]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "shards/mine.csv", "data.csv"])
+def test_what_others_wrote_is_never_replaced(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("precious")
+    with pytest.raises(DataError, match="will not be replaced; name an empty or new folder"):
+        prepare(_log(tmp_path / "log.csv"), out, PrepareConfig())
+    assert (out / name).read_text() == "precious"
+
+
+def test_a_foreign_file_beside_a_dataset_keeps_it_from_being_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    prepare(_log(tmp_path / "log.csv"), out, PrepareConfig())
+    (out / "notes.txt").write_text("precious")
+    with pytest.raises(DataError, match=r"holds notes\.txt and will not be replaced"):
+        prepare(tmp_path / "log.csv", out, PrepareConfig(split=SplitConfig(protocol="loo")))
+    assert PreparedDataset.open(out).protocol == "time"
+
+
+def test_an_empty_folder_is_taken_and_a_file_is_not(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    log = _log(tmp_path / "log.csv")
+    assert prepare(log, tmp_path / "data", PrepareConfig()).num_events == 240
+    with pytest.raises(DataError, match="is a file; name a folder"):
+        prepare(log, log, PrepareConfig())
+
+
+def test_too_many_bad_lines_stop_the_job_and_can_be_inspected(tmp_path: Path) -> None:
+    log, out = _log(tmp_path / "log.csv"), tmp_path / "data"
+    kept = prepare(log, out, PrepareConfig()).data_hash
+    lines = log.read_text().splitlines()
+    for number in range(9, 39):
+        lines[number] = "broken"
+    log.write_text("\n".join(lines))
+    with pytest.raises(DataError) as caught:
+        prepare(log, out, PrepareConfig())
+    message = str(caught.value)
+    assert "30 of 240 lines rejected (12.5%), more than read.max_rejected_share=0.05" in message
+    assert "log.csv:10: missing fields: 1 of 3; log.csv:11: " in message
+    assert "\n" not in message
+    kept_at = tmp_path / "data.rejected.parquet"
+    assert str(kept_at) in message
+    assert pl.read_parquet(kept_at).rows()[0] == ("log.csv", 10, "missing fields: 1 of 3", "broken")
+    assert PreparedDataset.open(out).data_hash == kept
+    told = prepare(log, out, PrepareConfig(read=ReadConfig(max_rejected_share=0.125)))
+    assert told.manifest["counts"]["rejected_by_reason"] == {"missing fields: 1 of 3": 30}
+    assert pl.read_parquet(out / "rejected.parquet").height == 30
+
+
+def test_a_split_by_time_of_data_without_times_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1 2 3 4\n2 3 4 5\n")
+    with pytest.raises(DataError, match=r"split\.protocol=time needs real times, .* by rows; use --protocol loo"):
+        prepare(tmp_path / "a.txt", tmp_path / "data", PrepareConfig(split=SplitConfig(protocol="time")))
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_log_too_small_to_test_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1 2\n2 3\n")
+    with pytest.raises(DataError, match="no user has a history and a test event"):
+        prepare(tmp_path / "a.txt", tmp_path / "data", PrepareConfig())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_or_a_forbidden_folder_leaves_the_old_dataset(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        prepare(_log(tmp_path / "log.csv"), tmp_path / "file" / "data", PrepareConfig())
+
+
+def test_the_manifest_tells_where_the_data_came_from(tmp_path: Path) -> None:
+    log = _log(tmp_path / "log.csv")
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{i},t{i}\n" for i in range(25)))
+    config = PrepareConfig(items=tmp_path / "items.csv", filters=FilterConfig(min_item_events=2))
+    dataset = prepare(log, tmp_path / "data", config)
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert manifest["sources"][0]["name"] == "log.csv"
+    assert len(manifest["sources"][0]["sha256"]) == 64
+    assert manifest["config"]["filters"]["min_item_events"] == 2
+    assert manifest["ids"] == {"users": "str", "items": "int"}
+    assert manifest["splits"]["train"]["events"] == int(dataset.train_counts().sum())
+    assert manifest["leakage"]["filters_count_all_events"] is True
+    assert str(tmp_path) not in json.dumps(manifest)
+    table = pl.read_parquet(tmp_path / "data" / "items.parquet")
+    assert table["item_index"].to_list() == list(range(1, dataset.num_items + 1))
+    assert table["item_id"].to_list() == dataset.items.decode(range(1, dataset.num_items + 1))
+    assert manifest["items_table"]["not_described"] == table["title"].null_count()
+
+
+def test_a_changed_items_table_is_joined_again(tmp_path: Path) -> None:
+    log, items = _log(tmp_path / "log.csv"), tmp_path / "items.csv"
+    for title in ("a", "b"):
+        items.write_text(f"item_id,title\n1,{title}\n")
+        prepare(log, tmp_path / "data", PrepareConfig(items=items))
+        assert title in pl.read_parquet(tmp_path / "data" / "items.parquet")["title"].to_list()
+
+
+def test_the_configuration_is_read_from_plain_values() -> None:
+    plain = {"filters": {"k_core": 5}, "split": {"protocol": "ratio"}, "read": {"names": ["user_id", "item_id"]}}
+    config = configuration.load(PrepareConfig, plain)
+    assert config.filters.k_core == 5
+    assert configuration.load(PrepareConfig, configuration.dump(config)) == config
+    with pytest.raises(ConfigError, match=r"filters\.min_item_event: unknown key; did you mean 'min_item_events'"):
+        configuration.load(PrepareConfig, {"filters": {"min_item_event": 5}})
+    with pytest.raises(ConfigError, match="shards=0"):
+        configuration.load(PrepareConfig, {"shards": 0})
+
+
+def _real(name: str) -> Path:
+    folder = os.environ.get("RECSYS_DATA", "")
+    path = Path(folder) / name
+    if not folder or not path.is_file():
+        pytest.skip(f"RECSYS_DATA names no folder with {name}")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "filters", "protocol", "counts"),
+    [
+        ("ml-1m/sequences.parquet", FilterConfig(min_item_events=5), "loo", (6040, 3416, 999_611)),
+        ("ml-1m/sequences.parquet", FilterConfig(), "loo", (6040, 3706, 1_000_209)),
+        ("amazon-beauty/sequences.parquet", FilterConfig(), "loo", (22_363, 12_101, 198_502)),
+        ("amazon-beauty/sequences.parquet", FilterConfig(k_core=5), "loo", (22_363, 12_101, 198_502)),
+        ("amazon-beauty-bert4rec/sequences.parquet", FilterConfig(), "loo", (40_226, 54_542, 353_962)),
+        ("ml-100k/interactions.parquet", FilterConfig(), "time", (943, 1682, 100_000)),
+        ("yelp-text/sequences.parquet", FilterConfig(), "loo", (30_431, 20_033, 316_354)),
+    ],
+)
+def test_real_data_has_the_counts_of_its_readme(
+    name: str, filters: FilterConfig, protocol: str, counts: tuple[int, int, int], tmp_path: Path
+) -> None:
+    dataset = prepare(_real(name), tmp_path / "data", PrepareConfig(filters=filters))
+    assert (dataset.num_users, dataset.num_items, dataset.num_events) == counts
+    assert dataset.protocol == protocol
+
+
+def test_ml_100k_by_time_trains_on_four_fifths(tmp_path: Path) -> None:
+    dataset = prepare(_real("ml-100k/interactions.parquet"), tmp_path / "data", PrepareConfig())
+    assert dataset.manifest["time_unit"] == "s"
+    assert dataset.train_slices().lengths.sum() == pytest.approx(80_000, abs=50)
+    assert dataset.manifest["leakage"]["training_events_after_a_cut"] == 0
+
+
+def test_ml_1m_as_text_is_read_and_prepared_in_seconds(tmp_path: Path) -> None:
+    frame = pl.read_parquet(_real("ml-1m/sequences.parquet"))
+    fields = ["user_id", "item_id", pl.lit(0), "position"]
+    text = frame.select(pl.concat_str(fields, separator="::")).to_series().str.join("\n").item()
+    (tmp_path / "ratings.dat").write_text(text)
+    started = time.perf_counter()
+    dataset = prepare(
+        tmp_path / "ratings.dat", tmp_path / "data", PrepareConfig(filters=FilterConfig(min_item_events=5))
+    )
+    # About 1 s on a quiet machine with 2 cores; the bound holds on a busy one.
+    assert time.perf_counter() - started < 8
+    assert (dataset.num_users, dataset.num_items, dataset.num_events) == (6040, 3416, 999_611)
+    whole = prepare(
+        _real("ml-1m/sequences.parquet"), tmp_path / "typed", PrepareConfig(filters=FilterConfig(min_item_events=5))
+    )
+    assert dataset.data_hash == whole.data_hash
+
+
+def test_real_items_join_their_titles(tmp_path: Path) -> None:
+    config = PrepareConfig(items=_real("ml-1m/movies.dat.gz"), items_read=ReadConfig(encoding="latin-1"))
+    prepare(_real("ml-1m/sequences.parquet"), tmp_path / "data", config)
+    table = pl.read_parquet(tmp_path / "data" / "items.parquet")
+    assert table.height == 3706
+    assert table["title"].null_count() == 0
+
+
+def test_packed_text_is_read_as_it_stands(tmp_path: Path) -> None:
+    log = _log(tmp_path / "log.csv")
+    (tmp_path / "log.csv.gz").write_bytes(gzip.compress(log.read_bytes(), mtime=0))
+    plain = prepare(log, tmp_path / "a", PrepareConfig())
+    assert prepare(tmp_path / "log.csv.gz", tmp_path / "b", PrepareConfig()).data_hash == plain.data_hash
+
+
+def test_the_documented_manifest_has_the_keys_of_a_real_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data-formats.md").read_text(encoding="utf-8")
+    documented = json.loads(page.split("```json\n", 1)[1].split("```", 1)[0])
+    manifest = prepare(_log(tmp_path / "log.csv"), tmp_path / "data", PrepareConfig()).manifest
+    assert documented.keys() == manifest.keys()
+    for group in ("counts", "splits", "leakage", "ids", "config"):
+        assert documented[group].keys() == manifest[group].keys()
+    assert documented["sources"][0].keys() == manifest["sources"][0].keys()

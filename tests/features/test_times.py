@@ -1,0 +1,129 @@
+import datetime
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.errors import DataError
+from recsys.features.times import Unit, iso_to_us, looks_like_times, parse_times
+
+LATEST = iso_to_us("2026-01-01")
+PER: dict[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
+def _us(values: list[str | None]) -> list[int | None]:
+    return parse_times(pl.Series(values, dtype=pl.String), "auto", LATEST, "a.csv").us.to_list()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seconds=st.lists(st.integers(10**8, 1_700_000_000), min_size=1, max_size=20), as_text=st.booleans())
+@pytest.mark.parametrize("unit", list(PER))
+def test_numbers_of_any_unit_become_microseconds(unit: Unit, seconds: list[int], as_text: bool) -> None:
+    values = [second * PER[unit] for second in seconds]
+    column = pl.Series([str(v) for v in values]) if as_text else pl.Series(values, dtype=pl.Int64)
+    times = parse_times(column, "auto", LATEST, "a.csv")
+    assert times.unit == unit
+    assert times.us.to_list() == [second * 10**6 for second in seconds]
+    assert not times.is_clamped.any()
+
+
+@pytest.mark.parametrize(
+    ("text", "iso"),
+    [
+        ("2015-03-01", "2015-03-01T00:00:00+00:00"),
+        ("2015-03-01 10:20", "2015-03-01T10:20:00+00:00"),
+        ("2015-03-01T10:20:30Z", "2015-03-01T10:20:30+00:00"),
+        ("2015-03-01T10:20:30.5+02:00", "2015-03-01T08:20:30.500000+00:00"),
+        ("2015-03-01 10:20:30.123456789 -0330", "2015-03-01T13:50:30.123456+00:00"),
+        ("2015-03-01 10:20:30+02", "2015-03-01T08:20:30+00:00"),
+    ],
+)
+def test_iso_times_are_utc_unless_they_say_otherwise(text: str, iso: str) -> None:
+    assert _us([text]) == [iso_to_us(iso)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    moment=st.datetimes(datetime.datetime(1971, 1, 1), datetime.datetime(2025, 12, 30)),
+    hours=st.integers(-14, 14),
+)
+def test_iso_times_agree_with_the_standard_library(moment: datetime.datetime, hours: int) -> None:
+    aware = moment.replace(tzinfo=datetime.timezone(datetime.timedelta(hours=hours)))
+    assert _us([aware.isoformat()]) == [iso_to_us(aware.isoformat())]
+
+
+@pytest.mark.parametrize(
+    "text", ["2015-02-30", "2015-13-01", "2015-01-01 24:00", "2015-01-01 10:60", "yesterday", "01/02/2015", "2015-1-1"]
+)
+def test_what_is_no_iso_time_says_so(text: str) -> None:
+    times = parse_times(pl.Series(["2015-01-01", text, "2015-01-02"]), "auto", LATEST, "a.csv")
+    assert times.problem.to_list() == [None, "timestamp is no ISO time", None]
+
+
+def test_each_bad_number_has_its_reason() -> None:
+    values = [
+        "1500000000",
+        "1500000001.25",
+        "",
+        None,
+        "-5",
+        "x",
+        "nan",
+        "1500000000000",
+        "99999999999999999999",
+        "1.5e9",
+    ]
+    times = parse_times(pl.Series(values), "auto", LATEST, "a.csv")
+    other = "timestamp is in another unit than the source's (s)"
+    empty, no_time = "timestamp is empty", "timestamp is no time"
+    assert times.problem.to_list() == [
+        None, None, empty, empty, "timestamp is negative", no_time, no_time, other, other, None,
+    ]  # fmt: skip
+    assert times.us.drop_nulls().to_list() == [1500000000000000, 1500000001250000, 1500000000000000]
+
+
+def test_a_told_unit_is_not_doubted_but_ends_with_the_year_9999() -> None:
+    column = pl.Series([5, 10**11, 253_402_300_801])
+    times = parse_times(column, "s", 10**18, "a.csv")
+    assert times.us.to_list() == [5_000_000, 10**17, None]
+    assert times.problem.to_list() == [None, None, "timestamp is beyond the year 9999"]
+
+
+def test_future_times_are_set_back_to_the_latest_credible_one() -> None:
+    column = pl.Series(["1500000000", "4000000000", "1600000000"])
+    times = parse_times(column, "auto", LATEST, "a.csv")
+    assert times.us.to_list() == [1500000000000000, 1600000000000000, 1600000000000000]
+    assert times.is_clamped.to_list() == [False, True, False]
+    exact = parse_times(pl.Series([LATEST // 10**6]), "auto", LATEST, "a.csv")
+    assert not exact.is_clamped.any()
+
+
+def test_a_source_that_lies_wholly_in_the_future_is_refused() -> None:
+    with pytest.raises(DataError, match=r"a\.csv: every time lies in the future"):
+        parse_times(pl.Series(["4000000000"]), "auto", LATEST, "a.csv")
+
+
+def test_typed_times_keep_their_moment() -> None:
+    naive = pl.Series([datetime.datetime(2015, 3, 1, 10), None])
+    zoned = naive.dt.replace_time_zone("Europe/Berlin")
+    for column, iso in ((naive, "2015-03-01T10:00:00"), (zoned, "2015-03-01T09:00:00")):
+        times = parse_times(column, "auto", LATEST, "a.parquet")
+        assert times.us.to_list() == [iso_to_us(iso), None]
+        assert times.problem.to_list() == [None, "timestamp is empty"]
+    dates = pl.Series([datetime.date(2015, 3, 1)])
+    assert parse_times(dates, "auto", LATEST, "a.parquet").us.to_list() == [iso_to_us("2015-03-01")]
+
+
+@pytest.mark.parametrize(
+    ("values", "are_times"),
+    [
+        (["0", "1", "2313"], False),
+        (["100000000", "5"], False),
+        (["1500000000"], True),
+        (["-1500000000"] * 3 + ["1500000000"], True),
+        (["2015-01-01", "2015-01-02", "1"], True),
+    ],
+)
+def test_small_numbers_are_places_and_not_times(values: list[str], are_times: bool) -> None:
+    assert looks_like_times(pl.Series(values)) is are_times

@@ -1,0 +1,134 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recsys.kernels.attention import PosBias, TimeBias, jagged_attention
+from recsys.kernels.jagged import JaggedMeta
+
+META = JaggedMeta.from_lengths([3, 2])
+Q = torch.zeros(5, 2, 8)
+TIMES = torch.zeros(5, dtype=torch.int32)
+
+
+def _call(q: Tensor = Q, k: Tensor = Q, v: Tensor = Q, meta_k: JaggedMeta | None = None, **arguments: Any) -> None:
+    jagged_attention(q, k, v, META, meta_k, **arguments)
+
+
+def _time(**changes: Any) -> TimeBias:
+    return TimeBias(**{"table": torch.zeros(2, 4), "ts_q": TIMES, "ts_k": TIMES, **changes})
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"q": torch.zeros(5, 16)}, r"q has the shape \(5, 16\); wanted \(T, H, D\)"),
+    ({"q": Q.long()}, "q is torch.int64; wanted bfloat16, float16, float32 or float64"),
+    ({"k": Q.double()}, "q is torch.float32, k is torch.float64; they must be equal"),
+    ({"v": Q.to("meta")}, "q is on cpu, v is on meta; they must be equal"),
+    ({"v": Q[:, :1]}, "q has H=2 heads, v has 1; they must be equal"),
+    ({"q": Q[:, :0]}, "q has H=0 heads"),
+    ({"v": torch.zeros(5, 2, 257)}, "v has D=257; wanted 1 to 256"),
+    ({"k": Q[..., :4]}, "q has D=8, k has D=4; they must be equal"),
+    ({"q": Q[:4]}, "q has 4 rows, meta_q counts 5 tokens; they must be equal"),
+    ({"v": Q[:4]}, "v has 4 rows, meta_k counts 5 tokens; they must be equal"),
+    ({"meta_k": JaggedMeta.from_lengths([5])}, "meta_q has 2 sequences, meta_k has 1; they must be equal"),
+    ({"meta_k": JaggedMeta.from_lengths([3, 2], device="meta")}, "q is on cpu, meta_k is on meta; build it with"),
+    ({"kind": "relu"}, "kind='relu'; wanted 'softmax' or 'silu'"),
+    ({"silu_norm": 2.0}, "silu_norm=2.0 with kind='softmax'; it belongs to kind='silu'"),
+    ({"kind": "silu"}, "silu_norm=None with kind='silu'; wanted a number > 0"),
+    ({"kind": "silu", "silu_norm": 0.0}, "silu_norm=0.0 with kind='silu'"),
+    ({"kind": "silu", "silu_norm": 1.0, "return_lse": True}, "return_lse=True with kind='silu'"),
+    ({"dropout_p": 1.0}, "dropout_p=1.0; wanted 0 <= dropout_p < 1"),
+    ({"dropout_p": 0.1}, "dropout_p=0.1 without seed"),
+    ({"window": (-2, 0)}, r"window=\(-2, 0\); wanted two numbers >= 0, or -1"),
+    ({"num_global": -1}, "num_global=-1; wanted >= 0"),
+    ({"target_group": 0, "num_targets": [1, 1]}, "target_group=0; wanted >= 1"),
+    ({"target_group": 2}, "target_group=2 without num_targets"),
+    ({"num_targets": [1, 1], "window": (2, 2)}, r"window=\(2, 2\) with num_targets and causal=False; set causal=True"),
+    ({"num_targets": [1, 3]}, r"num_targets\[1\]=3; wanted 0 to the length of that sequence, 2"),
+    ({"num_targets": [1, -1]}, r"num_targets\[1\]=-1"),
+    ({"num_targets": torch.tensor([1])}, r"num_targets has the shape \(1,\); wanted \(2,\)"),
+    ({"time_bias": _time(table=torch.zeros(3, 4))}, r"time_bias.table has the shape \(3, 4\); wanted \(1, NB\) or \(2"),
+    ({"time_bias": _time(table=torch.zeros(2, 4).long())}, "time_bias.table is torch.int64; wanted float32"),
+    ({"time_bias": _time(table=torch.zeros(2, 4, device="meta"))}, "q is on cpu, time_bias.table is on meta"),
+    ({"time_bias": _time(ts_k=TIMES[:4])}, r"time_bias.ts_k has the shape \(4,\), k has 5 rows"),
+    ({"time_bias": _time(ts_q=TIMES.to("meta"))}, "q is on cpu, time_bias.ts_q is on meta"),
+    ({"time_bias": _time(buckets="log3")}, "time_bias.buckets='log3'; wanted log2x1"),
+    ({"time_bias": _time(buckets=TIMES)}, r"time_bias.buckets has the shape \(5,\); wanted \(3,\) thresholds"),
+    ({"time_bias": _time(buckets=torch.tensor([3, 1, 2]))}, "time_bias.buckets descends; wanted ascending"),
+    ({"pos_bias": PosBias(table=torch.zeros(1, 4))}, "pos_bias.table has NB=4 columns; toeplitz wants an odd number"),
+    ({"pos_bias": PosBias(table=torch.zeros(1, 5), kind="x")}, "pos_bias.kind='x'; wanted 'toeplitz' or 't5'"),
+    ({"pos_bias": PosBias(table=torch.zeros(1, 2), kind="t5")}, "pos_bias has NB=2 and max_distance=128; t5 wants"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED])
+def test_a_wrong_argument_is_refused_with_both_values(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _call(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_targets": torch.tensor([1.0, 1.0])}, "num_targets is float32; wanted integers"),
+        ({"time_bias": _time(ts_q=TIMES.float())}, "time_bias.ts_q is torch.float32; wanted int32 seconds"),
+        ({"time_bias": _time(ts_k=TIMES.long())}, "time_bias.ts_k is torch.int64; wanted int32 seconds"),
+        ({"time_bias": _time(buckets=torch.zeros(3))}, "time_bias.buckets is torch.float32; wanted int32 thresholds"),
+    ],
+)
+def test_numbers_of_the_wrong_kind_are_a_type_error(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        _call(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"kind": "silu", "silu_norm": 1.0}, "kind='silu'"),
+        ({"num_global": 1}, "num_global"),
+        ({"num_targets": [1, 1]}, "num_targets"),
+        ({"time_bias": _time()}, "time_bias"),
+        ({"pos_bias": PosBias(table=torch.zeros(1, 5))}, "pos_bias"),
+    ],
+)
+def test_what_the_torch_path_has_not_built_it_names_and_the_reference_runs(
+    arguments: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for backend in ("auto", "torch"):
+        monkeypatch.setenv("RECSYS_KERNELS", backend)
+        with pytest.raises(
+            NotImplementedError, match=f"{name} is not built for the torch path yet; use RECSYS_KERNELS"
+        ):
+            _call(**arguments)
+    monkeypatch.setenv("RECSYS_KERNELS", "reference")
+    _call(**arguments)
+
+
+def test_dropout_with_silu_is_not_built() -> None:
+    with pytest.raises(NotImplementedError, match="dropout_p=0.1 with kind='silu' is not built"):
+        _call(kind="silu", silu_norm=1.0, dropout_p=0.1, seed=0)
+
+
+@pytest.mark.parametrize("name", ["triton", "fast"])
+def test_an_unknown_backend_is_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_KERNELS", name)
+    with pytest.raises(ValueError, match=f"RECSYS_KERNELS={name}: wanted one of auto, torch, reference"):
+        _call()
+
+
+def test_an_empty_setting_is_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_KERNELS", "")
+    _call()
+
+
+def test_scale_is_one_over_the_root_of_the_width_unless_given() -> None:
+    q, k, v = torch.randn(3, 5, 2, 16, generator=torch.Generator().manual_seed(0)).unbind(0)
+    assert torch.equal(jagged_attention(q, k, v, META), jagged_attention(q, k, v, META, scale=0.25))
+    assert not torch.allclose(jagged_attention(q, k, v, META), jagged_attention(q, k, v, META, scale=1.0))
+
+
+def test_lse_comes_only_when_asked() -> None:
+    assert isinstance(jagged_attention(Q, Q, Q, META), Tensor)
+    out, lse = jagged_attention(Q, Q, Q, META, return_lse=True)
+    assert (out.shape, lse.shape, lse.dtype) == ((5, 2, 8), (5, 2), torch.float32)

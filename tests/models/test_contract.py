@@ -1,0 +1,164 @@
+"""What every registered model must hold: one list of checks, run on each."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recsys.features.batches import JaggedBatch
+from recsys.models import registry
+from recsys.models.protocols import NextItemModel
+from recsys.models.ranking.score import scores_of
+
+V = 12
+SMALL: dict[str, Any] = {"d_model": 16, "num_layers": 2, "num_heads": 2, "d_ff": 32, "max_len": 10}
+VARIANTS = [{}, {"norm": "post", "positions": "absolute", "activation": "relu"}]
+CASES = [(name, variant) for name in registry.names() for variant in VARIANTS]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1].get('norm', 'pre')}")
+def model(request: pytest.FixtureRequest) -> NextItemModel:
+    name, variant = request.param
+    torch.manual_seed(0)
+    built = registry.build(name, {**SMALL, **variant}, V)
+    assert isinstance(built, nn.Module)
+    for parameter in built.parameters():  # weights of .02 would hide an error in a small difference
+        if parameter.dim() > 1:
+            parameter.data.normal_(std=0.3)
+    return built
+
+
+def batch_of(*sequences: list[int]) -> JaggedBatch:
+    return JaggedBatch.from_sequences(sequences)
+
+
+def as_module(model: NextItemModel) -> nn.Module:
+    assert isinstance(model, nn.Module)
+    return model
+
+
+SEQUENCES = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 1, 2], [3, 3, 12]]
+
+
+def test_it_is_a_next_item_model(model: NextItemModel) -> None:
+    assert isinstance(model, NextItemModel)
+    assert model.max_len >= 1
+    assert model.train_len >= 2
+
+
+def test_states_and_vectors_have_one_width(model: NextItemModel) -> None:
+    as_module(model).eval()
+    states, vectors = model.encode(batch_of(*SEQUENCES)), model.item_vectors()
+    assert states.shape == (4, vectors.shape[1])
+    assert vectors.shape[0] == V + 1
+    torch.testing.assert_close(model.item_vectors(torch.tensor([3, 1])), vectors[[3, 1]])
+
+
+def test_padding_is_never_recommended(model: NextItemModel) -> None:
+    as_module(model).eval()
+    scores = scores_of(model, batch_of(*SEQUENCES))
+    assert scores.shape == (4, V + 1)
+    assert torch.isneginf(scores[:, 0]).all()
+    assert torch.isfinite(scores[:, 1:]).all()
+
+
+def test_a_sequence_does_not_depend_on_its_neighbours(model: NextItemModel) -> None:
+    as_module(model).eval()
+    together = model.encode(batch_of(*SEQUENCES))
+    alone = torch.cat([model.encode(batch_of(sequence)) for sequence in SEQUENCES])
+    reverse = model.encode(batch_of(*SEQUENCES[::-1])).flip(0)
+    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(together, reverse)
+
+
+def test_order_and_every_item_of_the_history_count(model: NextItemModel) -> None:
+    as_module(model).eval()
+    states = model.encode(batch_of([1, 2, 3], [2, 1, 3], [4, 2, 3], [1, 2, 3, 3]))
+    for other in range(1, 4):
+        assert (states[0] - states[other]).abs().max() > 1e-3
+
+
+def test_the_same_generator_gives_the_same_loss(model: NextItemModel) -> None:
+    as_module(model).train()
+
+    def loss(seed: int) -> float:
+        torch.manual_seed(seed)
+        return model.loss(batch_of(*SEQUENCES), torch.Generator().manual_seed(seed)).item()
+
+    assert loss(1) == loss(1)
+    assert loss(1) != loss(2)
+
+
+def test_every_weight_gets_a_gradient(model: NextItemModel) -> None:
+    module = as_module(model)
+    total = {name: 0.0 for name, _ in module.named_parameters()}
+    for seed in range(20):
+        module.zero_grad()
+        torch.autograd.backward(model.loss(batch_of(*SEQUENCES), torch.Generator().manual_seed(seed)))
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None, name
+            total[name] += float(parameter.grad.abs().sum())
+    assert [name for name, value in total.items() if value == 0.0] == []
+
+
+def test_untrained_loss_is_the_logarithm_of_the_number_of_items() -> None:
+    for name in registry.names():
+        torch.manual_seed(0)
+        fresh = registry.build(name, SMALL, V)
+        loss = fresh.loss(batch_of(*SEQUENCES), torch.Generator().manual_seed(0))
+        assert abs(loss.item() - np.log(V)) < 0.1, name
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_it_learns_that_each_item_is_followed_by_the_next(name: str, variant: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = registry.build(name, {**SMALL, **variant, "dropout": 0.0}, V)
+    module = as_module(model)
+    for parameter in module.parameters():  # so narrow a model needs larger weights to begin with
+        if parameter.dim() > 1:
+            parameter.data.normal_(std=0.2)
+    optimizer = torch.optim.Adam(module.parameters(), lr=5e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(80 if name == "sasrec" else 300):
+        starts = torch.randint(0, V, (24,), generator=generator).tolist()
+        batch = batch_of(*[[(start + i) % V + 1 for i in range(8)] for start in starts])
+        optimizer.zero_grad()
+        torch.autograd.backward(model.loss(batch, generator))
+        optimizer.step()
+    module.eval()
+    histories = [[(start + i) % V + 1 for i in range(7)] for start in range(V)]
+    best = scores_of(model, batch_of(*histories)).argmax(1).tolist()
+    assert best == [(start + 7) % V + 1 for start in range(V)]
+
+
+def test_a_history_longer_than_max_len_is_refused(model: NextItemModel) -> None:
+    with pytest.raises(ValueError, match="exceeds max_len=10"):
+        model.encode(batch_of([1] * 11))
+
+
+def test_an_unknown_key_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="d_modl: unknown key; did you mean 'd_model'"):
+        registry.build("sasrec", {"d_modl": 8}, V)
+
+
+def test_an_unknown_name_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="model.name='sasrek': no such model; did you mean 'sasrec'"):
+        registry.build("sasrek", {}, V)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("num_heads", 3, "d_model=16 must be a multiple of num_heads=3"),
+        ("dropout", 1.0, r"dropout=1.0 must be in \[0, 1\)"),
+        ("num_layers", 0, "num_layers=0 must be at least 1"),
+        ("max_len", 0, "max_len=0 must be at least"),
+        ("norm", "both", "wanted one of pre, post"),
+    ],
+)
+@pytest.mark.parametrize("name", registry.names())
+def test_a_value_out_of_range_is_named(name: str, key: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        registry.build(name, {**SMALL, key: value}, V)

@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from recsys.errors import CheckpointError
+from recsys.pipelines import checkpoint
+
+
+def trained(width: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    module = nn.Linear(width, 2)
+    optimizer = torch.optim.AdamW(module.parameters())
+    module(torch.ones(1, width)).sum().backward()
+    optimizer.step()
+    return module, optimizer
+
+
+def save(folder: Path, step: int) -> Path:
+    module, optimizer = trained()
+    best = {"weight": torch.ones(2, 3)}
+    return checkpoint.save_checkpoint(folder, step, model=module, optimizer=optimizer, best=best, state={"epoch": step})
+
+
+def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
+    module, optimizer = trained()
+    path = save(tmp_path, 7)
+    other = nn.Linear(3, 2)
+    other_optimizer = torch.optim.AdamW(other.parameters())
+    state, best = checkpoint.load_checkpoint(path, model=other, optimizer=other_optimizer)
+    assert (state["step"], state["epoch"]) == (7, 7)
+    assert torch.equal(best["weight"], torch.ones(2, 3))
+    for mine, theirs in zip(other.parameters(), module.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+        for slot, value in optimizer.state[theirs].items():
+            assert torch.equal(other_optimizer.state[mine][slot], value), slot
+
+
+def test_the_newest_two_are_kept_and_the_newest_is_found(tmp_path: Path) -> None:
+    for step in (9, 10, 11):
+        save(tmp_path, step)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000011"]
+    assert checkpoint.latest(tmp_path) == tmp_path / "step-00000011"
+
+
+def test_what_a_killed_write_left_behind_is_removed(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    (tmp_path / ".step-00000002.99.tmp").mkdir()
+    assert checkpoint.latest(tmp_path) == tmp_path / "step-00000001"
+    assert len(list(tmp_path.iterdir())) == 1
+    assert checkpoint.latest(tmp_path / "none") is None
+
+
+def test_a_failed_write_leaves_the_older_checkpoint(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    module, optimizer = trained()
+    with pytest.raises(TypeError):
+        checkpoint.save_checkpoint(
+            tmp_path, 2, model=module, optimizer=optimizer, best={}, state={"unwritable": object()}
+        )
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_one_flipped_byte_is_found(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    file = path / "tensors.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    module, optimizer = trained()
+    with pytest.raises(CheckpointError, match="its bytes differ"):
+        checkpoint.load_checkpoint(path, model=module, optimizer=optimizer)
+
+
+def test_damage_another_version_and_another_model_are_told_apart(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    module, optimizer = trained(width=4)
+    with pytest.raises(CheckpointError, match="belongs to another model"):
+        checkpoint.load_checkpoint(path, model=module, optimizer=optimizer)
+    text = (path / "state.json").read_text()
+    (path / "state.json").write_text(text.replace('"format": 1', '"format": 99'))
+    with pytest.raises(CheckpointError, match="format version 99, wanted 1"):
+        checkpoint.load_checkpoint(path, model=module, optimizer=optimizer)
+    (path / "state.json").write_text(text[:20])
+    with pytest.raises(CheckpointError, match=r"state.json is missing or damaged"):
+        checkpoint.load_checkpoint(path, model=module, optimizer=optimizer)

@@ -1,0 +1,167 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from recsys import config as configs
+from recsys.errors import CheckpointError, ConfigError, TrainingDiverged
+from recsys.features.dataset import PreparedDataset
+from recsys.models.bundle import check_golden, load_bundle
+from recsys.models.registry import names
+from recsys.pipelines.optimization import OptimizationConfig, learning_rate_factor
+from recsys.pipelines.run_config import TrainConfig
+from recsys.pipelines.training import Stopped, train
+
+EPOCHS = {"sasrec": 20, "bert4rec": 60}
+SMALL: dict[str, Any] = {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 32, "max_len": 12}
+
+
+def config_of(circle: PreparedDataset, name: str = "sasrec", **train_keys: Any) -> TrainConfig:
+    optimization = OptimizationConfig(**{"epochs": 3, "tokens_per_batch": 256, "lr": 1e-2, "threads": 1, **train_keys})
+    return TrainConfig(data=circle.path, model={"name": name, **SMALL}, train=optimization, seed=5)
+
+
+def events_of(out: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (out / "log.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_run_learns_the_circle_and_leaves_a_bundle(circle: PreparedDataset, tmp_path: Path, name: str) -> None:
+    result = train(config_of(circle, name, epochs=EPOCHS[name], patience=None), tmp_path / "run")
+    assert result.validation["ndcg@10"] > 0.8
+    bundle = load_bundle(result.bundle)
+    assert bundle.name == name
+    assert bundle.metrics["validation"]["ndcg@10"] == result.validation["ndcg@10"]
+    assert bundle.metrics["validation"]["protocol"].startswith("loo/next/full-rank/")
+    assert check_golden(bundle) == []
+    assert [event["epoch"] for event in events_of(tmp_path / "run", "validation")] == list(range(EPOCHS[name]))
+
+
+def test_the_bundle_holds_the_weights_of_the_best_validation(circle: PreparedDataset, tmp_path: Path) -> None:
+    result = train(config_of(circle, epochs=6, lr=5e-2, patience=None), tmp_path / "run")
+    curve = [event["ndcg@10"] for event in events_of(tmp_path / "run", "validation")]
+    assert result.best_epoch == int(np.argmax(curve))
+    assert result.validation["ndcg@10"] == max(curve)
+
+
+def test_early_stopping_waits_for_patience_validations(circle: PreparedDataset, tmp_path: Path) -> None:
+    result = train(config_of(circle, epochs=40, lr=3e-2, patience=2), tmp_path / "run")
+    curve = [event["ndcg@10"] for event in events_of(tmp_path / "run", "validation")]
+    assert len(curve) == result.epochs < 40
+    assert int(np.argmax(curve)) == len(curve) - 3
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_stopped_run_ends_with_the_same_bytes(circle: PreparedDataset, tmp_path: Path, name: str) -> None:
+    config = config_of(circle, name, checkpoint_every=2)
+    whole = train(config, tmp_path / "whole")
+
+    def stop_at(step: int) -> Callable[[dict[str, Any]], None]:
+        def observe(event: dict[str, Any]) -> None:
+            if event["event"] == "checkpoint" and event["step"] >= step:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return observe
+
+    for step in (2, 9):
+        with pytest.raises(Stopped, match="goes on from there"):
+            train(config, tmp_path / "parts", stop_at(step))
+    assert train(config, tmp_path / "parts").weights_sha256 == whole.weights_sha256
+    logged = [(event["epoch"], event["ndcg@10"]) for event in events_of(tmp_path / "parts", "validation")]
+    assert logged == [(event["epoch"], event["ndcg@10"]) for event in events_of(tmp_path / "whole", "validation")]
+
+
+def test_a_killed_run_ends_with_the_same_bytes(circle: PreparedDataset, tmp_path: Path) -> None:
+    """SIGKILL at moments that nobody chose, until the run gets through."""
+    config = config_of(circle, "bert4rec", epochs=4, checkpoint_every=3, patience=None)
+    whole = train(config, tmp_path / "whole")
+    (tmp_path / "run.json").write_text(json.dumps(configs.dump(config)))
+    command = [sys.executable, "-m", "recsys.pipelines.training", str(tmp_path / "run.json"), str(tmp_path / "parts")]
+    kills, generator = 0, np.random.default_rng()
+    for _ in range(12):
+        child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert child.stderr is not None
+        for line in child.stderr:
+            if b'"checkpoint"' in line and kills < 2:
+                time.sleep(float(generator.random()) * 0.1)
+                child.kill()
+                kills += 1
+                break
+        child.communicate()
+        if child.returncode == 0:
+            break
+    assert kills == 2
+    weights = tmp_path / "parts" / "bundle" / "weights.safetensors"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == whole.weights_sha256
+
+
+def test_a_finished_run_is_not_trained_again(circle: PreparedDataset, tmp_path: Path) -> None:
+    first = train(config_of(circle), tmp_path / "run")
+    events: list[dict[str, Any]] = []
+    second = train(config_of(circle), tmp_path / "run", events.append)
+    assert second.weights_sha256 == first.weights_sha256
+    assert [event for event in events if event["event"] == "step"] == []
+
+
+def test_another_seed_gives_other_weights(circle: PreparedDataset, tmp_path: Path) -> None:
+    config = config_of(circle, epochs=1)
+    first, second = train(config, tmp_path / "a"), train(replace(config, seed=6), tmp_path / "b")
+    assert first.weights_sha256 != second.weights_sha256
+    assert train(config, tmp_path / "c").weights_sha256 == first.weights_sha256
+
+
+def test_a_run_folder_of_another_config_is_refused(circle: PreparedDataset, tmp_path: Path) -> None:
+    train(config_of(circle, epochs=1), tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"began with another config \(train\)"):
+        train(config_of(circle, epochs=2), tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    circle: PreparedDataset, tmp_path: Path
+) -> None:
+    good = config_of(circle, epochs=1)
+    train(good, tmp_path / "good")
+    weights = load_file(tmp_path / "good" / "bundle" / "weights.safetensors")
+    assert all(np.isfinite(value).all() for value in weights.values())
+    with pytest.raises(TrainingDiverged, match=r"the loss is (nan|inf) at step \d+ \(lr=1e\+30\).*lower train.lr"):
+        train(config_of(circle, epochs=3, lr=1e30), tmp_path / "bad")
+    assert not (tmp_path / "bad" / "bundle").exists()
+
+
+def test_a_model_without_a_name_and_an_unknown_device_are_refused(circle: PreparedDataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="model.name is missing; known models: bert4rec, sasrec"):
+        TrainConfig(data=circle.path, model={})
+    with pytest.raises(ConfigError, match="train.device='tpu': wanted auto, cpu or cuda"):
+        train(config_of(circle, device="tpu"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("epochs", 0), ("lr", 0.0), ("patience", 0), ("tokens_per_batch", 0), ("checkpoint_every", -1)]
+)
+def test_a_setting_out_of_range_is_named(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{key}={value} must be"):
+        OptimizationConfig(**{key: value})  # type: ignore[arg-type]  # the wrong value is the test
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    config = OptimizationConfig(warmup_steps=10, decay="linear")
+    factors = [learning_rate_factor(config, step, 110) for step in range(110)]
+    assert factors[:3] == [0.1, 0.2, 0.3]
+    assert factors[9] == factors[10] == 1.0
+    assert factors[60] == 0.5
+    assert 0 < factors[-1] < 0.011
+    cosine = OptimizationConfig(decay="cosine")
+    assert learning_rate_factor(cosine, 50, 100) == pytest.approx(0.5)
+    assert learning_rate_factor(OptimizationConfig(), 99, 100) == 1.0
