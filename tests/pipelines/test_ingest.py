@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import DataError, InputError
-from recsys.features.journal import Journal, now_us
+from recsys.features.journal import Event, Journal, event_id_of, now_us
 from recsys.features.schema import ReadConfig
 from recsys.pipelines import ingest as module
 from recsys.pipelines.ingest import ingest
@@ -111,6 +111,18 @@ def test_bad_rows_are_set_aside_with_their_lines(tmp_path: Path) -> None:
     }
     assert set(rejected["file"]) == {"log.csv"}
     assert any(str(kept) in line for line in said)
+
+
+def test_an_event_whose_id_is_taken_by_another_is_set_aside_with_its_line(tmp_path: Path) -> None:
+    taken = event_id_of(7, "i2", "t1700000100000000", "click", 0)
+    with Journal(tmp_path / "journal") as journal:
+        journal.append([Event(user_id="other", item_id="i9", event_id=taken)])
+    counts = ingest(write(tmp_path, HEADER + ROWS), tmp_path / "journal")
+    assert (counts["accepted"], counts["duplicates"], counts["refused"]) == (3, 0, 1)
+    (kept,) = (tmp_path / "journal").glob("rejected-*.parquet")
+    ((file, line, reason, _),) = pl.read_parquet(kept).rows()
+    assert (file, line) == ("log.csv", 3)
+    assert "already used for another event" in reason
 
 
 def test_a_source_that_is_mostly_bad_stores_nothing(tmp_path: Path) -> None:

@@ -53,9 +53,7 @@ def simulate(config: ShopConfig, out: Path, say: Callable[[str], None] | None = 
     work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         _write(work, world, events)
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(work, out)
+        _replace(out, work)
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror}); free space or name another folder") from error
     finally:
@@ -73,6 +71,15 @@ def _refuse_foreign(out: Path) -> None:
     header = out / "world.yaml"
     if not header.is_file() or configuration.read(header).get("format") != FORMAT:
         raise DataError(f"{out}: is no simulated shop and will not be replaced; name an empty or new folder")
+
+
+def _replace(out: Path, work: Path) -> None:
+    """Rename `work` to `out`; the older world is deleted last."""
+    older = work.with_suffix(".older")
+    if out.exists():
+        out.rename(older)
+    work.rename(out)
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def _write(folder: Path, world: ShopWorld, events: ShopEvents) -> None:

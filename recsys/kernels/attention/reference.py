@@ -76,7 +76,6 @@ def _softmax(scores: Tensor, sees: Tensor) -> tuple[Tensor, Tensor]:
     """Weights (H, nq, nk) and lse (H, nq); a row that sees no key has weights 0, lse -inf and no gradient."""
     is_empty = ~sees.any(dim=1, keepdim=True)  # (nq, 1)
     finite = scores.masked_fill(~(sees | is_empty), -torch.inf)
-    finite = finite.masked_fill(is_empty, 0.0)
     if scores.shape[2] == 0:
         return finite, scores.new_full(scores.shape[:2], -torch.inf)
     lse = torch.logsumexp(finite, dim=2)  # (H, nq)

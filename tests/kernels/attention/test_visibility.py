@@ -30,6 +30,10 @@ def test_global_tokens_are_seen_by_all_and_see_all() -> None:
     assert _drawn(Visibility(window=(0, 0), num_global=1), 3, 3) == ["xxx", "xx.", "x.x"]
 
 
+def test_a_query_before_the_first_key_is_not_global() -> None:
+    assert _drawn(Visibility(window=(0, 0), num_global=1), 3, 2) == ["x.", "xx", "xx"]
+
+
 def test_under_causal_a_global_token_sees_only_what_precedes_it() -> None:
     visibility = Visibility(window=(0, 0), num_global=2, causal=True)
     assert _drawn(visibility, 4, 4) == ["x...", "xx..", "xxx.", "xx.x"]
