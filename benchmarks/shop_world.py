@@ -1,10 +1,10 @@
 """The shop between counting and truth, before any model: is the world what docs/shop.md says it is?
 
-    python -m benchmarks.shop_world [--seeds 101 102 103] [--knob intent_share=0 0.5 0.95]
+    python -m benchmarks.shop_world [--seeds 101 102 103] [--intent-share 0.95 0]
 
 World seeds that are not the default. Tuned floors and the oracle on the time split, next item, seen items left out.
-Passes where the best floor stays at most .8 of the oracle's NDCG@10, the oracle is at least .25, at least a fifth of the
-test users are new, and in the null world (intent_share 0) the best floor's interval reaches the oracle's.
+Passes where the best floor stays at most .8 of the oracle's NDCG@10, the oracle is at least .25, at least a fifth of
+the test users are new, and in the null world (intent_share 0) the best floor's interval reaches the oracle's.
 """
 
 import argparse
@@ -36,24 +36,24 @@ def measure(config: ShopConfig) -> dict[str, Any]:
         dataset = prepare(world / "interactions.parquet", Path(folder) / "data", PrepareConfig(split=split))
         evaluation = evaluate({**fit_floors(dataset), "oracle": ShopOracle(world, dataset)}, dataset)
     floor, oracle = evaluation.metrics[str(evaluation.best_floor)][METRIC], evaluation.metrics["oracle"][METRIC]
-    return {
+    new = evaluation.by_user["new"]["n"] + evaluation.cold_users
+    row = {
         "seed": config.seed,
         "intent_share": config.intent_share,
         "events": dataset.num_events,
         "simulate_s": round(seconds, 2),
         "n": evaluation.n,
-        "new_users": round(
-            (evaluation.by_user["new"]["n"] + evaluation.cold_users) / (evaluation.n + evaluation.cold_users), 3
-        ),
+        "new_users": round(new / (evaluation.n + evaluation.cold_users), 3),
         "cold_targets": evaluation.cold_targets,
         "best_floor": evaluation.best_floor,
         **{name: dataclasses.asdict(figures[METRIC]) for name, figures in evaluation.metrics.items()},
         "floor_over_oracle": round(floor.mean / oracle.mean, 3),
         "protocol": evaluation.protocol,
     }
+    return row | {"faults": _faults(row)}
 
 
-def faults(row: dict[str, Any]) -> list[str]:
+def _faults(row: dict[str, Any]) -> list[str]:
     """What a world fails of its pass conditions."""
     oracle, floor = row["oracle"], row[row["best_floor"]]
     if row["intent_share"] == 0:
@@ -66,29 +66,31 @@ def faults(row: dict[str, Any]) -> list[str]:
     return [fault for fault, is_so in checks.items() if is_so]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure every world, print a row each, append them to results/; 1 where one fails."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure every world, print a row each and append all to results/; exit code 1 where one fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
     parser.add_argument("--intent-share", type=float, nargs="+", default=[ShopConfig().intent_share, 0.0])
     options = parser.parse_args(arguments)
-    failed = False
-    print(
-        f"{'seed':>5} {'intents':>8} {'popularity':>11} {'transition':>11} {'oracle':>7} {'floor/oracle':>13} {'new users':>10}"
-    )  # noqa: T201  # a table is what it is for
+    columns = ("popularity", "transition", "oracle", "best/oracle")
+    print(f"NDCG@10  {'seed':>5} {'intents':>8}", *(f"{name:>11}" for name in columns))  # noqa: T201  # a script
+    worlds = []
     for share in options.intent_share:
         for seed in options.seeds:
-            row = measure(ShopConfig(seed=seed, intent_share=share))
-            means = [row[name]["mean"] for name in ("popularity", "transition-knn", "oracle")]
-            print(
-                f"{seed:>5} {share:>8.2f} {means[0]:>11.4f} {means[1]:>11.4f} {means[2]:>7.4f} {row['floor_over_oracle']:>13.3f} {row['new_users']:>10.1%}"
-            )  # noqa: T201  # as above
-            append("shop_world", row | {"faults": faults(row)})
-            for fault in faults(row):
-                failed = True
-                print(f"      FAILS: {fault}")  # noqa: T201  # as above
-    return int(failed)
+            worlds.append(measure(ShopConfig(seed=seed, intent_share=share)))
+            print(_line(worlds[-1]), flush=True)  # noqa: T201  # a script
+    command = f"python -m benchmarks.shop_world {' '.join(sys.argv[1:])}".strip()
+    append("shop_world", command, {"worlds": worlds})
+    if any(world["faults"] for world in worlds):
+        sys.exit(1)
+
+
+def _line(world: dict[str, Any]) -> str:
+    popularity, transition, oracle = (world[name]["mean"] for name in ("popularity", "transition-knn", "oracle"))
+    figures = f"{popularity:>11.4f} {transition:>11.4f} {oracle:>11.4f} {world['floor_over_oracle']:>11.3f}"
+    verdict = "; ".join(f"FAILS: {fault}" for fault in world["faults"])
+    return f"         {world['seed']:>5} {world['intent_share']:>8.2f} {figures}  {verdict}".rstrip()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -17,8 +17,9 @@ class RunLog:
         self.path, self.observe = path, observe
         self.seen: set[tuple[str, int]] = set()
         if path.is_file():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-            self.seen = {(event["event"], event["step"]) for event in map(json.loads, lines)}
+            _cut_torn_line(path)
+            events = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+            self.seen = {(event["event"], event["step"]) for event in events}
 
     def write(self, event: str, step: int, **values: Any) -> None:
         line = {"event": event, "step": step, "time": round(time.time(), 3), **values}
@@ -57,3 +58,12 @@ class RunClock:
             return False
         self.last_log = time.perf_counter()
         return True
+
+
+def _cut_torn_line(path: Path) -> None:
+    """A kill in the middle of a line leaves its beginning; it is taken away, for the event will be written again."""
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))

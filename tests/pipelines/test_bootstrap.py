@@ -20,7 +20,9 @@ def test_a_wider_level_gives_a_wider_interval() -> None:
 
 def test_the_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
-    intervals = [mean_interval(rng.random(60) < 0.3, resamples=300, level=0.9, seed=n) for n in range(200)]
+    intervals = [
+        mean_interval(rng.binomial(1, 0.3, 60).astype(float), resamples=300, level=0.9, seed=n) for n in range(200)
+    ]
     covered = np.mean([interval.low <= 0.3 <= interval.high for interval in intervals])
     assert 0.82 < covered < 0.97
 

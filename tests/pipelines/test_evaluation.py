@@ -1,36 +1,18 @@
 import json
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
-from recsys.errors import DataError, TrainingDiverged
-from recsys.features.batches import JaggedBatch
+from recsys.errors import DataError
 from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
 from recsys.models.floors import Popularity, TransitionKNN
+from recsys.models.protocols import Scorer
 from recsys.models.sasrec import SASRec, SASRecConfig
-from recsys.pipelines.evaluation import Seen, evaluate, rank_targets
-
-
-class Table:
-    """A Scorer with a row of scores for each user index."""
-
-    def __init__(self, rows: np.ndarray) -> None:
-        self.rows = torch.from_numpy(np.asarray(rows, dtype=np.float64))
-
-    def scores(self, batch: JaggedBatch, candidates: Tensor | None = None) -> Tensor:
-        assert batch.users is not None
-        rows = self.rows[batch.users].clone()
-        rows[:, 0] = -torch.inf
-        return rows if candidates is None else rows.gather(1, candidates)
+from recsys.pipelines.evaluation import evaluate
 
 
 def write_log(folder: Path, sequences: list[list[int]], protocol: str = "loo") -> PreparedDataset:
@@ -43,15 +25,6 @@ def write_log(folder: Path, sequences: list[list[int]], protocol: str = "loo") -
     return prepare(folder / "log.txt", folder / "data", PrepareConfig(split=split[protocol]))
 
 
-def rank_by_hand(row: np.ndarray, target: int, history: list[int], is_known: np.ndarray, seen: Seen) -> float:
-    candidates = [j for j in range(1, len(row)) if is_known[j] and (seen == "keep" or j not in history)]
-    if target not in candidates or row[target] == -math.inf:
-        return math.inf
-    greater = sum(row[j] > row[target] for j in candidates)
-    equal = sum(row[j] == row[target] for j in candidates)
-    return 1 + greater + (equal - 1) / 2
-
-
 @pytest.fixture(scope="module")
 def model_and_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[SASRec, PreparedDataset]:
     rng = np.random.default_rng(0)
@@ -59,91 +32,6 @@ def model_and_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[SASRec, Pr
     torch.manual_seed(0)
     model = SASRec(SASRecConfig(d_model=16, num_heads=2, num_layers=1, max_len=12), num_items=40)
     return model, write_log(tmp_path_factory.mktemp("model"), sequences)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    sequences=st.lists(st.lists(st.integers(1, 7), min_size=3, max_size=12), min_size=1, max_size=6),
-    protocol=st.sampled_from(["loo", "ratio"]),
-    split=st.sampled_from(["valid", "test"]),
-    seen=st.sampled_from(["exclude", "keep"]),
-    seed=st.integers(0, 99),
-)
-def test_ranks_equal_counting_by_hand(
-    tmp_path_factory: pytest.TempPathFactory,
-    sequences: list[list[int]],
-    protocol: str,
-    split: Any,
-    seen: Seen,
-    seed: int,
-) -> None:
-    dataset = write_log(tmp_path_factory.mktemp("logs"), sequences, protocol)
-    rng = np.random.default_rng(seed)
-    rows = rng.choice([-np.inf, 0.0, 0.5, 1.0, 2.0], (dataset.num_users + 1, dataset.num_items + 1))  # many ties
-    queries, is_known = dataset.queries(split), dataset.train_counts() > 0
-    wanted = [
-        rank_by_hand(rows[queries.user[n]], int(target), queries.gather(n)[0].tolist(), is_known, seen)
-        for n in range(len(queries))
-        for target in queries.targets(n)
-    ]
-    one_row_at_a_time = rank_targets(Table(rows), dataset, queries, seen, score_bytes=1)
-    assert rank_targets(Table(rows), dataset, queries, seen).tolist() == wanted
-    assert one_row_at_a_time.tolist() == wanted
-
-
-def test_constant_scores_do_not_pass_for_hits(tmp_path: Path) -> None:
-    dataset = write_log(tmp_path, [list(range(1, 51)), [1, 2, 49], [3, 4, 7], [5, 6, 9]])
-    evaluation = evaluate({"constant": Table(np.zeros((5, 51)))}, dataset, seen="keep")
-    assert evaluation.metrics["constant"]["hr@20"].mean == 0.0
-
-
-def test_the_number_of_rows_at_a_time_changes_no_rank(model_and_data: tuple[SASRec, PreparedDataset]) -> None:
-    model, dataset = model_and_data
-    queries = dataset.queries("test")
-    whole = rank_targets(model, dataset, queries)
-    for score_bytes in (1, 32 * 41 * 3, 32 * 41 * 17):
-        assert rank_targets(model, dataset, queries, score_bytes=score_bytes).tolist() == whole.tolist()
-
-
-def test_a_model_reads_its_last_events_but_its_whole_history_is_left_out(tmp_path: Path) -> None:
-    model = SASRec(SASRecConfig(d_model=8, num_heads=1, num_layers=1, max_len=2), num_items=9)
-    dataset = write_log(tmp_path, [[1, 2, 3, 4, 5, 6, 7, 1], [8, 9, 1, 2, 8, 5]])
-    ranks = rank_targets(model, dataset, dataset.queries("test"))
-    assert ranks[0] == math.inf  # item 1 was seen long before the last two events
-
-
-def test_a_training_model_is_ranked_without_dropout_and_goes_on_training(
-    model_and_data: tuple[SASRec, PreparedDataset],
-) -> None:
-    model, dataset = model_and_data
-    queries = dataset.queries("valid")
-    wanted = rank_targets(model.eval(), dataset, queries)
-    assert rank_targets(model.train(), dataset, queries).tolist() == wanted.tolist()
-    assert model.training
-
-
-@pytest.mark.parametrize("make", [float, lambda _: math.nan], ids=["clean", "nan"])
-def test_one_nan_among_the_scores_is_a_failure(tmp_path: Path, make: Callable[[float], float]) -> None:
-    dataset = write_log(tmp_path, [[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])
-    rows = np.ones((3, 6))
-    rows[2, 4] = make(1.0)
-    if np.isnan(rows).any():
-        with pytest.raises(TrainingDiverged, match="broken: scores are NaN for 50% of 2 histories"):
-            evaluate({"broken": Table(rows)}, dataset)
-    else:
-        assert evaluate({"sound": Table(rows)}, dataset).n == 2
-
-
-def test_scores_of_the_wrong_width_are_refused(tmp_path: Path) -> None:
-    dataset = write_log(tmp_path, [[1, 2, 3, 4, 5]])
-    with pytest.raises(ValueError, match=r"shape \(1, 4\), wanted \(1, 6\)"):
-        rank_targets(Table(np.ones((2, 4))), dataset, dataset.queries("test"))
-
-
-def test_an_unknown_seen_rule_is_refused(tmp_path: Path) -> None:
-    dataset = write_log(tmp_path, [[1, 2, 3, 4, 5]])
-    with pytest.raises(ValueError, match="seen='drop': wanted exclude or keep"):
-        rank_targets(Popularity.fit(dataset), dataset, dataset.queries("test"), "drop")  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_a_split_without_questions_and_no_scorer_are_refused(tmp_path: Path) -> None:
@@ -167,7 +55,7 @@ def test_reachable_cold_and_repeated_targets_are_counted(tmp_path: Path) -> None
 
 def test_differences_are_paired_against_the_best_floor(model_and_data: tuple[SASRec, PreparedDataset]) -> None:
     model, dataset = model_and_data
-    floors = {"popularity": Popularity.fit(dataset), "transition-knn": TransitionKNN.fit(dataset)}
+    floors: dict[str, Scorer] = {"popularity": Popularity.fit(dataset), "transition-knn": TransitionKNN.fit(dataset)}
     evaluation = evaluate({**floors, "sasrec": model}, dataset)
     means = {name: figures["ndcg@10"].mean for name, figures in evaluation.metrics.items()}
     best = max(floors, key=lambda name: means[name])

@@ -55,6 +55,8 @@ class Ranker:
         self.bundle = bundle
         self._is_hidden = torch.from_numpy(bundle.popularity == 0)  # (V+1,)
         self._is_hidden[0] = True
+        with torch.no_grad():
+            self._item_vectors = bundle.model.item_vectors()  # (V+1, D), kept: some models build it anew at each call
         self._popularity = torch.from_numpy(bundle.popularity.astype(np.float32))
 
     def recommend(
@@ -153,5 +155,5 @@ class Ranker:
                 query_times=None if query_time is None else [query_time] * len(rows),
                 max_len=self.bundle.model.max_len,
             )
-            scores[torch.tensor(rows)] = scores_of(self.bundle.model, batch)
+            scores[torch.tensor(rows)] = scores_of(self.bundle.model, batch, self._item_vectors)
         return scores

@@ -3,6 +3,7 @@ import hashlib
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -111,11 +112,11 @@ def test_a_world_that_cannot_be_written_leaves_the_older_one(
     out = simulate(dataclasses.replace(small_config, users=20), tmp_path / "world")
     before, save, count = digests(out), np.save, [0]
 
-    def full_disk(*arguments: object) -> None:
+    def full_disk(*arguments: Any) -> None:
         count[0] += 1
         if count[0] > 5:
             raise OSError(28, "No space left on device")
-        save(*arguments)  # type: ignore[call-overload]  # passed on as they came
+        save(*arguments)
 
     monkeypatch.setattr(np, "save", full_disk)
     with pytest.raises(DataError, match="cannot be written .No space left on device."):

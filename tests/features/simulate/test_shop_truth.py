@@ -21,7 +21,7 @@ def test_terms_and_seen_mass_equal_the_whole_distribution(small_world: ShopWorld
 
 
 def test_the_true_probabilities_are_calibrated(small_world: ShopWorld, small_events: ShopEvents) -> None:
-    """What was drawn agrees with what was promised: log-loss equals the entropy, category by category the counts agree."""
+    """What was drawn agrees with what was promised: log-loss with entropy, counts of categories with their sums."""
     world, events = small_world, small_events
     mix = world.mix(events.user_of_event, events.periods, events.intents, events.recent)
     start = np.repeat(events.offsets[:-1], np.diff(events.offsets))

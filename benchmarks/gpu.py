@@ -1,0 +1,144 @@
+"""What is owed on a machine with a GPU, in one command: agreement with the CPU, speed, and trainings to the end.
+
+    python -m benchmarks.gpu --runs runs --out OUT [--device cuda] [--seconds 20] [--epochs 40]
+
+Needs torch, numpy, safetensors and PyYAML alone, and the prepared datasets runs/ml-1m/data and runs/amazon-beauty/data
+(`python -m benchmarks.path` makes them; they are copied as they are). Writes OUT/gpu.json after every part.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.record import machine
+from recsys import config as configs
+from recsys.features.batches import TrainBatches, query_batches
+from recsys.features.dataset import PreparedDataset
+from recsys.models import registry
+from recsys.models.bundle import load_bundle
+from recsys.models.ranking.score import scores_of
+from recsys.pipelines.evaluation import rank_targets
+from recsys.pipelines.metrics import metrics_per_query
+from recsys.pipelines.optimization import build_optimizer
+from recsys.pipelines.run_config import TrainConfig
+from recsys.pipelines.training import train
+
+CONFIGS = ("ml-1m/sasrec", "ml-1m/bert4rec", "amazon-beauty/sasrec", "amazon-beauty/bert4rec")
+WARM_UP_STEPS = 5
+
+
+def load_config(name: str, runs: Path, device: str, epochs: int | None) -> TrainConfig:
+    """The config of configs/, on this device."""
+    mapping = configs.read(Path("configs") / f"{name}.yaml")
+    config = configs.load(TrainConfig, {**mapping, "data": str(runs / name.split("/")[0] / "data")})
+    changed = replace(config.train, device=device, epochs=epochs or config.train.epochs)
+    return replace(config, train=changed)
+
+
+def agreement(config: TrainConfig, device: str) -> dict[str, float]:
+    """Largest difference of loss, gradients and scores between this device and the CPU, dropout off, float32."""
+    dataset = PreparedDataset.open(config.data)
+    found = {}
+    for place in ("cpu", device):
+        torch.manual_seed(0)
+        model: Any = registry.build(config.model["name"], {**config.model_config, "dropout": 0.0}, dataset.num_items)
+        model.to(place)
+        batches = TrainBatches(dataset, max_len=model.train_len, tokens_per_batch=4096, seed=0)
+        batch = next(iter(batches.epoch(0))).to(place)
+        loss = model.loss(batch, torch.Generator().manual_seed(0))
+        torch.autograd.backward(loss)
+        gradients = torch.cat([parameter.grad.flatten().cpu() for parameter in model.parameters()])
+        _, asked = next(iter(query_batches(dataset, dataset.queries("valid"), max_len=model.max_len, max_rows=64)))
+        scores = scores_of(model.eval(), asked.to(place))[:, 1:].cpu()
+        found[place] = (float(loss.detach()), gradients, scores)
+    (loss_a, grad_a, score_a), (loss_b, grad_b, score_b) = found["cpu"], found[device]
+    return {
+        "loss": abs(loss_a - loss_b),
+        "gradient_relative": float((grad_a - grad_b).norm() / grad_a.norm()),
+        "score": float((score_a - score_b).abs().max()),
+    }
+
+
+def speed(config: TrainConfig, device: str, seconds: float) -> dict[str, Any]:
+    """Real events per second of training steps, each timed to its end on the device."""
+    dataset = PreparedDataset.open(config.data)
+    model: Any = registry.build(config.model["name"], config.model_config, dataset.num_items)
+    model.to(device).train()
+    optimizer = build_optimizer(model, config.train)
+    batches = TrainBatches(
+        dataset, max_len=model.train_len, tokens_per_batch=config.train.tokens_per_batch, seed=config.seed
+    )
+    speeds: list[float] = []
+    until, number, epoch = time.perf_counter() + seconds, 0, 0
+    while time.perf_counter() < until:
+        for batch in batches.epoch(epoch):
+            began = time.perf_counter()
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(model.loss(batch.to(device), torch.Generator().manual_seed(number)))
+            optimizer.step()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            number += 1
+            if number > WARM_UP_STEPS:
+                speeds.append(len(batch.values) / (time.perf_counter() - began))
+            if time.perf_counter() >= until:
+                break
+        epoch += 1
+    return {"events_per_s": round(statistics.median(speeds)), "steps": len(speeds)}
+
+
+def quality(config: TrainConfig, out: Path) -> dict[str, Any]:
+    """Train to the end and rank the test part in full."""
+    began = time.perf_counter()
+    result = train(config, out)
+    seconds = time.perf_counter() - began
+    dataset, bundle = PreparedDataset.open(config.data), load_bundle(result.bundle)
+    queries = dataset.queries("test")
+    ranks = rank_targets(bundle.model, dataset, queries)
+    figures = {name: float(value.mean()) for name, value in metrics_per_query(ranks, queries.target_offsets).items()}
+    return {
+        "seconds": round(seconds, 1),
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "protocol": dataset.protocol_string("test", "exclude"),
+        "validation": result.validation,
+        "test": figures,
+    }
+
+
+def main() -> None:
+    """Run every part for every config and write the JSON after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the prepared datasets")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder for gpu.json and the runs")
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the script")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of timed steps for each config")
+    parser.add_argument("--epochs", type=int, default=None, help="of the trainings; those of each config by default")
+    parser.add_argument("--only", default="", help="configs whose name holds this")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {"machine": machine(), "configs": {}}
+    for name in (name for name in CONFIGS if arguments.only in name):
+        config = load_config(name, arguments.runs, arguments.device, arguments.epochs)
+        row = report["configs"].setdefault(name, {})
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "agreement": partial(agreement, config, arguments.device),
+            "speed": partial(speed, config, arguments.device, arguments.seconds),
+            "quality": partial(quality, config, arguments.out / name.replace("/", "-")),
+        }
+        for part, measure in parts.items():
+            row[part] = measure()
+            (arguments.out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            print(f"{name} {part}: {json.dumps(row[part])}", flush=True)  # noqa: T201  # a script
+
+
+if __name__ == "__main__":
+    main()
