@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recsys.features.dataset import PreparedDataset
@@ -9,15 +10,26 @@ from recsys.pipelines.evaluation import evaluate
 from recsys.pipelines.floors import TRANSITION_GRID, fit_floors, tune_transition_knn
 
 
-def test_tuning_takes_the_best_setting_on_the_validation_part(circle: PreparedDataset) -> None:
+@pytest.fixture(scope="module")
+def walks(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    """Steps of one on a circle of 30, but the last step, which tests, is random."""
+    folder, rng = tmp_path_factory.mktemp("walks"), np.random.default_rng(0)
+    starts, ends = rng.integers(0, 30, 200), rng.integers(0, 30, 200)
+    rows = [[(start + n) % 30 for n in range(8)] + [end] for start, end in zip(starts, ends, strict=True)]
+    (folder / "log.txt").write_text("".join(f"{u} {' '.join(map(str, row))}\n" for u, row in enumerate(rows)))
+    return prepare(folder / "log.txt", folder / "data", PrepareConfig(split=SplitConfig(protocol="loo")))
+
+
+def test_tuning_takes_the_best_setting_on_the_validation_part(walks: PreparedDataset) -> None:
     told: dict[str, float] = {}
-    chosen = tune_transition_knn(circle, observe=told.__setitem__)
+    chosen = tune_transition_knn(walks, observe=told.__setitem__)
     assert list(told) == list(TRANSITION_GRID)
     assert chosen == TRANSITION_GRID[max(told, key=lambda name: told[name])]
+    assert max(told.values()) > 0.9
     for name in ("markov", "long"):
-        knn = TransitionKNN.fit(circle, TRANSITION_GRID[name])
-        figures = evaluate({"knn": knn}, circle, split="valid").metrics["knn"]
-        assert told[name] == pytest.approx(figures["ndcg@10"].mean)
+        knn = TransitionKNN.fit(walks, TRANSITION_GRID[name])
+        assert told[name] == pytest.approx(evaluate({"knn": knn}, walks, "valid").metrics["knn"]["ndcg@10"].mean)
+        assert evaluate({"knn": knn}, walks, "test").metrics["knn"]["ndcg@10"].mean < 0.5
 
 
 def test_of_equal_settings_the_first_is_kept(circle: PreparedDataset) -> None:

@@ -166,11 +166,8 @@ class _Step:
         free = (self.intents[users, 0, NEED] >= 0).astype(np.int64)
         slot = np.where(is_new, free, component - 3)
         intents = self.intents[users, slot]
-        ahead = np.searchsorted(
-            np.cumsum([self.world.config.repeat, 1 - self.world.config.repeat - self.world.config.skip]),
-            draw(2),
-            side="right",
-        )
+        config, step = self.world.config, draw(2)
+        ahead = (step >= config.repeat).astype(np.int64) + (step >= 1 - config.skip)
         intents[:, STEP] = np.minimum(intents[:, STEP] + ahead, self.world.lengths[intents[:, NEED]] - 1)
         new = np.flatnonzero(is_new)
         segment = self.world.segment[self.events.users[users[new]]]

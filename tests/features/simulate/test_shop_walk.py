@@ -72,3 +72,36 @@ def test_the_number_of_events_is_as_asked_and_log_normal() -> None:
 def test_another_seed_gives_another_walk(small_config: ShopConfig, small_events: ShopEvents) -> None:
     world = ShopWorld.draw(dataclasses.replace(small_config, seed=4))
     assert not np.array_equal(walk(world, np.arange(20)).items, small_events.items[: small_events.offsets[20]])
+
+
+def test_many_events_in_the_last_moment_still_rise_within_the_world(
+    small_world: ShopWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.features.simulate.shop_walk._GAP_US", 1e13)
+    events = walk(small_world, np.arange(100))
+    rises = np.diff(events.times)[np.diff(events.user_of_event) == 0]
+    assert rises.min() == 1
+    assert events.times.max() < START_US + small_world.config.days * DAY_US
+
+
+def test_steps_are_skipped_and_intents_given_up_as_often_as_asked(small_config: ShopConfig) -> None:
+    config = dataclasses.replace(small_config, users=1500, skip=0.3, repeat=0.1, abandon=0.2, interleaving=0.0)
+    world = ShopWorld.draw(config)
+    events = walk(world, np.arange(config.users))
+    before, after = (events.intents[rows, 0] for rows in (slice(None, -1), slice(1, None)))
+    has_way = before[:, STEP] + 2 < world.lengths[before[:, NEED]] - 1
+    starts = (np.diff(events.user_of_event) == 0) & (before[:, NEED] >= 0) & has_way
+    ahead = np.where(after[starts, NEED] == before[starts, NEED], after[starts, STEP] - before[starts, STEP], -1)
+    nexts, skips, given_up = ((ahead == 1).sum(), (ahead == 2).sum(), (ahead == -1).sum())
+    assert skips / (nexts + skips) == pytest.approx(config.skip / (1 - config.repeat), rel=0.1)
+    followed = (nexts + skips) / (1 - config.repeat) + given_up
+    assert given_up / followed == pytest.approx(config.abandon, rel=0.1)
+
+
+def test_the_intent_that_moved_is_the_one_followed_last(small_events: ShopEvents) -> None:
+    events = small_events
+    same_user = np.diff(events.user_of_event) == 0
+    moved = (events.intents[1:] != events.intents[:-1]).any(-1) & same_user[:, None]  # (E-1, 2)
+    for slot in (0, 1):
+        assert moved[:, slot].sum() > 100
+        assert (events.recent[1:][moved[:, slot]] == slot).all()
