@@ -25,8 +25,8 @@ from recsys.features.dataset import PreparedDataset
 from recsys.models import registry
 from recsys.models.bundle import load_bundle
 from recsys.models.ranking.score import scores_of
-from recsys.pipelines.evaluation import rank_targets
-from recsys.pipelines.metrics import metrics_per_query
+from recsys.pipelines.evaluation.full_ranking import rank_targets
+from recsys.pipelines.evaluation.metrics import metrics_per_query
 from recsys.pipelines.optimization import build_optimizer
 from recsys.pipelines.run_config import TrainConfig
 from recsys.pipelines.training import train

@@ -20,8 +20,8 @@ from benchmarks.record import append
 from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
 from recsys.features.simulate.shop import ShopConfig, simulate
 from recsys.models.oracle import ShopOracle
-from recsys.pipelines.evaluation import evaluate
-from recsys.pipelines.floors import fit_floors
+from recsys.pipelines.evaluation.evaluate import evaluate
+from recsys.pipelines.evaluation.floors import fit_floors
 
 METRIC = "ndcg@10"
 

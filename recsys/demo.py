@@ -23,10 +23,10 @@ from recsys.errors import RecsysError
 from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import PrepareConfig, prepare
 from recsys.features.simulate.shop import ShopConfig, simulate
-from recsys.pipelines.evaluation_report import EvaluationReport, evaluate_bundle
+from recsys.pipelines.evaluation.report import EvaluationReport, evaluate_bundle
 from recsys.pipelines.ingest import ingest
 from recsys.pipelines.run_config import TrainConfig
-from recsys.pipelines.tracking import Tracker, tracking_uri
+from recsys.pipelines.tracking.tracker import Tracker, tracking_uri
 from recsys.pipelines.training import train
 from recsys.progress import Progress
 

@@ -19,7 +19,7 @@ import yaml
 import recsys
 from recsys.cli import app, main
 from recsys.features.dataset import PreparedDataset
-from recsys.pipelines.tracking_cursor import TrackingCursor
+from recsys.pipelines.tracking.cursor import TrackingCursor
 
 DOCS = Path(__file__).parents[1] / "docs" / "cli.md"
 MODEL = {"name": "sasrec", "d_model": 8, "num_layers": 1, "num_heads": 1, "max_len": 8}

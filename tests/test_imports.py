@@ -49,7 +49,7 @@ BARE_MODULES = (
     "recsys.models.bundle",
     "recsys.models.ranking.ranker",
     "recsys.pipelines.checkpoint",
-    "recsys.pipelines.evaluation",
+    "recsys.pipelines.evaluation.evaluate",
     "recsys.pipelines.training",
 )
 

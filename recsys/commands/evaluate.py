@@ -9,8 +9,8 @@ import typer
 from recsys.commands.output import Output, table
 
 if TYPE_CHECKING:
-    from recsys.pipelines.evaluation import Evaluation
-    from recsys.pipelines.evaluation_report import EvaluationReport
+    from recsys.pipelines.evaluation.evaluate import Evaluation
+    from recsys.pipelines.evaluation.report import EvaluationReport
 
 
 class Split(StrEnum):
@@ -42,7 +42,7 @@ def evaluate(
 ) -> None:
     """Exact full-ranking figures between the floors and the ceiling; writes evaluation.json."""
     output: Output = context.obj
-    from recsys.pipelines.evaluation_report import evaluate_bundle
+    from recsys.pipelines.evaluation.report import evaluate_bundle
     from recsys.progress import Progress
 
     with Progress(output.err) as progress:
@@ -75,7 +75,7 @@ def _send(report: "EvaluationReport", output: Output) -> None:
     if not (run_dir / "tracking.json").is_file():
         return
     from recsys.errors import RecsysError
-    from recsys.pipelines.tracking import sync
+    from recsys.pipelines.tracking.tracker import sync
 
     try:
         sync([run_dir])

@@ -46,7 +46,7 @@ def sync_runs(
 ) -> None:
     """Sends to MLflow what it does not have yet; sending twice changes nothing."""
     output: Output = context.obj
-    from recsys.pipelines.tracking import sync
+    from recsys.pipelines.tracking.tracker import sync
 
     sent = sync(runs or [Path("runs")], uri=tracking, experiment=experiment, say=output.say)
     rows: list[dict[str, Any]] = [

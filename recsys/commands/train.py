@@ -12,7 +12,7 @@ from recsys.commands.output import Output, table
 from recsys.errors import InputError
 
 if TYPE_CHECKING:
-    from recsys.pipelines.tracking import Tracker
+    from recsys.pipelines.tracking.tracker import Tracker
     from recsys.pipelines.training import TrainResult
 
 
@@ -77,9 +77,9 @@ def effective(file: Path, assignments: Sequence[str], data: Path | None) -> dict
 
 def _run(plain: dict[str, Any], out: Path, tracker: "Tracker | None", output: Output) -> "TrainResult":
     from recsys import config as configs
-    from recsys.pipelines.plots import draw_curves
     from recsys.pipelines.run_config import TrainConfig
     from recsys.pipelines.run_folder import RunFolder
+    from recsys.pipelines.tracking.plots import draw_curves
     from recsys.pipelines.training import Stopped, train
     from recsys.progress import Progress
 
@@ -109,7 +109,7 @@ def _tracker(
 ) -> "Tracker | None":
     from importlib.util import find_spec
 
-    from recsys.pipelines.tracking import Tracker, tracking_uri
+    from recsys.pipelines.tracking.tracker import Tracker, tracking_uri
 
     if find_spec("mlflow") is None:
         output.warn(
@@ -139,7 +139,7 @@ def _show(result: "TrainResult", out: Path, tracker: "Tracker | None", output: O
 
 
 def _registered(out: Path) -> str | None:
-    from recsys.pipelines.tracking_cursor import TrackingCursor
+    from recsys.pipelines.tracking.cursor import TrackingCursor
 
     cursor = TrackingCursor.read(out)
     return f"models:/{cursor.model['name']}/{cursor.model['version']}" if cursor and cursor.model else None

@@ -12,13 +12,13 @@ from typing import Any
 
 from recsys import config as configuration
 from recsys.errors import DataError
-from recsys.features.assemble import Say, assemble
 from recsys.features.dataset import PreparedDataset, Protocol
-from recsys.features.filters import FilterConfig
+from recsys.features.formats.quarantine import refuse_too_many_rejected
 from recsys.features.formats.source import hash_file
 from recsys.features.manifest import FORMAT
+from recsys.features.preparation.assemble import Say, assemble
+from recsys.features.preparation.filters import FilterConfig
 from recsys.features.prepare_config import PrepareConfig
-from recsys.features.quarantine import refuse_too_many_rejected
 from recsys.features.readers import ReadResult, read_interactions
 from recsys.features.schema import ReadConfig
 from recsys.features.splits import SplitConfig

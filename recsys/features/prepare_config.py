@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from recsys.features.filters import FilterConfig
+from recsys.features.preparation.filters import FilterConfig
 from recsys.features.schema import ReadConfig
 from recsys.features.splits import SplitConfig
 

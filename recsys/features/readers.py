@@ -16,13 +16,13 @@ from recsys.features.dataset import Order
 from recsys.features.formats.detect import MOVIELENS_SEPARATOR, is_parquet, separator_of, text_format
 from recsys.features.formats.json_lines import read_json_lines
 from recsys.features.formats.parquet import read_parquet
+from recsys.features.formats.quarantine import judge
 from recsys.features.formats.raw import RawTable
 from recsys.features.formats.separated import read_separated
 from recsys.features.formats.sequences import read_sequences
 from recsys.features.formats.source import Source, read_lines, read_source
-from recsys.features.quarantine import judge
+from recsys.features.formats.times import iso_to_us, looks_like_times
 from recsys.features.schema import ReadConfig, near_miss, resolve_columns
-from recsys.features.times import iso_to_us, looks_like_times
 from recsys.features.vocabulary import IdKind
 
 DAY_US = 86_400_000_000

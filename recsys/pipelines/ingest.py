@@ -14,9 +14,9 @@ from pathlib import Path
 import polars as pl
 
 from recsys.errors import DataError, InputError
-from recsys.features.journal import CLAIMED, FUTURE_TOLERANCE_US, Event, Journal, event_id_of, now_us
-from recsys.features.journal_file import FILE
-from recsys.features.quarantine import refuse_too_many_rejected
+from recsys.features.formats.quarantine import refuse_too_many_rejected
+from recsys.features.journal.file import FILE
+from recsys.features.journal.journal import CLAIMED, FUTURE_TOLERANCE_US, Event, Journal, event_id_of, now_us
 from recsys.features.readers import ReadResult, read_interactions
 from recsys.features.schema import ReadConfig
 

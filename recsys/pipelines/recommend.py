@@ -16,8 +16,8 @@ import polars as pl
 
 from recsys.errors import InputError
 from recsys.features.dataset import PreparedDataset
-from recsys.features.journal import Journal
-from recsys.features.journal_file import check_id, key_of
+from recsys.features.journal.file import check_id, key_of
+from recsys.features.journal.journal import Journal
 from recsys.models.bundle import load_bundle, resolve
 from recsys.models.ranking.ranker import History, ItemId, Ranked, Ranker
 

@@ -27,8 +27,8 @@ from recsys.models import registry
 from recsys.models.bundle import save_bundle
 from recsys.models.protocols import NextItemModel
 from recsys.pipelines import checkpoint
-from recsys.pipelines.evaluation import rank_targets
-from recsys.pipelines.metrics import metrics_per_query
+from recsys.pipelines.evaluation.full_ranking import rank_targets
+from recsys.pipelines.evaluation.metrics import metrics_per_query
 from recsys.pipelines.optimization import build_optimizer, learning_rate_factor
 from recsys.pipelines.run_config import TrainConfig, open_run, record_of
 from recsys.pipelines.run_log import Observer, RunClock, RunLog

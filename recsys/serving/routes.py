@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, HTTPException, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from recsys.features.journal_file import MAX_ID_CHARS
+from recsys.features.journal.file import MAX_ID_CHARS
 from recsys.serving.schemas import (
     MAX_EVENTS,
     MAX_K,

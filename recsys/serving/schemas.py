@@ -15,8 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from recsys.features.journal import Event
-from recsys.features.journal_file import check_id
+from recsys.features.journal.file import check_id
+from recsys.features.journal.journal import Event
 
 MAX_K = 1_000
 MAX_ITEMS = 10_000  # of a sequence, a list of candidates or of excluded items

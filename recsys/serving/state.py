@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 import recsys
 from recsys.errors import BundleError, InputError
-from recsys.features.journal import CLAIMED, Impression, Journal, now_us
+from recsys.features.journal.journal import CLAIMED, Impression, Journal, now_us
 from recsys.models.bundle import Bundle, check_golden, load_bundle, resolve
 from recsys.models.ranking.ranker import History, Ranked, Ranker
 from recsys.serving.schemas import (

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import DataError, InputError
-from recsys.features.journal import Event, Journal, event_id_of, now_us
+from recsys.features.journal.journal import Event, Journal, event_id_of, now_us
 from recsys.features.schema import ReadConfig
 from recsys.pipelines import ingest as module
 from recsys.pipelines.ingest import ingest

@@ -12,13 +12,13 @@ import torch
 from recsys.errors import BundleError, DataError, InputError
 from recsys.features.batches import query_batches
 from recsys.features.dataset import PreparedDataset
-from recsys.features.journal import Event, Journal
+from recsys.features.journal.journal import Event, Journal
 from recsys.models import registry
 from recsys.models.bundle import load_bundle, save_bundle
 from recsys.models.ranking.ranker import History, Ranker
 from recsys.models.ranking.score import scores_of
 from recsys.pipelines import recommend as module
-from recsys.pipelines.evaluation import rank_targets
+from recsys.pipelines.evaluation.evaluate import rank_targets
 from recsys.pipelines.recommend import recommend_sequence, recommend_users
 from recsys.serving.app import create_app
 from recsys.serving.settings import ServingSettings

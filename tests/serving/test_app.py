@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from recsys.errors import BundleError, InputError
-from recsys.features.journal import Journal
+from recsys.features.journal.journal import Journal
 from recsys.serving.app import _bind, background_server, serve
 
 PROGRAM = """

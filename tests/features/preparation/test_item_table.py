@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from recsys.errors import DataError
-from recsys.features.item_table import join_items, read_items
+from recsys.features.preparation.item_table import join_items, read_items
 from recsys.features.schema import ReadConfig
 from recsys.features.vocabulary import Vocabulary
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.pipelines.metrics import metrics_per_query
+from recsys.pipelines.evaluation.metrics import metrics_per_query
 
 ranks_of_queries = st.lists(
     st.lists(st.one_of(st.integers(2, 60).map(lambda n: n / 2), st.just(math.inf)), min_size=1, max_size=6),

@@ -7,8 +7,8 @@ import polars as pl
 
 from recsys.errors import DataError
 from recsys.features.formats.raw import LINE, REJECTED_SCHEMA, TEXT, RawTable
+from recsys.features.formats.times import Times, parse_times
 from recsys.features.schema import IdRule, ReadConfig
-from recsys.features.times import Times, parse_times
 from recsys.features.vocabulary import IdKind
 
 INTEGER = r"^-?[0-9]+$"

@@ -55,7 +55,7 @@ def log_bundle(client: "MlflowClient", run_id: str, bundle: Path) -> Any:
         name="bundle",
         flavor=mlflow.pyfunc,
         run_id=run_id,
-        loader_module="recsys.pipelines.pyfunc",
+        loader_module="recsys.pipelines.tracking.pyfunc",
         data_path=str(bundle),
         signature=signature,
         input_example=pd.DataFrame({"sequence": [example]}),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from recsys.errors import InputError
 from recsys.models.tracking_server import artifact_location
 from recsys.pipelines.run_folder import RunFolder
-from recsys.pipelines.tracking_cursor import TrackingCursor
+from recsys.pipelines.tracking.cursor import TrackingCursor
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -178,7 +178,7 @@ class Delivery:
         self._mark("evaluation", evaluation)
 
     def _draw_curves(self, is_final: bool) -> None:
-        from recsys.pipelines.plots import draw_curves
+        from recsys.pipelines.tracking.plots import draw_curves
 
         if is_final and not (self.run.path / "curves.png").is_file():
             draw_curves(self.run)
@@ -216,7 +216,7 @@ class Delivery:
     def _new_version(self, name: str, bundle: str) -> str:
         from mlflow.exceptions import MlflowException
 
-        from recsys.pipelines.pyfunc import log_bundle
+        from recsys.pipelines.tracking.pyfunc import log_bundle
 
         try:
             self.client.create_registered_model(name)

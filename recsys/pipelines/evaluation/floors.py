@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from recsys.features.dataset import PreparedDataset
 from recsys.models.floors import Popularity, TransitionConfig, TransitionKNN
 from recsys.models.protocols import Scorer
-from recsys.pipelines.full_ranking import rank_targets
-from recsys.pipelines.metrics import metrics_per_query
+from recsys.pipelines.evaluation.full_ranking import rank_targets
+from recsys.pipelines.evaluation.metrics import metrics_per_query
 
 # In the order in which they are tried; of equal ones the first is kept.
 TRANSITION_GRID: Mapping[str, TransitionConfig] = {

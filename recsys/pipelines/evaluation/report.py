@@ -13,8 +13,8 @@ from recsys.features.dataset import PreparedDataset
 from recsys.models.bundle import Bundle, attach_metrics, load_bundle, resolve
 from recsys.models.oracle import ShopOracle
 from recsys.models.protocols import NextItemModel, Scorer
-from recsys.pipelines.evaluation import Evaluation, Seen, Split, evaluate
-from recsys.pipelines.floors import fit_floors
+from recsys.pipelines.evaluation.evaluate import Evaluation, Seen, Split, evaluate
+from recsys.pipelines.evaluation.floors import fit_floors
 
 
 @dataclass(frozen=True)

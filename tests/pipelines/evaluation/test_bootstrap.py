@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from recsys.pipelines.bootstrap import difference_interval, interval_of, mean_interval, resampled_means
+from recsys.pipelines.evaluation.bootstrap import difference_interval, interval_of, mean_interval, resampled_means
 
 
 def test_the_interval_of_a_mean_agrees_with_the_normal_law() -> None:
@@ -51,7 +51,7 @@ def test_columns_share_their_resamples() -> None:
 def test_drawing_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(5).random((70, 3))
     whole = resampled_means(values, resamples=11)
-    monkeypatch.setattr("recsys.pipelines.bootstrap._DRAWS_AT_ONCE", 140)
+    monkeypatch.setattr("recsys.pipelines.evaluation.bootstrap._DRAWS_AT_ONCE", 140)
     np.testing.assert_allclose(resampled_means(values, resamples=11), whole)
 
 

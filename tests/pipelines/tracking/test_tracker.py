@@ -23,9 +23,9 @@ from recsys.models.bundle import load_bundle, save_bundle
 from recsys.models.ranking.ranker import History, Ranker
 from recsys.models.tracking_server import check_uri, connect, without_password
 from recsys.pipelines.run_folder import RunFolder, find_runs
-from recsys.pipelines.tracking import Tracker, sync, tracking_uri
-from recsys.pipelines.tracking_cursor import TrackingCursor
-from recsys.pipelines.tracking_delivery import CURVES, flat
+from recsys.pipelines.tracking.cursor import TrackingCursor
+from recsys.pipelines.tracking.delivery import CURVES, flat
+from recsys.pipelines.tracking.tracker import Tracker, sync, tracking_uri
 
 pytest.importorskip("mlflow", reason="needs the extra tracking")
 
@@ -57,7 +57,8 @@ def first(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> "tuple[Path
     folder = tmp_path_factory.mktemp("first")
     end(write_run(folder / "runs" / "quiet"), bundle)
     (folder / "here").mkdir()
-    code = "import sys; from pathlib import Path; from recsys.pipelines.tracking import sync; sync([Path(sys.argv[1])])"
+    imports = "import sys; from pathlib import Path; from recsys.pipelines.tracking.tracker import sync"
+    code = f"{imports}; sync([Path(sys.argv[1])])"
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-c", code, str(folder / "runs" / "quiet")]
     done = subprocess.run(command, cwd=folder / "here", env=environment, capture_output=True, text=True, check=False)
@@ -292,7 +293,7 @@ def test_a_question_the_model_cannot_read_is_refused_in_one_line(
 ) -> None:
     import pandas as pd
 
-    from recsys.pipelines.pyfunc import BundleModel
+    from recsys.pipelines.tracking.pyfunc import BundleModel
 
     with pytest.raises(InputError, match=message):
         BundleModel(bundle).predict(pd.DataFrame(columns))
@@ -377,7 +378,7 @@ def _only_healthy(handler: http.server.BaseHTTPRequestHandler) -> None:
 def test_a_dead_server_costs_a_run_one_warning_and_a_moment_and_a_later_sync_delivers_everything(
     tmp_path: Path, bundle: Path, store: str, server: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recsys.pipelines.tracking._OBSERVE_EVERY_S", 0.0)
+    monkeypatch.setattr("recsys.pipelines.tracking.tracker._OBSERVE_EVERY_S", 0.0)
     run, warnings = write_run(tmp_path / "dead"), list[str]()
     name = f"dead{time.monotonic_ns()}"
     with server() as uri:

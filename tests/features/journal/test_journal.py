@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import DataError, InputError, JournalError
-from recsys.features.journal import Event, Impression, Journal, event_id_of, now_us
-from recsys.features.journal_file import FILE, id_of, key_of
+from recsys.features.journal.file import FILE, id_of, key_of
+from recsys.features.journal.journal import Event, Impression, Journal, event_id_of, now_us
 
 HOUR_US = 3_600_000_000
 NOW_US = 1_750_000_000_000_000
@@ -344,7 +344,7 @@ def _child(body: str, folder: Path) -> subprocess.Popen[str]:
         "import os, sys, threading, time\n"
         "from pathlib import Path\n"
         "from recsys.errors import JournalError\n"
-        "from recsys.features.journal import Event, Journal\n"
+        "from recsys.features.journal.journal import Event, Journal\n"
         f"j = Journal(Path({str(folder)!r}))\n{body}\n"
     )
     return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

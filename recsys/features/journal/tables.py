@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from recsys.features.journal_events import Event, Impression, StoredEvent, StoredImpression
-from recsys.features.journal_file import id_of, key_of
+from recsys.features.journal.events import Event, Impression, StoredEvent, StoredImpression
+from recsys.features.journal.file import id_of, key_of
 
 FUTURE_TOLERANCE_US = 60_000_000  # clocks of clients differ; further ahead is a wrong clock
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import DataError
-from recsys.features.times import Unit, iso_to_us, looks_like_times, parse_times
+from recsys.features.formats.times import Unit, iso_to_us, looks_like_times, parse_times
 
 LATEST = iso_to_us("2026-01-01")
 PER: dict[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}

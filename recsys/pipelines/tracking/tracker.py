@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from recsys.errors import DataError, InputError
 from recsys.models.tracking_server import check_uri, connect, without_password
 from recsys.pipelines.run_folder import RunFolder, find_runs
-from recsys.pipelines.tracking_cursor import TrackingCursor
-from recsys.pipelines.tracking_delivery import CURVES, Delivery, Sent
+from recsys.pipelines.tracking.cursor import TrackingCursor
+from recsys.pipelines.tracking.delivery import CURVES, Delivery, Sent
 
 T = TypeVar("T")
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from recsys.errors import DataError
-from recsys.features.arrange import Arranged, arrange, default_num_shards, shard_numbers
 from recsys.features.dataset import PreparedDataset, Protocol, Split
-from recsys.features.filters import keep_frequent
-from recsys.features.item_table import join_items, read_items
 from recsys.features.leakage import leakage_report
 from recsys.features.manifest import FORMAT, FORMAT_VERSION, hash_arrays
+from recsys.features.preparation.arrange import Arranged, arrange, default_num_shards, shard_numbers
+from recsys.features.preparation.filters import keep_frequent
+from recsys.features.preparation.item_table import join_items, read_items
 from recsys.features.prepare_config import PrepareConfig
 from recsys.features.readers import ReadResult
 from recsys.features.slices import Int64s, Shard, offsets_of, ranges

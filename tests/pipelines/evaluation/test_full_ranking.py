@@ -16,8 +16,8 @@ from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
 from recsys.models.floors import Popularity
 from recsys.models.sasrec import SASRec, SASRecConfig
-from recsys.pipelines.full_ranking import Seen, rank_targets
-from recsys.pipelines.metrics import metrics_per_query
+from recsys.pipelines.evaluation.full_ranking import Seen, rank_targets
+from recsys.pipelines.evaluation.metrics import metrics_per_query
 
 
 class Table:

@@ -12,7 +12,7 @@ from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
 from recsys.models.floors import Popularity, TransitionKNN
 from recsys.models.protocols import Scorer
 from recsys.models.sasrec import SASRec, SASRecConfig
-from recsys.pipelines.evaluation import evaluate
+from recsys.pipelines.evaluation.evaluate import evaluate
 
 
 def write_log(folder: Path, sequences: list[list[int]], protocol: str = "loo") -> PreparedDataset:

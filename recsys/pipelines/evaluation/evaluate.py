@@ -19,9 +19,9 @@ from recsys.features.slices import Queries
 from recsys.models.floors import Popularity, TransitionKNN, flat_items
 from recsys.models.oracle import ShopOracle
 from recsys.models.protocols import NextItemModel, Scorer
-from recsys.pipelines.bootstrap import Interval, interval_of, resampled_means
-from recsys.pipelines.full_ranking import Observe, Seen, rank_targets
-from recsys.pipelines.metrics import metrics_per_query
+from recsys.pipelines.evaluation.bootstrap import Interval, interval_of, resampled_means
+from recsys.pipelines.evaluation.full_ranking import Observe, Seen, rank_targets
+from recsys.pipelines.evaluation.metrics import metrics_per_query
 
 __all__ = ["Evaluation", "Seen", "Split", "evaluate", "rank_targets"]
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import DataError
-from recsys.features.filters import FilterConfig, keep_frequent
+from recsys.features.preparation.filters import FilterConfig, keep_frequent
 
 PAIRS = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 8)), min_size=1, max_size=80)
 

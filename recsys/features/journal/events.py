@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recsys.errors import InputError
-from recsys.features.journal_file import check_id
+from recsys.features.journal.file import check_id
 
 MAX_TEXT_CHARS = 256
 

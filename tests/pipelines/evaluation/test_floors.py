@@ -6,8 +6,8 @@ import pytest
 from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
 from recsys.models.floors import TransitionConfig, TransitionKNN
-from recsys.pipelines.evaluation import evaluate
-from recsys.pipelines.floors import TRANSITION_GRID, fit_floors, tune_transition_knn
+from recsys.pipelines.evaluation.evaluate import evaluate
+from recsys.pipelines.evaluation.floors import TRANSITION_GRID, fit_floors, tune_transition_knn
 
 
 @pytest.fixture(scope="module")

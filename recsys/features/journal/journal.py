@@ -25,10 +25,10 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from recsys.errors import InputError, JournalError
-from recsys.features.group_commit import GroupCommit
-from recsys.features.journal_events import Event, Impression, StoredEvent, StoredImpression, event_id_of, ids_of
-from recsys.features.journal_file import FILE, check_id, id_of, key_of, lock_folder, open_reader, open_writer
-from recsys.features.journal_tables import (
+from recsys.features.journal.events import Event, Impression, StoredEvent, StoredImpression, event_id_of, ids_of
+from recsys.features.journal.file import FILE, check_id, id_of, key_of, lock_folder, open_reader, open_writer
+from recsys.features.journal.group_commit import GroupCommit
+from recsys.features.journal.tables import (
     FUTURE_TOLERANCE_US,
     HISTORY,
     INSERT_IMPRESSION,

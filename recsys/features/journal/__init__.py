@@ -1,0 +1,1 @@
+"""What users did and were shown, on disk before it is acknowledged."""

@@ -1,0 +1,1 @@
+"""The steps of `prepare`, each over arrays or tables."""

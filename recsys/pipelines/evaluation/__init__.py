@@ -1,0 +1,1 @@
+"""Full ranking, metrics, floors and intervals: how good a model is."""

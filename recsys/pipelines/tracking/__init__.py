@@ -1,0 +1,1 @@
+"""Run folders sent to MLflow."""
