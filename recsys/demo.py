@@ -42,7 +42,7 @@ class Answer:
 
     item_ids: list[int | str]
     scores: list[float]
-    source: str
+    query_time: int  # us
 
 
 def run(
@@ -167,13 +167,15 @@ def _serve_and_click(
         stored = _post(f"{url}/v1/feedback", event)
         after = _ask(url, user)
         milliseconds = (time.perf_counter() - asked) * 1000
+        old_scores = _scores_as_of(url, user, after.item_ids[:SHOWN], before.query_time)
     console.print(f"POST /v1/feedback {json.dumps(event)} -> {json.dumps(stored)}")
-    return _show_change(before, after, clicked, user, titles, milliseconds, console)
+    return _show_change(before, after, old_scores, clicked, user, titles, milliseconds, console)
 
 
 def _show_change(
     before: Answer,
     after: Answer,
+    old_scores: dict[int | str, float],
     clicked: int | str,
     user: int | str,
     titles: dict[int | str, str],
@@ -181,14 +183,13 @@ def _show_change(
     console: Console,
 ) -> dict[str, Any]:
     old_rank = {item: rank for rank, item in enumerate(before.item_ids, 1)}
-    old_score = dict(zip(before.item_ids, before.scores, strict=True))
+    old_score = {**dict(zip(before.item_ids, before.scores, strict=True)), **old_scores}
     table = Table("rank", "was", "item", "score before", "score now", "moved", title=f"user {user}, after the click")
     for rank, (item, score) in enumerate(zip(after.item_ids[:SHOWN], after.scores, strict=False), 1):
-        was = old_score.get(item)
-        moved = "" if was is None else f"{score - was:+.3f}"
+        was = old_score[item]
         name = f"{item}  {titles.get(item, '')}"
-        old = "" if was is None else f"{was:.3f}"
-        table.add_row(str(rank), str(old_rank.get(item, "-")), name, old, f"{score:.3f}", moved)
+        rank_before = str(old_rank.get(item, f">{len(before.item_ids)}"))
+        table.add_row(str(rank), rank_before, name, f"{was:.3f}", f"{score:.3f}", f"{score - was:+.3f}")
     console.print(table)
     shown = zip(after.item_ids, after.scores, strict=True)
     moves = {item: score - old_score[item] for item, score in shown if item in old_score and item != clicked}
@@ -215,7 +216,7 @@ def _show_places(
 ) -> None:
     console.rule(f"[bold]done in {seconds:.0f} s", align="left")
     places = {
-        "dataset": dataset.path,
+        "dataset": out / "data",
         "run (log, curves, figures)": run_dir,
         "bundle": run_dir / "bundle",
         "journal": journal,
@@ -285,7 +286,13 @@ def _wait_until_ready(url: str, server: "subprocess.Popen[bytes]", log: Path) ->
 def _ask(url: str, user: int | str) -> Answer:
     body = _post(f"{url}/v1/recommend", {"user_id": user, "k": 100})
     items = body["items"]
-    return Answer([item["item_id"] for item in items], [item["score"] for item in items], body["source"])
+    return Answer([item["item_id"] for item in items], [item["score"] for item in items], body["query_time"])
+
+
+def _scores_as_of(url: str, user: int | str, items: Sequence[int | str], query_time: int) -> dict[int | str, float]:
+    """What these items scored for the user at an earlier time; the journal knows the history of then."""
+    body = _post(f"{url}/v1/rank", {"user_id": user, "candidates": list(items), "query_time": query_time})
+    return {item["item_id"]: item["score"] for item in body["items"]}
 
 
 def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:

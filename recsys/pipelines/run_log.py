@@ -35,23 +35,30 @@ class RunLog:
 
 
 class RunClock:
-    """Speed since this process began the epoch, and the run's seconds in all."""
+    """Speed of the steps of an epoch, without what is logged and saved between them, and the run's seconds in all."""
 
     def __init__(self, seconds_before: float) -> None:
         self.seconds_before, self.began = seconds_before, time.perf_counter()
-        self.tokens, self.steps, self.last_log = 0, 0, self.began
+        self.tokens, self.steps, self.busy = 0, 0, 0.0
+        self.mark = self.last_log = self.began
 
     def count(self, tokens: int) -> None:
+        """A step has ended."""
         self.tokens, self.steps = self.tokens + tokens, self.steps + 1
+        self.busy += time.perf_counter() - self.mark
+
+    def resume(self) -> None:
+        """The next step begins."""
+        self.mark = time.perf_counter()
 
     def seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.began
 
     def tokens_per_s(self) -> float:
-        return self.tokens / max(time.perf_counter() - self.began, 1e-9)
+        return self.tokens / max(self.busy, 1e-9)
 
     def seconds_per_step(self) -> float:
-        return (time.perf_counter() - self.began) / max(self.steps, 1)
+        return self.busy / max(self.steps, 1)
 
     def is_time_to_log(self) -> bool:
         if time.perf_counter() - self.last_log < LOG_SECONDS:

@@ -164,6 +164,7 @@ class _Run:
                 self._save()
             if self.is_stopping:
                 raise Stopped(f"stopped at step {self.step}; the same command goes on from there: {self.out}")
+            clock.resume()
         self._validate(epoch)
         self.state |= {"epoch": epoch + 1, "step_in_epoch": 0, "seconds": clock.seconds()}
         self._save()
