@@ -71,7 +71,8 @@ def effective(file: Path, assignments: Sequence[str], data: Path | None) -> dict
         mapping["data"] = str(data)
     loaded = configs.load(TrainConfig, mapping, f"{file}: ")
     name = str(loaded.model["name"])
-    own: Any = configs.load(registry.config_class(name), loaded.model_config, f"{file}: model")
+    given = {key: value for key, value in loaded.model.items() if key != "name"}
+    own: Any = configs.load(registry.config_class(name), given, f"{file}: model")
     return {**configs.dump(loaded), "model": {"name": name, **configs.dump(own)}}
 
 

@@ -48,6 +48,15 @@ def config_class(name: str) -> type:
     return cast(type, _attribute(_entry(name).config))
 
 
+def full_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Every key of the model's config with its value, defaults filled in, as JSON values.
+
+    Raises:
+        ConfigError: unknown name, unknown key or a value out of range.
+    """
+    return configs.dump(configs.load(config_class(name), config, f"model {name}: "))
+
+
 def build(name: str, config: Mapping[str, Any], num_items: int) -> NextItemModel:
     """The model `name` with fresh weights drawn from torch's default generator.
 

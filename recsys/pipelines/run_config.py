@@ -35,15 +35,24 @@ class TrainConfig:
 
     @property
     def model_config(self) -> dict[str, Any]:
-        """The model's own keys."""
-        return {key: value for key, value in self.model.items() if key != "name"}
+        """Every key of the model's own config, defaults filled in.
+
+        Raises:
+            ConfigError: the model, or one of its keys, is unknown.
+        """
+        given = {key: value for key, value in self.model.items() if key != "name"}
+        return registry.full_config(self.model["name"], given)
 
 
 def record_of(config: TrainConfig, dataset: PreparedDataset) -> dict[str, Any]:
     """run.json: the resolved config, and what it meets: data, versions, commit."""
     return {
         "format": FORMAT_VERSION,
-        "config": {**configs.dump(config), "data": str(config.data)},
+        "config": {
+            **configs.dump(config),
+            "data": str(config.data),
+            "model": {"name": config.model["name"], **config.model_config},
+        },
         "data_hash": dataset.data_hash,
         "protocol": dataset.protocol_string("valid", "exclude"),
         "order": dataset.order,

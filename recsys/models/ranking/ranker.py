@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from recsys.features.batches import JaggedBatch
+from recsys.features.vocabulary import Vocabulary
+from recsys.models.protocols import NextItemModel
 from recsys.models.ranking.score import scores_of
 from recsys.models.ranking.top_k import top_k
-
-if TYPE_CHECKING:
-    from recsys.models.bundle import Bundle
 
 ItemId = int | str
 ROWS_PER_BATCH = 256
@@ -45,13 +44,32 @@ class Ranked:
     unknown: list[ItemId] = field(default_factory=list)
 
 
+class Rankable(Protocol):
+    """What of a bundle ranks."""
+
+    @property
+    def model(self) -> NextItemModel:
+        """In evaluation mode."""
+        ...
+
+    @property
+    def items(self) -> Vocabulary:
+        """Raw ids of the V items."""
+        ...
+
+    @property
+    def popularity(self) -> np.ndarray:
+        """(V+1,) int64, events of each item in the training part."""
+        ...
+
+
 class Ranker:
     """Ranks items for histories with the model of a bundle.
 
     Items that never occurred in training are not recommended: their vectors are untrained.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Rankable) -> None:
         self.bundle = bundle
         self._is_hidden = torch.from_numpy(bundle.popularity == 0)  # (V+1,)
         self._is_hidden[0] = True
