@@ -18,7 +18,7 @@ from recsys.errors import InputError
 from recsys.features.dataset import PreparedDataset
 from recsys.features.journal.file import check_id, key_of
 from recsys.features.journal.journal import Journal
-from recsys.models.bundle import load_bundle, resolve
+from recsys.models.bundle import Bundle, load_bundle, resolve
 from recsys.models.ranking.ranker import History, ItemId, Ranked, Ranker
 
 USERS_PER_BATCH = 1_024
@@ -170,7 +170,7 @@ def _as_the_source_names_them(asked: Sequence[UserId] | None, known: list[UserId
 
 
 def _recommend(
-    ranker: Ranker, users: list[UserId], histories: _Histories, k: int, write: Write, tell: Say
+    ranker: Ranker[Bundle], users: list[UserId], histories: _Histories, k: int, write: Write, tell: Say
 ) -> dict[str, int]:
     began = told = time.perf_counter()
     counts = {"users": len(users), "rows": 0, "popularity": 0}

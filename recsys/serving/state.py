@@ -42,7 +42,7 @@ class RankingService:
     def __init__(self, settings: ServingSettings, clock: Callable[[], int] = now_us) -> None:
         self.settings = settings
         self._clock = clock
-        self._ranker: Ranker | None = None
+        self._ranker: Ranker[Bundle] | None = None
         self._journal: Journal | None = None
         self._is_draining = False
         self._is_closed = False
@@ -156,7 +156,7 @@ class RankingService:
             if self._journal is not None:
                 self._journal.close()
 
-    def _loaded(self) -> Ranker:
+    def _loaded(self) -> Ranker[Bundle]:
         assert self._ranker is not None, "asked before start()"
         return self._ranker
 

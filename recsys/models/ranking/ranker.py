@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -63,13 +63,16 @@ class Rankable(Protocol):
         ...
 
 
-class Ranker:
+BundleT = TypeVar("BundleT", bound=Rankable)
+
+
+class Ranker(Generic[BundleT]):
     """Ranks items for histories with the model of a bundle.
 
     Items that never occurred in training are not recommended: their vectors are untrained.
     """
 
-    def __init__(self, bundle: Rankable) -> None:
+    def __init__(self, bundle: BundleT) -> None:
         self.bundle = bundle
         self._is_hidden = torch.from_numpy(bundle.popularity == 0)  # (V+1,)
         self._is_hidden[0] = True
