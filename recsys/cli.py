@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _failed(error, output)
     if code == 130:
-        sys.stderr.write(f"interrupted; {output.resume_hint}\n")
+        output.interrupted()
     return code if isinstance(code, int) else 0
 
 

@@ -35,6 +35,13 @@ class Output:
         if self.is_json:
             self._write_json({"error": message, "exit_code": exit_code})
 
+    def interrupted(self) -> None:
+        """The one line after Ctrl-C: how to go on; with --json also as an object on stdout."""
+        message = f"interrupted; {self.resume_hint}"
+        sys.stderr.write(f"{message}\n")
+        if self.is_json:
+            self._write_json({"error": message, "exit_code": 130})
+
     def result(self, values: Mapping[str, Any], *lines: object) -> None:
         """What the command found: `values` with --json, else `lines` (text or tables), or the values one a line."""
         if self.is_json:

@@ -1,6 +1,5 @@
 """recsys train"""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -121,9 +120,10 @@ def _tracker(
 
 
 def _write_resolved(plain: dict[str, Any], file: Path, output: Output) -> None:
-    draft = file.with_name(file.name + ".tmp")
-    draft.write_text(json.dumps({"config": plain}, indent=1) + "\n", encoding="utf-8")
-    draft.rename(file)
+    from recsys.files import storage_errors, write_json
+
+    with storage_errors(file, "free some disk space"):
+        write_json(file, {"config": plain})
     command = f"python -m recsys.pipelines.training {file} RUN"
     output.result({"file": str(file), "command": command}, f"{file}: train on a bare machine with: {command}")
 

@@ -22,6 +22,7 @@ from recsys.features.prepare_config import PrepareConfig
 from recsys.features.readers import ReadResult, read_interactions
 from recsys.features.schema import ReadConfig
 from recsys.features.splits import SplitConfig
+from recsys.files import storage_errors
 
 __all__ = ["FilterConfig", "PrepareConfig", "ReadConfig", "SplitConfig", "prepare"]
 
@@ -42,7 +43,8 @@ def prepare(source: Path, out: Path, config: PrepareConfig, say: Say | None = No
 
     Raises:
         DataError: the source cannot be used as asked, too many of its lines are bad (all of them are left in
-            `OUT.rejected.parquet`), or something else stands at `out`.
+            `OUT.rejected.parquet`), something else stands at `out`, or it cannot be written.
+        StorageError: the disk is full or failed; an older dataset at `out` is kept.
     """
     source, out, tell = Path(source), Path(out).absolute(), say or _silent
     _refuse_foreign(out)
@@ -57,10 +59,9 @@ def prepare(source: Path, out: Path, config: PrepareConfig, say: Say | None = No
     protocol = _protocol(result, config, source)
     work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        assemble(work, result, protocol, config, inputs, tell)
-        _move(work, out)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror}); free space or name another folder") from error
+        with storage_errors(out, "free space or name another folder"):
+            assemble(work, result, protocol, config, inputs, tell)
+            _move(work, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     dataset = PreparedDataset.open(out)
@@ -133,8 +134,9 @@ def _refuse_bad_source(result: ReadResult, config: PrepareConfig, out: Path) -> 
     try:
         refuse_too_many_rejected(result.rejected, result.counts["lines"], config.read, str(kept_at))
     except DataError:
-        kept_at.parent.mkdir(parents=True, exist_ok=True)
-        result.rejected.write_parquet(kept_at)
+        with storage_errors(kept_at, "free space or name another folder"):
+            kept_at.parent.mkdir(parents=True, exist_ok=True)
+            result.rejected.write_parquet(kept_at)
         raise
 
 

@@ -21,7 +21,7 @@ from recsys.features.formats.raw import RawTable
 from recsys.features.formats.separated import read_separated
 from recsys.features.formats.sequences import read_sequences
 from recsys.features.formats.source import Source, read_lines, read_source
-from recsys.features.formats.times import iso_to_us, looks_like_times
+from recsys.features.formats.times import is_empty, iso_to_us, looks_like_times
 from recsys.features.schema import ReadConfig, near_miss, resolve_columns
 from recsys.features.vocabulary import IdKind
 
@@ -68,7 +68,7 @@ def read_interactions(path: Path, config: ReadConfig) -> ReadResult:
     source = read_source(Path(path))
     table, is_sequences = _read_table(source, config)
     resolved = resolve_columns(table.names, config, str(source.path))
-    order, notes = _order(table, resolved, config)
+    order, notes = _order(table, resolved, config, str(source.path))
     judged = judge(table, resolved, order, config, _latest_us(config), str(source.path))
     good = judged.good.select(pl.lit(0, pl.Int32).alias("file"), pl.all())
     rejected = judged.rejected.select(pl.lit(source.name).alias("file"), pl.all())
@@ -108,13 +108,18 @@ def _read_table(source: Source, config: ReadConfig) -> tuple[RawTable, bool]:
     return read_separated(source, lines, separator, config), False
 
 
-def _order(table: RawTable, resolved: dict[str, str], config: ReadConfig) -> tuple[Order, list[str]]:
+def _order(table: RawTable, resolved: dict[str, str], config: ReadConfig, where: str) -> tuple[Order, list[str]]:
     """What orders the events, and what to say about it."""
     if config.order == "rows":
         return "rows", []
     if config.order == "position":
         return "position", []
     if "timestamp" in resolved:
+        if table.rows.height and is_empty(table.rows[resolved["timestamp"]]).all():
+            raise DataError(
+                f"{where}: column {resolved['timestamp']} is empty; name the time column: "
+                "read.columns.timestamp=NAME, or set read.order=rows"
+            )
         is_told = config.order == "time" or config.time_unit != "auto"
         if is_told or looks_like_times(table.rows[resolved["timestamp"]]):
             return "time", []

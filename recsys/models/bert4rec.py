@@ -64,7 +64,13 @@ class BERT4Rec(nn.Module):
         return linear_cross_entropy(self._transform(states), self.item.weight[1:], targets, bias=self.bias[1:])
 
     def encode(self, batch: JaggedBatch) -> Tensor:
-        """(B, D+1): the state of a mask set after each sequence; its last dimension is 1, for the items' biases."""
+        """(B, D+1): the state of a mask set after each sequence; its last dimension is 1, for the items' biases.
+
+        Raises:
+            ValueError: a sequence is empty.
+        """
+        if 0 in batch.lengths:
+            raise ValueError(f"sequence {batch.lengths.index(0)} is empty; a state stands after an item")
         device = batch.values.device
         sequence = torch.repeat_interleave(
             torch.arange(len(batch.lengths), device=device), batch.offsets.diff(), output_size=len(batch.values)

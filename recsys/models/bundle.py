@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from recsys.errors import BundleError, TrackingError
 from recsys.features.vocabulary import Vocabulary
+from recsys.files import replace_folder, sha256_of, storage_errors, write_json
 from recsys.models import registry
 from recsys.models.protocols import NextItemModel
 from recsys.models.ranking.ranker import History, ItemId, Ranker
@@ -78,30 +79,34 @@ def save_bundle(
 
     Raises:
         BundleError: `path` exists and is no bundle.
+        InputError: `path` cannot be written.
+        StorageError: the disk is full or failed; an older bundle there stays.
     """
     path = Path(path)
     if path.exists() and not (path / "model.json").is_file():
         raise BundleError(f"{path}: exists and is no bundle; name another folder")
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    assert isinstance(model, nn.Module)
-    save_file(
-        {key: tensor.contiguous().cpu() for key, tensor in model.state_dict().items()}, draft / "weights.safetensors"
-    )
-    head = {"format": FORMAT_VERSION, "name": name, "config": dict(config), "num_items": len(items), "data": dict(data)}
-    _write_json(draft / "model.json", head)
-    items.save(draft / "vocabulary", "items")
-    np.save(draft / "popularity.npy", popularity.astype(np.int64))
-    _write_json(draft / "metrics.json", metrics)
-    _write_json(draft / "inputs.json", _histogram(history_lengths))
-    if item_table is not None:
-        shutil.copyfile(item_table, draft / "items.parquet")
-    _write_manifest(draft)
-    _write_json(draft / "golden.json", _answers(load_bundle(draft), golden_histories))
-    _write_manifest(draft)
-    shutil.rmtree(path, ignore_errors=True)
-    draft.rename(path)
+    with storage_errors(path, "free some disk space and save the bundle again"):
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            draft.mkdir(parents=True)
+            head = {"name": name, "config": dict(config), "num_items": len(items), "data": dict(data)}
+            write_json(draft / "model.json", {"format": FORMAT_VERSION, **head})
+            assert isinstance(model, nn.Module)
+            tensors = {key: tensor.contiguous().cpu() for key, tensor in model.state_dict().items()}
+            (draft / "weights.safetensors").write_bytes(save(tensors))
+            items.save(draft / "vocabulary", "items")
+            np.save(draft / "popularity.npy", popularity.astype(np.int64))
+            write_json(draft / "metrics.json", metrics)
+            write_json(draft / "inputs.json", _histogram(history_lengths))
+            if item_table is not None:
+                shutil.copyfile(item_table, draft / "items.parquet")
+            _write_manifest(draft)
+            write_json(draft / "golden.json", _answers(load_bundle(draft), golden_histories))
+            _write_manifest(draft)
+            replace_folder(path, draft)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     return path
 
 
@@ -143,20 +148,22 @@ def check_golden(bundle: Bundle) -> list[str]:
     Scores may differ by 1e-5; items whose stored scores lie that close may change places.
     """
     stored = json.loads((bundle.path / "golden.json").read_text(encoding="utf-8"))
-    ranker, differences = Ranker(bundle), []
-    for number, case in enumerate(stored):
-        (answer,) = ranker.recommend([History(case["history"])], GOLDEN_K)
-        scores = dict(zip(answer.item_ids, answer.scores, strict=True))
-        tolerance = GOLDEN_TOLERANCE * max(1.0, *(abs(score) for score in case["scores"]), 1.0)
-        border = min(case["scores"], default=0.0) + tolerance
-        for item, score in zip(case["item_ids"], case["scores"], strict=True):
-            found = scores.get(item)
-            if found is None and score <= border:
-                continue
-            if found is None or abs(found - score) > tolerance:
-                differences.append(f"golden request {number}: item {item!r} scored {score:.6f}, here {found}")
-                break
-    return differences
+    answers = _answers(bundle, [case["history"] for case in stored])
+    found = [(number, _difference(*pair)) for number, pair in enumerate(zip(stored, answers, strict=True))]
+    return [f"golden request {number}: {difference}" for number, difference in found if difference]
+
+
+def _difference(stored: dict[str, Any], answer: dict[str, Any]) -> str | None:
+    """What differs between two answers, by place: the score, or an item that its score does not excuse."""
+    if len(answer["item_ids"]) != len(stored["item_ids"]):
+        return f"{len(stored['item_ids'])} items stored, here {len(answer['item_ids'])}"
+    wanted = dict(zip(stored["item_ids"], stored["scores"], strict=True))
+    last = stored["scores"][-1] if stored["scores"] else 0.0
+    for item, score, here in zip(answer["item_ids"], answer["scores"], stored["scores"], strict=True):
+        tolerance = GOLDEN_TOLERANCE * max(1.0, abs(here))
+        if abs(score - here) > tolerance or abs(wanted.get(item, last) - score) > tolerance:
+            return f"item {item!r} scores {score:.6f} where {wanted.get(item, last):.6f} or {here:.6f} was stored"
+    return None
 
 
 def attach_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
@@ -166,8 +173,7 @@ def attach_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
         BundleError: the bundle is damaged.
     """
     _read_manifest(path)
-    _write_json(path / "metrics.json.tmp", metrics)
-    (path / "metrics.json.tmp").rename(path / "metrics.json")
+    write_json(path / "metrics.json", metrics)
     _write_manifest(path)
 
 
@@ -235,24 +241,14 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     for name, digest in hashes.items():
         if not (path / name).is_file():
             raise BundleError(f"{path / name}: missing; copy the bundle again")
-        if _sha256(path / name) != digest:
+        if sha256_of(path / name) != digest:
             raise BundleError(f"{path / name}: its bytes differ from manifest.json; copy the bundle again")
     return manifest
 
 
 def _write_manifest(path: Path) -> None:
     names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-    hashes = {name: _sha256(path / name) for name in names if name != "manifest.json"}
+    hashes = {name: sha256_of(path / name) for name in names if name != "manifest.json"}
     identity = "".join(digest for name, digest in hashes.items() if name.startswith(_IDENTITY))
     version = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    _write_json(path / "manifest.json.tmp", {"format": FORMAT_VERSION, "version": version, "sha256": hashes})
-    (path / "manifest.json.tmp").rename(path / "manifest.json")
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    write_json(path / "manifest.json", {"format": FORMAT_VERSION, "version": version, "sha256": hashes})

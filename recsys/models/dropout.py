@@ -1,9 +1,9 @@
 """Dropout that takes eight random bytes from each draw: on a CPU the draws, not the products, are what costs.
 
-    y = x * keep / P(keep),  P(keep) = round((1 - p) * 256) / 256
+    y = x * keep / P(keep),  P(keep) = min(255, round((1 - p) * 256)) / 256
 
-Differs from torch.nn.Dropout: on a CPU the probability is rounded to a multiple of 1/256, and the scale with it, so
-that the mean stays exact. On other devices it is torch's own.
+Differs from torch.nn.Dropout: on a CPU the probability is rounded to a multiple of 1/256, at least one, and the
+scale with it, so that the mean stays exact. On other devices it is torch's own.
 """
 
 import torch
@@ -21,7 +21,7 @@ class Dropout(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self.kept_of_256 = min(256, max(1, round((1.0 - p) * 256)))
+        self.kept_of_256 = min(255, max(1, round((1.0 - p) * 256)))  # of a byte's values
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:

@@ -52,7 +52,13 @@ class SASRec(nn.Module):
         return linear_cross_entropy(states, self.item.weight[1:], targets - 1)
 
     def encode(self, batch: JaggedBatch) -> Tensor:
-        """(B, D): the state after each sequence's last item."""
+        """(B, D): the state after each sequence's last item.
+
+        Raises:
+            ValueError: a sequence is empty.
+        """
+        if 0 in batch.lengths:
+            raise ValueError(f"sequence {batch.lengths.index(0)} is empty; a state stands after an item")
         return self._states(batch.values, batch.lengths, None)[batch.offsets[1:] - 1]
 
     def item_vectors(self, item_ids: Tensor | None = None) -> Tensor:

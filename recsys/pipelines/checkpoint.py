@@ -5,17 +5,17 @@
 Random numbers need no state of their own: every draw is a function of (seed, epoch, step).
 """
 
-import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn, optim
 
 from recsys.errors import CheckpointError
+from recsys.files import sha256_of, storage_errors
 
 FORMAT_VERSION = 1
 KEEP = 2
@@ -40,32 +40,31 @@ def save_checkpoint(
         state: JSON values that say where the run stands.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; older checkpoints stay as they were.
+        InputError: the folder cannot be written.
+        StorageError: the disk is full or failed; older checkpoints stay as they were.
     """
     path = folder / f"step-{step:08d}"
     draft = folder / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        draft.mkdir(parents=True)
-        _write(draft, model, optimizer, best, {**state, "format": FORMAT_VERSION, "step": step})
-        if path.exists():
-            shutil.rmtree(path)
-        draft.rename(path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with storage_errors(path, "the checkpoint before it is kept; free some disk space and run the same command again"):
+        try:
+            draft.mkdir(parents=True)
+            _write(draft, model, optimizer, best, {**state, "format": FORMAT_VERSION, "step": step})
+            if path.exists():
+                shutil.rmtree(path)
+            draft.rename(path)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     _sync(folder)
     for old in sorted(folder.glob("step-*"))[:-KEEP]:
         shutil.rmtree(old)
     return path
 
 
-def latest(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder`, or None. What an interrupted write left behind is removed."""
-    if not folder.is_dir():
-        return None
+def found_in(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, the newest first. What an interrupted write left behind is removed."""
     for leftover in folder.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
-    found = sorted(folder.glob("step-*"))
-    return found[-1] if found else None
+    return sorted(folder.glob("step-*"), reverse=True)
 
 
 def load_checkpoint(
@@ -88,7 +87,7 @@ def load_checkpoint(
             f"{path}: format version {version}, wanted {FORMAT_VERSION}; finish the run with the version that began it"
         )
     file = path / "tensors.safetensors"
-    if not file.is_file() or _sha256(file) != digest:
+    if not file.is_file() or sha256_of(file) != digest:
         raise CheckpointError(f"{file}: missing or its bytes differ; remove {path} to go on from an older checkpoint")
     tensors = load_file(file)
     try:
@@ -116,8 +115,9 @@ def _write(
         for slot, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{name}.{slot}"] = value
     file = draft / "tensors.safetensors"
-    save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, file)
-    text = json.dumps({**state, "sha256": _sha256(file)}, indent=1, sort_keys=True, allow_nan=True)
+    flat = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    file.write_bytes(save(flat))
+    text = json.dumps({**state, "sha256": sha256_of(file)}, indent=1, sort_keys=True, allow_nan=True)
     (draft / "state.json").write_text(text + "\n", encoding="utf-8")
     for written in (file, draft / "state.json", draft):
         _sync(written)
@@ -133,8 +133,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,6 +18,7 @@ from recsys.errors import InputError
 from recsys.features.dataset import PreparedDataset
 from recsys.features.journal.file import check_id, key_of
 from recsys.features.journal.journal import Journal
+from recsys.files import storage_errors
 from recsys.models.bundle import Bundle, load_bundle, resolve
 from recsys.models.ranking.ranker import History, ItemId, Ranked, Ranker
 
@@ -70,6 +71,7 @@ def recommend_users(
     Raises:
         InputError: k < 1, not one of `data` and `journal`, another suffix, no users, or `out` cannot be written.
         BundleError, DataError: bundle, dataset or journal cannot be used.
+        StorageError: the disk is full or failed; an older file at `out` is kept.
     """
     _check_k(k)
     out, tell = Path(out), say or _silent
@@ -83,6 +85,11 @@ def recommend_users(
         with _table_file(out) as write:
             counts = _recommend(ranker, chosen, histories, k, write, tell)
     seconds = time.perf_counter() - began
+    if counts["popularity"] == counts["users"]:
+        tell(
+            f"warning: none of the {counts['users']:,} users of {data or journal} has an item that the bundle knows: "
+            "all are answered from popularity; name the histories that belong to the bundle"
+        )
     speed = f"{len(chosen) / seconds:,.0f} users/s"
     tell(f"{out}: {counts['users']:,} users, {counts['rows']:,} rows in {seconds:.2f} s ({speed})")
     return {**counts, "seconds": round(seconds, 3), "out": str(out)}
@@ -211,12 +218,11 @@ def _table_file(out: Path) -> Iterator[Write]:
     """What appends rows to a draft, which takes its name `out` once all is written."""
     draft = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            yield _parquet(draft, stack) if out.suffix == ".parquet" else _text(draft, out.suffix, stack)
-        draft.replace(out)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror or error}); name another file") from error
+        with storage_errors(out, "free space or name another file"):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as stack:
+                yield _parquet(draft, stack) if out.suffix == ".parquet" else _text(draft, out.suffix, stack)
+            draft.replace(out)
     finally:
         with suppress(OSError):
             draft.unlink()

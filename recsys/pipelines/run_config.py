@@ -1,10 +1,11 @@
 """What a run is: its config, and the record of it that the run folder begins with (run.json)."""
 
+import fcntl
 import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -12,10 +13,12 @@ from recsys import __version__
 from recsys import config as configs
 from recsys.errors import CheckpointError
 from recsys.features.dataset import PreparedDataset
+from recsys.files import storage_errors, write_json
 from recsys.models import registry
 from recsys.pipelines.optimization import OptimizationConfig
 
 FORMAT_VERSION = 1
+LOCK = "run.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,20 +66,40 @@ def record_of(config: TrainConfig, dataset: PreparedDataset) -> dict[str, Any]:
     }
 
 
-def open_run(out: Path, record: dict[str, Any]) -> None:
+def open_run(out: Path, record: dict[str, Any]) -> IO[str]:
     """Create the run folder `out` with its run.json, or check that it holds the same run.
 
+    Returns:
+        The lock of the folder, held until it is closed: no second process trains there.
+
     Raises:
-        CheckpointError: it holds another run.
+        CheckpointError: it holds another run, another process trains there, or it is a folder of other things.
+        InputError: it cannot be written.
+        StorageError: the disk is full or failed.
     """
     file = out / "run.json"
-    if file.is_file():
-        _check_same_run(json.loads(file.read_text(encoding="utf-8")), record, out)
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(file.name + ".tmp")
-    draft.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    draft.rename(file)
+    with storage_errors(out, "free some disk space and run the same command again"):
+        if out.is_dir() and not file.is_file() and any(entry.name != LOCK for entry in out.iterdir()):
+            raise CheckpointError(f"{out}: is no run folder and holds other things; name a new --out")
+        out.mkdir(parents=True, exist_ok=True)
+        if file.is_file():
+            _check_same_run(json.loads(file.read_text(encoding="utf-8")), record, out)
+        lock = _lock(out / LOCK)
+        if not file.is_file():
+            write_json(file, record)
+    return lock
+
+
+def _lock(path: Path) -> IO[str]:
+    file = path.open("w", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise CheckpointError(
+            f"{path.parent}: another process trains there; wait for it, or name another --out"
+        ) from error
+    return file
 
 
 def _check_same_run(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:

@@ -6,7 +6,6 @@ A run folder can be stopped at any moment and started again: the weights at the 
 every random draw is a function of (seed, epoch, step) and a checkpoint holds all the rest.
 """
 
-import hashlib
 import json
 import math
 import sys
@@ -20,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from recsys import config as configs
-from recsys.errors import ConfigError, RecsysError, TrainingDiverged
+from recsys.errors import CheckpointError, ConfigError, RecsysError, TrainingDiverged
 from recsys.features.batches import JaggedBatch, TrainBatches
 from recsys.features.dataset import PreparedDataset, Queries
+from recsys.files import sha256_of, storage_errors
 from recsys.models import registry
 from recsys.models.bundle import save_bundle
 from recsys.models.protocols import NextItemModel
@@ -66,10 +66,14 @@ def train(config: TrainConfig, out: Path, observe: Observer | None = None) -> Tr
     Raises:
         ConfigError, DataError: the config or the dataset cannot be used.
         CheckpointError: `out` holds another run.
+        InputError: `out` cannot be written.
+        StorageError: the disk is full or failed; the last good checkpoint stays.
         TrainingDiverged: the loss stopped being finite; the last good checkpoint stays.
         Stopped: SIGINT or SIGTERM; the state is saved and the same call goes on from there.
     """
-    return _Run(config, Path(out), observe or _ignore).finish()
+    out = Path(out)
+    with storage_errors(out, "free some disk space and run the same command again: it goes on from its checkpoint"):
+        return _Run(config, out, observe or _ignore).finish()
 
 
 class _Run:
@@ -81,7 +85,7 @@ class _Run:
             torch.set_num_threads(self.optimization.threads)
         self.device = _device(self.optimization.device)
         self.dataset = PreparedDataset.open(config.data)
-        _seed(config.seed, -1, 0)
+        seed_of_step(config.seed, -1, 0)
         self.model = registry.build(config.model["name"], config.model_config, self.dataset.num_items)
         self.module = _as_module(self.model).to(self.device)
         self.batches = TrainBatches(
@@ -111,24 +115,18 @@ class _Run:
         self.record = record_of(config, self.dataset)
 
     def finish(self) -> TrainResult:
-        self._begin()
-        with on_stop_signal(self._stop):
-            for epoch in range(self.state["epoch"], self.optimization.epochs):
-                self._epoch(epoch)
-                if self._is_patience_spent():
-                    break
-        return self._end()
+        with open_run(self.out, self.record), on_stop_signal(self._stop):
+            self._begin()
+            while self.state["epoch"] < self.optimization.epochs and not self._is_patience_spent():
+                self._epoch(self.state["epoch"])
+            return self._end()
 
     def _stop(self) -> None:
         self.is_stopping = True
 
     def _begin(self) -> None:
-        open_run(self.out, self.record)
-        found = checkpoint.latest(self.out / "checkpoints")
-        if found is not None:
-            self.state, self.best_weights = checkpoint.load_checkpoint(
-                found, model=self.module, optimizer=self.optimizer
-            )
+        is_resumed = self._load_newest()
+        if is_resumed:
             self.step = self.state["step"]
             if self.state["threads"] != torch.get_num_threads():
                 self.log.warn(
@@ -143,8 +141,24 @@ class _Run:
             tokens_per_epoch=self.batches.num_tokens,
             steps=sum(self.steps_in_epoch),
             device=str(self.device),
-            resumed=found is not None,
+            resumed=is_resumed,
         )
+
+    def _load_newest(self) -> bool:
+        """Go on from the newest checkpoint that is whole."""
+        found = checkpoint.found_in(self.out / "checkpoints")
+        for path in found:
+            try:
+                self.state, self.best_weights = checkpoint.load_checkpoint(
+                    path, model=self.module, optimizer=self.optimizer
+                )
+            except CheckpointError as error:
+                if path == found[-1]:
+                    raise
+                self.log.warn(f"{error}; going on from the one before")
+            else:
+                return True
+        return False
 
     def _epoch(self, epoch: int) -> None:
         self.state["epoch"] = epoch
@@ -170,7 +184,7 @@ class _Run:
         self._save()
 
     def _optimize(self, batch: JaggedBatch, epoch: int, number: int) -> Tensor:
-        generator = _seed(self.config.seed, epoch, number)
+        generator = seed_of_step(self.config.seed, epoch, number)
         rate = self.optimization.lr * learning_rate_factor(self.optimization, self.step, sum(self.steps_in_epoch))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -259,7 +273,7 @@ class _Run:
             best_epoch=self.state["best_epoch"],
             validation=self.state["best"],
             seconds=self.state["seconds"],
-            weights_sha256=hashlib.sha256((path / "weights.safetensors").read_bytes()).hexdigest(),
+            weights_sha256=sha256_of(path / "weights.safetensors"),
         )
         self.log.write(
             "end", self.step, best_epoch=result.best_epoch, seconds=round(result.seconds, 3), **result.validation
@@ -278,7 +292,7 @@ class _Run:
         }
 
 
-def _seed(seed: int, epoch: int, step: int) -> torch.Generator:
+def seed_of_step(seed: int, epoch: int, step: int) -> torch.Generator:
     """Seeds torch (dropout) and returns the generator of masks and negatives: both depend on these three alone."""
     mixed = int(np.random.SeedSequence([seed, epoch + 1, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
     torch.manual_seed(mixed)

@@ -27,12 +27,13 @@ import recsys
 from recsys.errors import InputError, JournalError
 from recsys.serving.guard import REQUEST_ID, RequestGuard
 from recsys.serving.routes import router
-from recsys.serving.schemas import one_line
+from recsys.serving.schemas import one_line, unreadable
 from recsys.serving.settings import ServingSettings
 from recsys.serving.state import RankingService
 
 BACKLOG = 2_048
 CLOSE_S = 10  # longest wait for open requests once the port is closed
+_UNREADABLE = "There was an error parsing the body"  # FastAPI's words; the cause says more
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def create_app(service: RankingService) -> FastAPI:
         RequestGuard,
         max_body_bytes=service.settings.max_body_bytes,
         max_in_flight=service.settings.max_in_flight,
+        is_draining=lambda: service.is_draining,
     )
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
@@ -208,6 +210,8 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if error.status_code in (404, 405):
         return _failure(error.status_code, f"{request.method} {request.url.path}: no such endpoint; see /docs")
+    if error.detail == _UNREADABLE:
+        return _failure(error.status_code, unreadable(error.__cause__))
     return _failure(error.status_code, error.detail)
 
 

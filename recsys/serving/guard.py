@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -19,12 +20,14 @@ class RequestGuard:
         app: what the request is passed on to.
         max_body_bytes: a longer body is answered 413.
         max_in_flight: of /v1 requests at a time; one more is answered 503 with Retry-After.
+        is_draining: whether the server is about to end; answers then ask that the connection be closed.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, max_in_flight: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_in_flight: int, is_draining: Callable[[], bool]) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
         self.max_in_flight = max_in_flight
+        self.is_draining = is_draining
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,7 +42,10 @@ class RequestGuard:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                answered = MutableHeaders(scope=message)
+                answered[REQUEST_ID] = request_id
+                if self.is_draining():
+                    answered["connection"] = "close"
             await send(message)
 
         refusal = self._refusal(headers, scope, is_valid=given in (None, request_id))

@@ -4,6 +4,7 @@ Handlers that wait for the model or the disk are plain functions: FastAPI runs t
 """
 
 from typing import Annotated, Any
+from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Body, Depends, HTTPException, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -11,13 +12,13 @@ from fastapi.responses import JSONResponse
 from recsys.features.journal.file import MAX_ID_CHARS
 from recsys.serving.schemas import (
     MAX_EVENTS,
-    MAX_K,
     ErrorAnswer,
     FeedbackAnswer,
     FeedbackEvent,
     RankedAnswer,
     RankRequest,
     ReadyAnswer,
+    RecommendQuery,
     RecommendRequest,
     VersionAnswer,
 )
@@ -29,6 +30,14 @@ def json_body(request: Request) -> None:
     content_type = request.headers.get("content-type", "none")
     if request.method == "POST" and "json" not in content_type:
         raise HTTPException(415, f"content-type: {content_type}, wanted application/json; send that header")
+
+
+def readable_path(request: Request) -> None:
+    """Refuse a path that is no UTF-8: it would be answered for another user, with U+FFFD in the name."""
+    try:
+        unquote_to_bytes(request.scope.get("raw_path") or b"").decode()
+    except UnicodeDecodeError as error:
+        raise HTTPException(400, f"user_id: no UTF-8 (at byte {error.start} of the path); encode it so") from error
 
 
 router = APIRouter(dependencies=[Depends(json_body)])
@@ -70,15 +79,15 @@ def recommend(asked: RecommendRequest, request: Request, service: Running) -> Ra
     return service.recommend(asked, request.state.request_id)
 
 
-@router.get("/v1/recommend/{user_id:path}", responses=_ERRORS, tags=["ranking"])
+@router.get("/v1/recommend/{user_id:path}", responses=_ERRORS, tags=["ranking"], dependencies=[Depends(readable_path)])
 def recommend_user(
     user_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS)],
     request: Request,
     service: Running,
-    k: Annotated[int, Query(ge=1, le=MAX_K)] = 10,
+    query: Annotated[RecommendQuery, Query()],
 ) -> RankedAnswer:
     """The k best items for a user of the journal."""
-    return service.recommend(RecommendRequest(user_id=user_id, k=k), request.state.request_id)
+    return service.recommend(RecommendRequest(user_id=user_id, k=query.k), request.state.request_id)
 
 
 @router.post("/v1/rank", responses=_ERRORS, tags=["ranking"])

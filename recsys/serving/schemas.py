@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from recsys.errors import InputError
 from recsys.features.journal.file import check_id
 from recsys.features.journal.journal import Event
 
@@ -25,19 +26,27 @@ EARLIEST_US = 100_000_000_000_000  # March 1973: smaller numbers are seconds or 
 LATEST_US = 253_402_300_799_999_999  # the end of the year 9999: greater numbers are nanoseconds
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BRANCHES = ("body", "int", "str")  # parts of a location that name no field
 
 
 def _raw_id(value: int | str) -> int | str:
-    check_id("id", value)
+    try:
+        check_id("id", value)
+    except InputError as error:
+        # The field is named by its place in the body.
+        raise ValueError(str(error).removeprefix("id").lstrip("=: ")) from error
     return value
 
 
 def _time_us(value: int | str) -> int:
-    if isinstance(value, int):
-        if not EARLIEST_US <= value <= LATEST_US:
-            span = f"{_iso(EARLIEST_US)} to {_iso(LATEST_US)}"
-            raise ValueError(f"{value} lies outside {span}; send microseconds since 1970, or ISO 8601 text")
-        return value
+    time_us = value if isinstance(value, int) else _parsed_us(value)
+    if not EARLIEST_US <= time_us <= LATEST_US:
+        span = f"{_iso(EARLIEST_US)} to {_iso(LATEST_US)}"
+        raise ValueError(f"{value} lies outside {span}; send microseconds since 1970, or ISO 8601 text")
+    return time_us
+
+
+def _parsed_us(value: str) -> int:
     try:
         moment = datetime.fromisoformat(value)
     except ValueError as error:
@@ -90,6 +99,14 @@ class RecommendRequest(_Asked):
     k: int = Field(default=10, ge=1, le=MAX_K)
     exclude: Items = Field(default_factory=list, description="items to leave out")
     exclude_seen: bool = Field(default=True, description="leave out what stands in the history")
+
+
+class RecommendQuery(BaseModel):
+    """What stands behind the `?` of a recommendation asked for by its address."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    k: int = Field(default=10, ge=1, le=MAX_K)
 
 
 class RankRequest(_Asked):
@@ -212,13 +229,32 @@ def one_line(errors: Sequence[object] | ValidationError) -> str:
     return "; ".join(lines) + more
 
 
+def unreadable(error: BaseException | None) -> str:
+    """Why a body could not be taken as JSON, in one line."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"the body is no JSON (no {error.encoding} at byte {error.start}); send UTF-8"
+    if isinstance(error, RecursionError):
+        return "the body is nested too deeply; send it flat"
+    if isinstance(error, ValueError):
+        return "the body holds an integer with too many digits; send it as text"
+    return "the body could not be read; send it again"
+
+
 def _line(error: dict[str, object]) -> str:
     location = error.get("loc")
-    names = [str(part) for part in location if not _is_branch(part)] if isinstance(location, tuple | list) else []
+    place = location if isinstance(location, tuple | list) else ()
+    if error.get("type") == "json_invalid":
+        return f"the body is no JSON (at character {place[-1]})"
+    if error.get("type") == "missing" and tuple(place) == ("body",):
+        return "the body is empty; send JSON"
+    names = _field_names(place, ends_in_field=error.get("type") == "extra_forbidden")
     message = " ".join(str(error.get("msg")).removeprefix("Value error, ").split())
     return f"{'.'.join(names)}: {message}" if names else message
 
 
-def _is_branch(part: object) -> bool:
-    """Whether a location names a branch of a union (or the body as a whole), not a field."""
-    return isinstance(part, str) and (part == "body" or part.startswith(("function-", "int", "str")))
+def _field_names(place: Sequence[object], ends_in_field: bool) -> list[str]:
+    """A location without what is no field: the body as a whole, and branches of a union."""
+    inner = place[1:] if place[:1] == ("body",) and len(place) > 1 else place
+    fields = list(inner[:-1] if ends_in_field else inner)
+    names = [str(part) for part in fields if part not in _BRANCHES and not str(part).startswith("function-")]
+    return names + [str(part) for part in inner[-1:] if ends_in_field]

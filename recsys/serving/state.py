@@ -144,6 +144,11 @@ class RankingService:
             journal=self._journal.writer if self._journal else None,
         )
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether the service has been asked to end."""
+        return self._is_draining
+
     def drain(self) -> None:
         """Ask for no further requests; those that come are still answered."""
         self._is_draining = True

@@ -2,9 +2,11 @@ import gzip
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys import config as configuration
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError, DataError, InputError, StorageError
 from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import FilterConfig, PrepareConfig, ReadConfig, SplitConfig, prepare
 
@@ -195,10 +197,41 @@ def test_a_log_too_small_to_test_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_full_disk_or_a_forbidden_folder_leaves_the_old_dataset(tmp_path: Path) -> None:
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 2,000 bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_forbidden_folder_is_the_callers_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(InputError, match=r"data: cannot be written \(Not a directory\); name another place"):
         prepare(_log(tmp_path / "log.csv"), tmp_path / "file" / "data", PrepareConfig())
+
+
+def test_a_full_disk_leaves_the_old_dataset(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    log, other = _log(tmp_path / "log.csv"), _log(tmp_path / "other.csv", num_users=400, seed=1)
+    before = _bytes(prepare(log, tmp_path / "data", PrepareConfig()).path)
+    request.getfixturevalue("small_files")
+    with pytest.raises(StorageError, match=r"data: cannot be written \(.+\); free space or name") as caught:
+        prepare(other, tmp_path / "data", PrepareConfig())
+    assert not isinstance(caught.value, InputError)
+    assert _bytes(tmp_path / "data") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "log.csv", "other.csv"]
+
+
+def test_rejected_lines_that_a_full_disk_cannot_hold_are_one_line(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    rng = random.Random(0)
+    text = "".join(f"u{n},{rng.randbytes(20).hex()}\n" for n in range(400))
+    (tmp_path / "log.csv").write_text("user,item,ts\n" + text)
+    request.getfixturevalue("small_files")
+    with pytest.raises(StorageError, match=r"data\.rejected\.parquet: cannot be written \(.*File too large"):
+        prepare(tmp_path / "log.csv", tmp_path / "data", PrepareConfig())
 
 
 def test_the_manifest_tells_where_the_data_came_from(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import random
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,79 @@ def test_parquet_keeps_the_type_of_ids(tmp_path: Path) -> None:
     pl.DataFrame({"user": ["7"], "item": [[1]]}).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(DataError, match="column item holds List"):
         _read(tmp_path / "a.parquet")
+
+
+def test_parquet_ids_of_other_writers_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    users = pl.Series([Decimal(7), None, Decimal(10**20), Decimal(9)], dtype=pl.Decimal(38, 0))
+    items = pl.Series([b"caf\xc3\xa9", b"x", b"x", b"caf\xe9"])
+    pl.DataFrame({"user": users, "item": items, "ts": [1500000000] * 4}).write_parquet(path)
+    result = _read(path)
+    assert result.interactions.select("line", "user_id", "item_id").rows() == [(1, 7, "café")]
+    assert (result.user_kind, result.item_kind) == ("int", "str")
+    assert result.rejected.select("line", "reason", "text").rows() == [
+        (2, "user_id is empty", "user=None, item=x, ts=1500000000"),
+        (3, "user_id is beyond int64", "user=100000000000000000000, item=x, ts=1500000000"),
+        (4, "bytes that are not UTF-8", "user=9, item=b'caf\\xe9', ts=1500000000"),
+    ]
+    pl.DataFrame({"user": [b"7"], "item": [b"8"]}).write_parquet(path)
+    assert _read(path).interactions.select("user_id", "item_id").rows() == [("7", "8")]
+    fraction = pl.Series([Decimal("7.5")], dtype=pl.Decimal(38, 1))
+    pl.DataFrame({"user": fraction, "item": [8]}).write_parquet(path)
+    with pytest.raises(DataError, match=r"column user holds Decimal.*wanted integers or strings"):
+        _read(path)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (pl.Series([True, False]), r"column ts holds Boolean; wanted numbers, texts, dates or datetimes"),
+        (pl.Series([[1], [2]]), "column ts holds List"),
+        (pl.Series([None, None], dtype=pl.Int64), "column ts is empty; name the time column"),
+        (pl.Series([None, None], dtype=pl.Datetime), "column ts is empty; name the time column"),
+    ],
+)
+def test_a_parquet_column_without_times_is_refused(times: pl.Series, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"user": [1, 2], "item": [3, 4], "ts": times}).write_parquet(path)
+    with pytest.raises(DataError, match=message) as caught:
+        _read(path)
+    assert "\n" not in str(caught.value)
+    assert _read(path, order="rows").counts["good"] == 2
+
+
+@pytest.mark.parametrize("letter", ["\0", "\x01", "\x1b", "\x7f", "\x85"])
+def test_ids_with_a_control_character_are_set_aside(letter: str, tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.csv", f'user,item\nu7,1\nu7{letter}x,1\nu8,2\nu9,2{letter}2\n"u\t7",3\n')
+    result = _read(path)
+    assert result.interactions.select("line", "user_id", "item_id").rows() == [
+        (2, "u7", 1),
+        (4, "u8", 2),
+        (6, "u\t7", 3),
+    ]
+    assert result.rejected.select("line", "reason").rows() == [
+        (3, "user_id holds a control character"),
+        (5, "item_id holds a control character"),
+    ]
+    pl.DataFrame({"user": ["u7", f"u7{letter}"], "item": [1, 1]}).write_parquet(tmp_path / "a.parquet")
+    assert _read(tmp_path / "a.parquet").rejected.select("line", "reason").rows() == [
+        (2, "user_id holds a control character")
+    ]
+
+
+def test_a_tab_may_stand_between_a_user_and_blank_separated_items(tmp_path: Path) -> None:
+    path = _write(tmp_path / "s.tsv", "1\t2 3 4\n5\t6\n")
+    result = _read(path)
+    assert result.interactions.select("line", "user_id", "item_id").rows() == [
+        (1, 1, 2),
+        (1, 1, 3),
+        (1, 1, 4),
+        (2, 5, 6),
+    ]
+    headed = _write(tmp_path / "h.tsv", "user\titem of the shop\n1\t2 3\n")
+    assert _read(headed, columns={"item_id": "item of the shop"}).interactions["item_id"].to_list() == ["2 3"]
+    told = _read(path, names=("user_id", "item_id"))
+    assert told.interactions["item_id"].to_list() == ["2 3 4", "6"]
 
 
 def test_sequences_give_one_event_an_item_in_the_order_of_the_line(tmp_path: Path) -> None:
@@ -360,6 +435,9 @@ LATIN = "user,item\n" + "1,café\n" * 9
         ("a.csv", LATIN.encode("latin-1"), r"9 of 10 lines are not UTF-8, the first is line 2; .*encoding=latin-1"),
         ("a.csv", LATIN.encode("utf-16"), r"looks like UTF-16; set read\.encoding=utf-16"),
         ("a.csv", LATIN.encode("utf-16-le"), r"looks like UTF-16; set read\.encoding=utf-16"),
+        ("a.csv", random.Random(1).randbytes(5000), r"looks binary: \d+ of its first 4096 bytes are control bytes"),
+        ("a.csv", b"\0\0\0\1user,item\n" + bytes(4000), "looks binary"),
+        ("a.csv", b"user,item,ts\n1,2,\n1,3,\n", r"column ts is empty; .*columns\.timestamp=NAME, or .*order=rows"),
         ("a.parquet", b"PAR1 nothing of the kind", "Parquet file is damaged or cut short"),
         ("a.txt", b"word\nother\n", "cannot tell the format from line 1, 'word'"),
     ],

@@ -105,6 +105,25 @@ def test_golden_answers_notice_other_weights(tmp_path: Path) -> None:
     assert any("golden request" in difference for difference in check_golden(bundle))
 
 
+@pytest.mark.parametrize("change", ["intruder", "reversed", "shorter"])
+def test_golden_answers_notice_an_intruder_another_order_and_a_missing_item(tmp_path: Path, change: str) -> None:
+    bundle = load_bundle(write(tmp_path / "b"))
+    file = bundle.path / "golden.json"
+    cases = json.loads(file.read_text())
+    case = cases[0]  # history red: green and blue are left
+    assert sorted(case["item_ids"]) == ["blue", "green"]
+    if change == "intruder":
+        case["item_ids"][0] = "unsold"
+    elif change == "reversed":
+        case["item_ids"].reverse()
+    else:
+        case["item_ids"].pop()
+        case["scores"].pop()
+    file.write_text(json.dumps(cases))
+    (difference,) = check_golden(bundle)
+    assert difference.startswith("golden request 0: ")
+
+
 def test_a_bundle_is_found_in_its_folder_and_in_a_run(tmp_path: Path) -> None:
     write(tmp_path / "run" / "bundle")
     assert resolve(tmp_path / "run") == resolve(tmp_path / "run" / "bundle") == tmp_path / "run" / "bundle"

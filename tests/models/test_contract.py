@@ -138,6 +138,11 @@ def test_a_history_longer_than_max_len_is_refused(model: NextItemModel) -> None:
         model.encode(batch_of([1] * 11))
 
 
+def test_an_empty_sequence_is_refused(model: NextItemModel) -> None:
+    with pytest.raises(ValueError, match="sequence 1 is empty"):
+        model.encode(batch_of([1, 2], [], [3]))
+
+
 def test_an_unknown_key_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="d_modl: unknown key; did you mean 'd_model'"):
         registry.build("sasrec", {"d_modl": 8}, V)

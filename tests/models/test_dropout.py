@@ -4,7 +4,7 @@ import torch
 from recsys.models.dropout import Dropout
 
 
-@pytest.mark.parametrize("p", [0.1, 0.2, 0.5])
+@pytest.mark.parametrize("p", [0.001, 0.1, 0.2, 0.5])
 def test_it_drops_the_share_asked_for_and_keeps_the_mean(p: float) -> None:
     torch.manual_seed(0)
     y = Dropout(p)(torch.ones(1003, 997))

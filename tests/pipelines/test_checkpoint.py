@@ -41,15 +41,15 @@ def test_the_newest_two_are_kept_and_the_newest_is_found(tmp_path: Path) -> None
     for step in (9, 10, 11):
         save(tmp_path, step)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000011"]
-    assert checkpoint.latest(tmp_path) == tmp_path / "step-00000011"
+    assert [path.name for path in checkpoint.found_in(tmp_path)] == ["step-00000011", "step-00000010"]
 
 
 def test_what_a_killed_write_left_behind_is_removed(tmp_path: Path) -> None:
     save(tmp_path, 1)
     (tmp_path / ".step-00000002.99.tmp").mkdir()
-    assert checkpoint.latest(tmp_path) == tmp_path / "step-00000001"
+    assert checkpoint.found_in(tmp_path) == [tmp_path / "step-00000001"]
     assert len(list(tmp_path.iterdir())) == 1
-    assert checkpoint.latest(tmp_path / "none") is None
+    assert checkpoint.found_in(tmp_path / "none") == []
 
 
 def test_a_failed_write_leaves_the_older_checkpoint(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import itertools
 import os
+import resource
 from pathlib import Path
 
 import httpx
@@ -9,10 +10,11 @@ import polars as pl
 import pytest
 import torch
 
-from recsys.errors import BundleError, DataError, InputError
+from recsys.errors import BundleError, DataError, InputError, StorageError
 from recsys.features.batches import query_batches
 from recsys.features.dataset import PreparedDataset
 from recsys.features.journal.journal import Event, Journal
+from recsys.features.prepare import PrepareConfig, prepare
 from recsys.models import registry
 from recsys.models.bundle import load_bundle, save_bundle
 from recsys.models.ranking.ranker import History, Ranker
@@ -213,7 +215,7 @@ def test_a_file_that_cannot_be_written_is_one_line_and_leaves_nothing(
     circle: PreparedDataset, bundle: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match=r"out.csv: cannot be written \(.*\); name another file"):
+    with pytest.raises(InputError, match=r"out.csv: cannot be written \(.*\); name another place"):
         recommend_users(bundle, None, circle.path, None, 1, tmp_path / "file" / "out.csv")
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(InputError, match="cannot be written"):
@@ -229,3 +231,40 @@ def test_progress_is_said_in_users_a_second(
     said: list[str] = []
     recommend_users(bundle, None, circle.path, None, 1, tmp_path / "out.csv", said.append)
     assert any(line.startswith("100 of 150 users (") and "users/s" in line for line in said)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_a_full_disk_is_no_fault_of_the_caller_and_keeps_the_older_file(
+    circle: PreparedDataset, bundle: Path, tmp_path: Path, suffix: str
+) -> None:
+    out = tmp_path / f"out{suffix}"
+    out.write_text("older")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        with pytest.raises(
+            StorageError, match=r"cannot be written \(.*File too large.*\); free space or name"
+        ) as caught:
+            recommend_users(bundle, None, circle.path, None, 20, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not isinstance(caught.value, InputError)
+    assert out.read_text() == "older"
+    assert os.listdir(tmp_path) == [out.name]
+
+
+def test_histories_without_an_item_of_the_bundle_are_warned_of(
+    circle: PreparedDataset, bundle: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "other.csv"
+    log.write_text("user,item\n" + "".join(f"u{user},z{(user + n) % 7}\n" for user in range(9) for n in range(6)))
+    other = prepare(log, tmp_path / "other", PrepareConfig())
+    said: list[str] = []
+    counts = recommend_users(bundle, None, other.path, None, 1, tmp_path / "out.csv", said.append)
+    assert counts["popularity"] == counts["users"] == 9
+    (warning,) = [line for line in said if line.startswith("warning: ")]
+    assert "none of the 9 users" in warning
+    assert str(other.path) in warning
+    said.clear()
+    recommend_users(bundle, None, circle.path, None, 1, tmp_path / "out.csv", said.append)
+    assert not [line for line in said if "warning" in line]

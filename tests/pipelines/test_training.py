@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,13 +16,16 @@ import pytest
 from safetensors.numpy import load_file
 
 from recsys import config as configs
-from recsys.errors import CheckpointError, ConfigError, TrainingDiverged
+from recsys.errors import CheckpointError, ConfigError, InputError, StorageError, TrainingDiverged
 from recsys.features.dataset import PreparedDataset
+from recsys.models.bert4rec import draw_masks
 from recsys.models.bundle import check_golden, load_bundle
 from recsys.models.registry import names
+from recsys.pipelines.evaluation.full_ranking import rank_targets
+from recsys.pipelines.evaluation.metrics import metrics_per_query
 from recsys.pipelines.optimization import OptimizationConfig, learning_rate_factor
 from recsys.pipelines.run_config import TrainConfig
-from recsys.pipelines.training import Stopped, train
+from recsys.pipelines.training import Stopped, seed_of_step, train
 
 EPOCHS = {"sasrec": 20, "bert4rec": 60}
 SMALL: dict[str, Any] = {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 32, "max_len": 12}
@@ -53,14 +57,34 @@ def test_the_bundle_holds_the_weights_of_the_best_validation(circle: PreparedDat
     result = train(config_of(circle, epochs=6, lr=5e-2, patience=None), tmp_path / "run")
     curve = [event["ndcg@10"] for event in events_of(tmp_path / "run", "validation")]
     assert result.best_epoch == int(np.argmax(curve))
+    assert result.best_epoch < 5, "were the last epoch the best, a mistake would not be seen"
     assert result.validation["ndcg@10"] == max(curve)
+    queries = circle.queries("valid")
+    ranks = rank_targets(load_bundle(result.bundle).model, circle, queries)
+    found = metrics_per_query(ranks, queries.target_offsets)["ndcg@10"].mean()
+    assert found == pytest.approx(max(curve), abs=1e-9)
 
 
 def test_early_stopping_waits_for_patience_validations(circle: PreparedDataset, tmp_path: Path) -> None:
-    result = train(config_of(circle, epochs=40, lr=3e-2, patience=2), tmp_path / "run")
+    config = config_of(circle, epochs=40, lr=3e-2, patience=2)
+    result = train(config, tmp_path / "run")
     curve = [event["ndcg@10"] for event in events_of(tmp_path / "run", "validation")]
     assert len(curve) == result.epochs < 40
     assert int(np.argmax(curve)) == len(curve) - 3
+    again = train(config, tmp_path / "run")
+    assert (again.epochs, again.weights_sha256) == (result.epochs, result.weights_sha256)
+
+
+def test_the_schedule_and_the_epoch_reach_the_weights(circle: PreparedDataset, tmp_path: Path) -> None:
+    """With a warm-up far longer than the run the weights hardly move; a run's second epoch draws other masks."""
+    still = train(config_of(circle, epochs=2, warmup_steps=100_000), tmp_path / "still")
+    moving = train(config_of(circle, epochs=2, warmup_steps=4), tmp_path / "moving")
+    losses = [[e["loss"] for e in events_of(tmp_path / name, "step")] for name in ("still", "moving")]
+    assert abs(losses[0][-1] - np.log(20)) < 0.1
+    assert losses[1][-1] < losses[0][-1] - 0.2
+    assert still.weights_sha256 != moving.weights_sha256
+    first, second = (draw_masks((50,), 0.2, 0.0, seed_of_step(0, epoch, 0)) for epoch in (0, 1))
+    assert not first.equal(second)
 
 
 @pytest.mark.parametrize("name", names())
@@ -165,3 +189,73 @@ def test_the_learning_rate_rises_then_falls_to_zero() -> None:
     cosine = OptimizationConfig(decay="cosine")
     assert learning_rate_factor(cosine, 50, 100) == pytest.approx(0.5)
     assert learning_rate_factor(OptimizationConfig(), 99, 100) == 1.0
+
+
+def test_a_second_process_in_the_same_run_folder_is_refused(circle: PreparedDataset, tmp_path: Path) -> None:
+    config = config_of(circle, epochs=1)
+
+    def intrude(event: dict[str, Any]) -> None:
+        if event["event"] == "start":
+            with pytest.raises(
+                CheckpointError, match="another process trains there; wait for it, or name another --out"
+            ):
+                train(config, tmp_path / "run")
+
+    first = train(config, tmp_path / "run", intrude)
+    assert train(config, tmp_path / "run").weights_sha256 == first.weights_sha256
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(circle: PreparedDataset, tmp_path: Path) -> None:
+    config = config_of(circle, checkpoint_every=2)
+    whole = train(config, tmp_path / "whole")
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "checkpoint" and event["step"] >= 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        train(config, tmp_path / "run", stop)
+    newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1] / "tensors.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-1] ^= 1
+    newest.write_bytes(data)
+    events: list[dict[str, Any]] = []
+    assert train(config, tmp_path / "run", events.append).weights_sha256 == whole.weights_sha256
+    (warning,) = [event["message"] for event in events if event["event"] == "warning"]
+    assert "its bytes differ" in warning
+    assert "going on from the one before" in warning
+
+
+def test_a_folder_of_other_things_and_a_file_are_refused(circle: PreparedDataset, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("...")
+    with pytest.raises(CheckpointError, match="is no run folder and holds other things; name a new --out"):
+        train(config_of(circle), tmp_path / "mine")
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+    with pytest.raises(InputError, match=r"thesis.tex.*cannot be written.*name another place"):
+        train(config_of(circle), tmp_path / "mine" / "thesis.tex")
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_checkpoint_before(
+    circle: PreparedDataset, tmp_path: Path
+) -> None:
+    """A limit on the size of files stands for the disk; the run goes on once it is lifted."""
+    config = config_of(circle, checkpoint_every=3)
+    whole = train(config, tmp_path / "whole")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(event: dict[str, Any]) -> None:
+        if event["event"] == "checkpoint":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(
+            StorageError, match="cannot be written .*the checkpoint before it is kept; free some disk space"
+        ):
+            train(config, tmp_path / "run", fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
+    assert train(config, tmp_path / "run").weights_sha256 == whole.weights_sha256

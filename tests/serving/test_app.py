@@ -64,7 +64,8 @@ def test_kill_nine_and_a_restart_lose_nothing_and_sigterm_drains(bundle_path: Pa
             while (ready := client.get("/health/ready")).status_code == 200 and time.monotonic() < deadline:
                 time.sleep(0.01)
             assert ready.json() == {"status": "draining", "error": "the server is shutting down"}
-            assert client.get("/v1/recommend/ann").status_code == 200
+            last = client.get("/v1/recommend/ann")
+            assert (last.status_code, last.headers["connection"]) == (200, "close")
         assert process.wait(20) == 0
         assert process.stdout is not None
         assert process.stdout.read() == "closed\n"

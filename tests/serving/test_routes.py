@@ -1,6 +1,8 @@
 import asyncio
 import json
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,22 @@ def test_a_user_id_may_hold_slashes_and_any_character(client: Client) -> None:
     assert client.get("/v1/recommend/a%2Fb%20%C3%BC%3F").json()["source"] == "model"
 
 
+def test_a_user_that_is_no_utf8_is_refused_and_never_taken_for_another(client: Client) -> None:
+    answer = client.get("/v1/recommend/%ff")
+    assert (answer.status_code, answer.json()["error"][:17]) == (400, "user_id: no UTF-8")
+    assert client.get("/v1/recommend/%EF%BF%BD").json()["user_id"] == "\ufffd"
+
+
+def test_what_an_address_asks_is_as_strict_as_a_body(client: Client) -> None:
+    answer = client.get("/v1/recommend/ann?kk=3")
+    assert answer.status_code == 422
+    assert answer.json() == {"error": "query.kk: Extra inputs are not permitted"}
+    for k in ("0", "1001", "x"):
+        answer = client.get(f"/v1/recommend/ann?k={k}")
+        assert answer.status_code == 422
+        assert answer.json()["error"].startswith("query.k: Input should be")
+
+
 def test_feedback_takes_one_event_or_a_list_and_counts_what_became_of_them(client: Client) -> None:
     one = {"user_id": 1, "item_id": 105, "event_id": "e1", "weight": 2, "session_id": "s", "request_id": "r"}
     answer = client.post("/v1/feedback", one)
@@ -201,8 +219,12 @@ def test_a_repeated_feedback_with_a_time_is_a_duplicate(client: Client) -> None:
         ("/v1/recommend", {"user_id": 1, "k": "5"}, "k: Input should be a valid integer"),
         ("/v1/recommend", {"user_id": 1, "n": 5}, "n: Extra inputs are not permitted"),
         ("/v1/recommend", {"user_id": True}, "user_id: Input should be a valid integer"),
-        ("/v1/recommend", {"user_id": ""}, "user_id: id: 0 characters long, wanted 1 to 1024"),
-        ("/v1/recommend", {"user_id": 2**63}, "beyond 64 bits; send it as text"),
+        ("/v1/recommend", {"user_id": ""}, "user_id: 0 characters long, wanted 1 to 1024"),
+        ("/v1/recommend", {"user_id": 2**63}, "user_id: 9223372036854775808: beyond 64 bits; send it as text"),
+        ("/v1/recommend", {"sequence": [1, ""]}, "sequence.1: 0 characters long"),
+        ("/v1/recommend", {"user_id": 1, "strategy": 1}, "strategy: Extra inputs are not permitted"),
+        ("/v1/recommend", {"user_id": 1, "int": 1}, "int: Extra inputs are not permitted"),
+        ("/v1/recommend", {"user_id": 1, "body": 1}, "body: Extra inputs are not permitted"),
         ("/v1/recommend", {"sequence": [1.5]}, "sequence.0: Input should be a valid integer"),
         ("/v1/recommend", {"sequence": [1] * 10_001}, "sequence: List should have at most 10000 items"),
         ("/v1/recommend", {"user_id": 1, "query_time": 1_750_000_000}, "send microseconds since 1970"),
@@ -210,6 +232,11 @@ def test_a_repeated_feedback_with_a_time_is_a_duplicate(client: Client) -> None:
         ("/v1/recommend", {"user_id": 1, "query_time": 1_750_000_000_000_000_000}, "send microseconds since 1970"),
         ("/v1/recommend", {"user_id": 1, "query_time": "2025-01-01"}, "has no offset; append Z for UTC"),
         ("/v1/recommend", {"user_id": 1, "query_time": "soon"}, "'soon' is no time; send ISO 8601"),
+        ("/v1/recommend", {"user_id": 1, "query_time": "0001-01-01T00:00:00+14:00"}, "lies outside 1973-03-03"),
+        ("/v1/recommend", {"user_id": 1, "query_time": "1970-01-01T00:00:00Z"}, "lies outside 1973-03-03"),
+        ("/v1/recommend", {"user_id": 1, "query_time": "9999-12-31T23:59:59-14:00"}, "lies outside 1973-03-03"),
+        ("/v1/feedback", {"user_id": 1, "item_id": 1, "interest": 5}, "interest: Extra inputs are not permitted"),
+        ("/v1/feedback", {"user_id": 1, "item_id": ""}, "event 0: item_id: 0 characters long"),
         ("/v1/rank", {"user_id": 1}, "candidates: Field required"),
         ("/v1/rank", {"user_id": 1, "candidates": []}, "candidates: List should have at least 1 item"),
         ("/v1/rank", {"user_id": 1, "candidates": [12, "12"]}, "candidates: '12' is listed twice"),
@@ -224,12 +251,23 @@ def test_what_is_wrong_with_a_body_is_said_in_one_line(client: Client, path: str
     assert "\n" not in answer.json()["error"]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"user_id": 1', b"[" * 100_000])
-def test_a_body_that_is_no_json_is_the_callers_fault(client: Client, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the body is empty; send JSON"),
+        (b"{", "the body is no JSON (at character 1)"),
+        (b'{"user_id":', "the body is no JSON (at character 11)"),
+        (b"\xff\xfe", "the body is no JSON (at character 0)"),
+        (b'{"user_id": "\xff"}', "the body is no JSON (no utf-8 at byte 13); send UTF-8"),
+        (b"[" * 100_000, "the body is nested too deeply; send it flat"),
+        (b'{"user_id": ' + b"9" * 5_000 + b"}", "the body holds an integer with too many digits; send it as text"),
+    ],
+)
+def test_a_body_that_is_no_json_is_the_callers_fault(client: Client, content: bytes, message: str) -> None:
     for path in ("/v1/recommend", "/v1/feedback"):
         answer = client.request("POST", path, content=content, headers={"content-type": "application/json"})
         assert answer.status_code in (400, 422)
-        assert set(answer.json()) == {"error"}
+        assert answer.json() == {"error": message}
 
 
 FIELDS = ["user_id", "item_id", "sequence", "k", "candidates", "timestamp", "exclude", "weight", "query_time"]
@@ -327,7 +365,10 @@ def test_before_the_start_everything_but_health_is_answered_503(
     assert client.get("/version").json()["model"] is None
     service.start()
     assert client.get("/health/ready").json() == {"status": "ready"}
+    assert "connection" not in client.get("/v1/recommend/1").headers
     service.drain()
+    for path in ("/health/ready", "/v1/recommend/1", "/v2/none"):
+        assert client.get(path).headers["connection"] == "close"
     answer = client.get("/health/ready")
     assert (answer.status_code, answer.json()["status"]) == (503, "draining")
     assert client.get("/v1/recommend/1").status_code == 200
@@ -347,6 +388,26 @@ def test_a_poisoned_journal_makes_the_server_not_ready_and_nothing_is_claimed(
     assert client.get("/v1/recommend/1").status_code == 503
     ready = client.get("/health/ready")
     assert (ready.status_code, ready.json()["status"]) == (503, "failed")
+
+
+def test_a_journal_damaged_in_the_middle_makes_the_server_not_ready(
+    client: Client, service: RankingService, tmp_path: Path
+) -> None:
+    click(client, "ann", *ITEMS * 20)
+    assert len(service._opened().read()) == 600
+    path = tmp_path / "journal" / "journal.db"
+    writer = service._opened()._writer
+    assert writer is not None
+    writer.run(lambda _: None, truncates=True)  # the log is emptied into the file
+    # By another process, as closing a handle here would drop SQLite's locks.
+    program = "import sys; f = open(sys.argv[1], 'r+b'); f.seek(8192); f.write(b'\\xf5' * (int(sys.argv[2]) - 8192))"
+    subprocess.run([sys.executable, "-c", program, str(path), str(path.stat().st_size)], check=True)
+    service._opened()._close_readers()  # a page in a reader's cache is still whole
+    assert client.post("/v1/recommend", {"user_id": "ann"}).status_code == 503
+    ready = client.get("/health/ready")
+    assert (ready.status_code, ready.json()["status"]) == (503, "failed")
+    assert "damaged" in ready.json()["error"]
+    assert client.post("/v1/feedback", {"user_id": 1, "item_id": 105}).status_code == 503
 
 
 def test_more_requests_than_the_bound_are_told_to_come_again(

@@ -37,6 +37,8 @@ def text_format(source: Source, lines: Lines, config: ReadConfig) -> TextFormat:
         return "jsonl"
     if MOVIELENS_SEPARATOR in sample[0]:
         return "movielens"
+    if _is_tabbed_sequence(sample[0], config):
+        return "sequences"
     if any(separator in _unquoted(sample[0]) for separator in SEPARATORS):
         return "separated"
     if len(sample[0].split()) >= 2:
@@ -45,6 +47,15 @@ def text_format(source: Source, lines: Lines, config: ReadConfig) -> TextFormat:
         f"{source.path}: cannot tell the format from line 1, {sample[0][:60]!r}; wanted CSV, TSV, JSONL, "
         "MovieLens '::' or 'user item item' lines; set read.format and read.separator"
     )
+
+
+def _is_tabbed_sequence(line: str, config: ReadConfig) -> bool:
+    """Whether the line is a user, a tab and blank-separated items, and no header."""
+    fields = line.split("\t")
+    is_told = config.header is not None or config.names is not None
+    if is_told or [len(field.split()) > 1 for field in fields] != [False, True]:
+        return False
+    return not names_a_column(fields, config)
 
 
 def separator_of(lines: Lines, config: ReadConfig) -> str:

@@ -12,6 +12,8 @@ from recsys.features.schema import IdRule, ReadConfig
 from recsys.features.vocabulary import IdKind
 
 INTEGER = r"^-?[0-9]+$"
+# Quoted fields and JSON may hold tabs and line ends.
+CONTROL = r"[\p{Cc}--[\t\n\r]]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,14 +115,20 @@ def _ids(raw: pl.Series, name: str, rule: IdRule, table: RawTable) -> tuple[pl.S
     if raw.dtype != pl.String:
         return _numeric_ids(raw, name, rule)
     frame = raw.to_frame("raw").with_columns(number=pl.col("raw").cast(pl.Int64, strict=False))
+    if frame["number"].null_count():
+        is_control = pl.col("raw").str.contains(CONTROL).fill_null(value=False)
+    else:
+        is_control = pl.lit(value=False)
+    frame = frame.with_columns(is_control=is_control)
     is_text = name in table.typed_ids
-    is_int = rule == "int" or (rule == "auto" and not is_text and _all_integers(frame))
+    is_int = rule == "int" or (rule == "auto" and not is_text and _all_integers(frame.filter(~pl.col("is_control"))))
     is_empty = pl.col("raw").is_null() | (pl.col("raw") == "")
     empty = pl.when(is_empty).then(pl.lit(f"{name} is empty"))
+    unusable = empty.when("is_control").then(pl.lit(f"{name} holds a control character"))
     if not is_int:
-        return raw, frame.select(problem=empty).to_series(), "str"
+        return raw, frame.select(problem=unusable).to_series(), "str"
     is_beyond = pl.col("number").is_null() & pl.col("raw").str.contains(INTEGER)
-    problem = empty.when(is_beyond).then(pl.lit(f"{name} is beyond int64"))
+    problem = unusable.when(is_beyond).then(pl.lit(f"{name} is beyond int64"))
     problem = problem.when(pl.col("number").is_null()).then(pl.lit(f"{name} is no integer"))
     return frame["number"], frame.select(problem=problem).to_series(), "int"
 

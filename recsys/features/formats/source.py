@@ -15,6 +15,10 @@ from recsys.features.schema import ReadConfig
 
 GZIP_MAGIC = b"\x1f\x8b"
 SPLIT_BYTES = 1 << 27
+HEAD_BYTES = 4096
+CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f")) + b"\x7f"
+# Random bytes hold 11 %.
+BINARY_SHARE = 0.03
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +125,7 @@ def _decode(source: Source, config: ReadConfig) -> tuple[str, npt.NDArray[np.int
     bad = _undecodable_lines(source.data)
     total = source.data.count(b"\n") + (not source.data.endswith(b"\n"))
     if len(bad) > config.max_rejected_share * total:
+        _refuse_binary(source)
         raise DataError(
             f"{source.path}: {len(bad)} of {total} lines are not UTF-8, the first is line {bad[0]}; the file looks "
             "like latin-1: set read.encoding=latin-1 (or the encoding it has)"
@@ -129,9 +134,24 @@ def _decode(source: Source, config: ReadConfig) -> tuple[str, npt.NDArray[np.int
 
 
 def _refuse_utf16(source: Source) -> None:
-    head = source.data[:4096]
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or head.count(0) > len(head) // 4:
-        raise DataError(f"{source.path}: is not UTF-8 but looks like UTF-16; set read.encoding=utf-16")
+    head = source.data[:HEAD_BYTES]
+    has_mark = head.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if not has_mark and head.count(0) <= len(head) // 4:
+        return
+    # Latin text has its zeros in one byte of each pair.
+    if not has_mark and min(head[0::2].count(0), head[1::2].count(0)) > len(head) // 40:
+        _refuse_binary(source)
+    raise DataError(f"{source.path}: is not UTF-8 but looks like UTF-16; set read.encoding=utf-16")
+
+
+def _refuse_binary(source: Source) -> None:
+    head = source.data[:HEAD_BYTES]
+    num_controls = len(head) - len(head.translate(None, CONTROLS))
+    if num_controls > BINARY_SHARE * len(head):
+        raise DataError(
+            f"{source.path}: looks binary: {num_controls} of its first {len(head)} bytes are control bytes; "
+            "name a CSV, TSV, Parquet, JSONL or MovieLens file; text may be gzip"
+        )
 
 
 def _undecodable_lines(data: bytes) -> npt.NDArray[np.int64]:

@@ -23,6 +23,7 @@ UNIT_BOUNDS: dict[Unit, tuple[int, int]] = {
 }
 PER_SECOND: dict[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 YEAR_10000_US = 253_402_300_800_000_000
+NO_ISO_TIME = "timestamp is no ISO time, wanted 2020-12-31T10:00"
 
 ISO = (
     r"^\s*(\d{4})-(\d{2})-(\d{2})"
@@ -55,6 +56,11 @@ def looks_like_times(column: pl.Series) -> bool:
     if _is_text(column, numbers):
         return True
     return _typical(numbers) >= SMALLEST_TIME
+
+
+def is_empty(column: pl.Series) -> pl.Series:
+    """(n,) Boolean, values that are null or the empty text."""
+    return column.is_null() | (column == "") if column.dtype == pl.String else column.is_null()
 
 
 def numbers_of(column: pl.Series) -> pl.Series:
@@ -105,9 +111,9 @@ def iso_to_us(text: str) -> int:
 def _to_us(column: pl.Series, unit: Unit | Literal["auto"]) -> tuple[pl.DataFrame, str]:
     if column.dtype.is_temporal():
         return _typed(column), "type"
-    is_empty, numbers = _is_empty(column), numbers_of(column)
+    empty, numbers = is_empty(column), numbers_of(column)
     if _is_text(column, numbers):
-        return _finish(_iso(column), is_empty, "timestamp is no ISO time"), "iso"
+        return _finish(_iso(column), empty, NO_ISO_TIME), "iso"
     told = detect_unit(numbers) if unit == "auto" else unit
     frame = _scaled(column, numbers, told)
     if unit == "auto":
@@ -115,7 +121,7 @@ def _to_us(column: pl.Series, unit: Unit | Literal["auto"]) -> tuple[pl.DataFram
         is_other = (numbers >= SMALLEST_TIME) & ((numbers < low) | (numbers >= high))
         problem = pl.when(pl.lit(is_other)).then(pl.lit(f"timestamp is in another unit than the source's ({told})"))
         frame = frame.with_columns(problem=problem)
-    return _finish(frame, is_empty, "timestamp is no time"), told
+    return _finish(frame, empty, "timestamp is no time"), told
 
 
 def detect_unit(numbers: pl.Series) -> Unit:
@@ -129,13 +135,9 @@ def _typical(numbers: pl.Series) -> float:
     return median if isinstance(median, float) else 0.0
 
 
-def _is_empty(column: pl.Series) -> pl.Series:
-    return column.is_null() | (column == "") if column.dtype == pl.String else column.is_null()
-
-
 def _is_text(column: pl.Series, numbers: pl.Series) -> bool:
     """Whether more of the values are other texts than are numbers."""
-    num_filled = len(column) - int(_is_empty(column).sum())
+    num_filled = len(column) - int(is_empty(column).sum())
     return column.dtype == pl.String and num_filled - numbers.count() > numbers.count()
 
 
@@ -187,9 +189,9 @@ def _iso(column: pl.Series) -> pl.DataFrame:
     return parts.select(us=pl.when(is_clock).then(seconds * 10**6 + fraction), problem=pl.lit(None, pl.String))
 
 
-def _finish(frame: pl.DataFrame, is_empty: pl.Series, unparsable: str) -> pl.DataFrame:
+def _finish(frame: pl.DataFrame, empty: pl.Series, unparsable: str) -> pl.DataFrame:
     problem = (
-        pl.when(pl.lit(is_empty))
+        pl.when(pl.lit(empty))
         .then(pl.lit("timestamp is empty"))
         .when(pl.col("problem").is_not_null())
         .then("problem")

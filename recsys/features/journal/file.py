@@ -124,7 +124,8 @@ def open_writer(folder: Path) -> sqlite3.Connection:
     """A writing connection to the journal of `folder`, made when missing: WAL, `synchronous=FULL`.
 
     Raises:
-        DataError: the file is damaged, is no journal, or has an unknown format version.
+        DataError: the file is damaged (all of it is read: half a second for a million events), is no journal, or has an
+            unknown format version.
     """
     path = folder / FILE
     connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
@@ -142,6 +143,7 @@ def open_writer(folder: Path) -> sqlite3.Connection:
         if _is_empty(connection):
             _create(connection, folder)
         _check_format(connection, path)
+        _check_pages(connection)
     except sqlite3.DatabaseError as error:
         connection.close()
         raise _damaged(path, error) from error
@@ -197,6 +199,12 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
         raise DataError(
             f"{path}: journal format {version}, this version reads {FORMAT_VERSION}; upgrade recsys-platform"
         )
+
+
+def _check_pages(connection: sqlite3.Connection) -> None:
+    problem = " ".join(str(connection.execute("PRAGMA quick_check(1)").fetchone()[0]).split())
+    if problem != "ok":
+        raise sqlite3.DatabaseError(problem)
 
 
 def _damaged(path: Path, error: sqlite3.DatabaseError) -> DataError:

@@ -6,6 +6,9 @@ bounded by the rate of fsyncs. The same thread and connection also checkpoint th
 
 A commit, a job or a checkpoint that fails poisons the writer: after a failed fsync the kernel may have thrown the dirty
 pages away while a second fsync reports success, so nothing is retried. A restart reads what truly is on disk.
+
+One failure says nothing about the disk: a job that breaks a rule of the tables (sqlite3.IntegrityError). It gets the
+error alone; the transaction is rolled back and the other jobs run again without it, so a job may run more than once.
 """
 
 import queue
@@ -55,12 +58,13 @@ class GroupCommit:
         """What `job` answered, once its transaction is committed to disk.
 
         Args:
-            job: writes through the connection it is given; must not commit.
+            job: writes through the connection it is given; must not commit; may run more than once.
             timeout_s: longest wait, in seconds; None waits as long as it takes.
             truncates: also empty the write-ahead log, so that overwritten rows are in no file any more.
 
         Raises:
             JournalError: the writer is poisoned or closed, or the commit took longer than `timeout_s`.
+            sqlite3.IntegrityError: `job` broke a rule of the tables; nothing of it is stored.
         """
         future: Future[Any] = Future()
         with self._gate:
@@ -72,6 +76,11 @@ class GroupCommit:
             raise JournalError(
                 f"{self._name}: no commit within {timeout_s:g} s; it may still come: repeat the events with their ids"
             ) from error
+
+    def fail(self, reason: str) -> None:
+        """Refuse every job from here on; what has failed before keeps its reason."""
+        with self._gate:
+            self.failure = self.failure or reason
 
     def close(self) -> None:
         """Finish the waiting jobs, then stop the thread and close the connection. A second call does nothing."""
@@ -116,7 +125,17 @@ class GroupCommit:
 
     def _commit(self, jobs: list[_Job]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
-        answers = [job.run(self._connection) for job in jobs]
+        answers: list[Any] = []
+        while len(answers) < len(jobs):
+            job = jobs[len(answers)]
+            try:
+                answers.append(job.run(self._connection))
+            except sqlite3.IntegrityError as error:
+                self._connection.execute("ROLLBACK")
+                job.future.set_exception(error)
+                jobs = [other for other in jobs if other is not job]
+                answers = []
+                self._connection.execute("BEGIN IMMEDIATE")
         self._connection.execute("COMMIT")
         self._commits += 1
         emptied = self._truncate() if any(job.truncates for job in jobs) else True
@@ -137,10 +156,7 @@ class GroupCommit:
             self._checkpointed_changes, self._commits = changes, 0
 
     def _poison(self, error: BaseException) -> None:
-        with self._gate:
-            self.failure = (
-                f"a write failed ({type(error).__name__}: {error}); nothing is retried: mend the disk, then restart"
-            )
+        self.fail(f"a write failed ({type(error).__name__}: {error}); nothing is retried: mend the disk, then restart")
         # The transaction is left open: rolling back would write to a file that can no longer be trusted.
 
     def _refuse(self, jobs: list[_Job]) -> None:

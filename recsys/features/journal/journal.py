@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from recsys.errors import InputError, JournalError
+from recsys.errors import DataError, InputError, JournalError
 from recsys.features.journal.events import Event, Impression, StoredEvent, StoredImpression, event_id_of, ids_of
 from recsys.features.journal.file import FILE, check_id, id_of, key_of, lock_folder, open_reader, open_writer
 from recsys.features.journal.group_commit import GroupCommit
@@ -138,7 +138,7 @@ class Journal:
 
     @property
     def failure(self) -> str | None:
-        """Why the writer can no longer promise durability, or None."""
+        """Why the writer can no longer promise durability, or None; a read that meets damage is a reason too."""
         return self._writer.failure if self._writer else None
 
     def append(self, events: Sequence[Event]) -> AppendResult:
@@ -259,7 +259,9 @@ class Journal:
         try:
             with self._reader() as connection:
                 return connection.execute(query, values).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, DataError) as error:
+            if self._writer is not None and _is_damage(error):
+                self._writer.fail(f"the journal is damaged ({error}); restore it from a backup, then restart")
             raise JournalError(f"{self.folder}: cannot be read ({error}); restore it from a backup") from error
 
     def _one(self, query: str) -> Any:
@@ -271,3 +273,13 @@ class Journal:
                 self._idle.get_nowait().close()
             except queue.Empty:
                 return
+
+
+def _is_damage(error: sqlite3.Error | DataError) -> bool:
+    """Whether the file itself is at fault, not a lock, a closed connection or an interrupted call."""
+    if isinstance(error, DataError):
+        return True
+    if "Could not decode" in str(error):  # text that is no UTF-8; raised without an error code
+        return True
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the primary code of an extended one
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

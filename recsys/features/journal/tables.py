@@ -26,9 +26,10 @@ HISTORY = (
     "SELECT item, item_is_text, time_us FROM events WHERE user = ? AND (time_us IS NULL OR time_us <= ?) "
     "ORDER BY order_key DESC, offset DESC LIMIT ?"
 )
+# char(1) is not printable, so no event that is handed in can have the id of a redacted row.
 _REDACT_EVENTS = (
-    "UPDATE events SET event_id = 'redacted-' || offset, user = NULL, item = NULL, weight = NULL, session_id = NULL, "
-    "request_id = NULL WHERE user = ?"
+    "UPDATE events SET event_id = char(1) || 'redacted-' || offset, user = NULL, item = NULL, weight = NULL, "
+    "session_id = NULL, request_id = NULL WHERE user = ?"
 )
 _IMPRESSION_COLUMNS = (
     "request_id, kind, user, user_is_text, items, scores, source, model, model_version, delta_version, propensity, "

@@ -25,6 +25,7 @@ from recsys.features.simulate.shop_truth import event_terms, seen_mass
 from recsys.features.simulate.shop_walk import DAY_US, START_US, ShopEvents, walk
 from recsys.features.simulate.shop_words import CATEGORIES, PRICES, STYLES
 from recsys.features.simulate.shop_world import ShopWorld
+from recsys.files import storage_errors
 
 __all__ = ["ShopConfig", "simulate"]
 
@@ -45,6 +46,7 @@ def simulate(config: ShopConfig, out: Path, say: Callable[[str], None] | None = 
 
     Raises:
         DataError: something that is no simulated shop stands at `out`, or it cannot be written.
+        StorageError: the disk is full or failed; an older world there is kept.
     """
     out, began = Path(out).absolute(), time.perf_counter()
     _refuse_foreign(out)
@@ -52,10 +54,9 @@ def simulate(config: ShopConfig, out: Path, say: Callable[[str], None] | None = 
     events = walk(world, np.arange(config.users))
     work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        _write(work, world, events)
-        _replace(out, work)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror}); free space or name another folder") from error
+        with storage_errors(out, "free space or name another folder"):
+            _write(work, world, events)
+            _replace(out, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if say is not None:

@@ -77,7 +77,8 @@ class Ranker(Generic[BundleT]):
         self._is_hidden = torch.from_numpy(bundle.popularity == 0)  # (V+1,)
         self._is_hidden[0] = True
         with torch.no_grad():
-            self._item_vectors = bundle.model.item_vectors()  # (V+1, D), kept: some models build it anew at each call
+            # (V+1, D), in float64 as in evaluation: a score then does not depend on how many are answered at once.
+            self._item_vectors = bundle.model.item_vectors().double()
         self._popularity = torch.from_numpy(bundle.popularity.astype(np.float32))
 
     def recommend(

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from recsys.errors import DataError
 from recsys.features.dataset import PreparedDataset
+from recsys.files import write_json
 from recsys.models.bundle import Bundle, attach_metrics, load_bundle, resolve
 from recsys.models.oracle import ShopOracle
 from recsys.models.protocols import NextItemModel, Scorer
@@ -49,16 +48,12 @@ def evaluate_bundle(
 
     Raises:
         BundleError: no bundle there, or a damaged one.
-        DataError: the dataset has another vocabulary, or its split asks no question.
+        DataError: the dataset is not the one the model was trained on, or its split asks no question.
     """
     path = resolve(source, tracking_uri)
     bundle = load_bundle(path)
     dataset = PreparedDataset.open(data or _trained_on(path))
-    if dataset.data_hash != bundle.data.get("data_hash") and not _same_items(dataset, bundle):
-        raise DataError(
-            f"{dataset.path}: its items are not those of bundle {path} "
-            f"(V={dataset.num_items} and {len(bundle.items)}); name the dataset that the model was trained on"
-        )
+    _refuse_other_data(dataset, bundle)
     scorers: dict[str, NextItemModel | Scorer] = {**fit_floors(dataset), bundle.name: bundle.model}
     if world is not None:
         scorers["oracle"] = ShopOracle(world, dataset)
@@ -67,9 +62,19 @@ def evaluate_bundle(
     folder = path.parent if path.name == "bundle" else path.parent / f"{path.name}.evaluation"
     folder.mkdir(exist_ok=True)
     file = folder / "evaluation.json"
-    _write_json(file, figures)
+    write_json(file, figures)
     attach_metrics(path, {**bundle.metrics, split: figures})
     return EvaluationReport(evaluation, bundle, file)
+
+
+def _refuse_other_data(dataset: PreparedDataset, bundle: Bundle) -> None:
+    """Another split of the same log would ask for what the model was trained on."""
+    trained_on = bundle.data.get("data_hash")
+    if dataset.data_hash != trained_on:
+        raise DataError(
+            f"{dataset.path}: data hash {dataset.data_hash}, but bundle {bundle.path} was trained on {trained_on}; "
+            "with other data or another split its targets may have been trained on: name the dataset it was trained on"
+        )
 
 
 def _trained_on(bundle: Path) -> Path:
@@ -77,16 +82,3 @@ def _trained_on(bundle: Path) -> Path:
     if not run.is_file():
         raise DataError(f"{bundle}: its run folder is not beside it; name the prepared dataset by --data")
     return Path(json.loads(run.read_text(encoding="utf-8"))["config"]["data"])
-
-
-def _same_items(dataset: PreparedDataset, bundle: Bundle) -> bool:
-    if len(dataset.items) != len(bundle.items):
-        return False
-    indices = np.arange(1, len(bundle.items) + 1)
-    return dataset.items.decode(indices) == bundle.items.decode(indices)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    draft.rename(path)

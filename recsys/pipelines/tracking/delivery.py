@@ -65,6 +65,8 @@ class Delivery:
         self._draw_curves(is_final=has_ended)
         self._send_files()
         model = self._register() if has_ended and self.run.bundle_version else None
+        if model:
+            self._tag_version()
         self._set_status(status or ("FINISHED" if has_ended else None))
         return Sent(self.cursor.uri, self._run_id, num_points, self.files, model, num_damaged)
 
@@ -72,6 +74,11 @@ class Delivery:
     def _run_id(self) -> str:
         assert self.cursor.run_id is not None
         return self.cursor.run_id
+
+    @property
+    def _test(self) -> dict[str, Any]:
+        evaluation = self.run.evaluation or {}
+        return evaluation if evaluation.get("split") == "test" else {}
 
     def _find_run(self) -> None:
         if self.cursor.run_id is not None and self._exists(self.cursor.run_id):
@@ -126,9 +133,10 @@ class Delivery:
     def _send_tags(self) -> None:
         from mlflow.entities import RunTag
 
-        record, evaluation = self.run.record, self.run.evaluation or {}
+        record = self.run.record
         tags = {
-            "protocol": evaluation.get("protocol", record.get("protocol")),
+            "protocol.valid": record.get("protocol"),
+            "protocol.test": self._test.get("protocol"),
             "data_hash": record.get("data_hash"),
             "mlflow.source.git.commit": record.get("commit"),
             "git_commit": record.get("commit"),
@@ -230,6 +238,28 @@ class Delivery:
         )
         return str(version.version)
 
+    def _tag_version(self) -> None:
+        """The test figures of this very bundle and of its best floor, so that the registry can compare versions."""
+        test, version = self._test, self.cursor.model
+        if not test or test.get("bundle_version") != version["bundle"]:
+            return
+        floor = test.get("best_floor")
+        tags = {
+            "protocol.test": test.get("protocol"),
+            "test.ndcg_at_10": _mean_ndcg(test, test.get("model")),
+            "test.floor": floor,
+            "test.floor_ndcg_at_10": _mean_ndcg(test, floor),
+        }
+        # Who deletes a version in the registry wants it gone.
+        is_new = self._is_new("version_tags", {**version, **tags})
+        if is_new and self._version_there(version["name"], version["bundle"]) == version["version"]:
+            for key, value in tags.items():
+                if value is not None:
+                    self.client.set_model_version_tag(
+                        version["name"], version["version"], key, str(value)[:_MAX_VALUE_CHARS]
+                    )
+            self._mark("version_tags", {**version, **tags})
+
     def _set_status(self, status: str | None) -> None:
         if status is None or self.client.get_run(self._run_id).info.status == status:
             return
@@ -269,6 +299,11 @@ def _points(event: Mapping[str, Any]) -> list[Any]:
     return [
         Metric(_name(f"{prefix}/{key}"), float(value), time_ms, int(event["step"])) for key, value in values.items()
     ]
+
+
+def _mean_ndcg(evaluation: Mapping[str, Any], scorer: str | None) -> float | None:
+    mean = evaluation.get("metrics", {}).get(scorer, {}).get("ndcg@10", {}).get("mean")
+    return None if mean is None else float(mean)
 
 
 def _is_number(value: Any) -> bool:

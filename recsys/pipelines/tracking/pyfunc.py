@@ -5,10 +5,10 @@ are those of the server (`models.ranking.ranker`).
 """
 
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recsys import __version__
 from recsys.errors import InputError
 from recsys.features.vocabulary import Vocabulary
 from recsys.models.bundle import load_bundle
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DEFAULT_K = 10
+# What loads and answers; recsys itself is on no index, so it comes from its checkout.
+_REQUIRED = ("mlflow-skinny", "numpy", "pandas", "safetensors", "torch")
 
 
 def log_bundle(client: "MlflowClient", run_id: str, bundle: Path) -> Any:
@@ -59,8 +61,13 @@ def log_bundle(client: "MlflowClient", run_id: str, bundle: Path) -> Any:
         data_path=str(bundle),
         signature=signature,
         input_example=pd.DataFrame({"sequence": [example]}),
-        pip_requirements=[f"recsys-platform=={__version__}"],
+        pip_requirements=_pip_requirements(),
     )
+
+
+def _pip_requirements() -> list[str]:
+    # Without the local label: no index has torch==2.13.0+cpu, and 2.13.0 is met by it.
+    return [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED]
 
 
 class BundleModel:

@@ -92,14 +92,16 @@ class Tracker:
             TrackingError: the server cannot be reached or refuses.
         """
         run = RunFolder(self.run_dir)
-        cursor = self._cursor()
+        stored = TrackingCursor.read(self.run_dir)
+        cursor = self._cursor(stored)
         cursor.register_as = self.model_name or cursor.register_as
-        cursor.save(self.run_dir)
+        # A run that is tracked elsewhere moves once this store has taken it, so that a wrong URI loses nothing.
+        if stored is None or cursor is stored:
+            cursor.save(self.run_dir)
         with connect(self.uri, timeout_s=timeout_s, retries=retries) as client:
             return Delivery(client, self.uri, run, cursor).send(status)
 
-    def _cursor(self) -> TrackingCursor:
-        stored = TrackingCursor.read(self.run_dir)
+    def _cursor(self, stored: TrackingCursor | None) -> TrackingCursor:
         uri = without_password(self.uri)
         if stored is not None and (stored.uri, stored.experiment) == (uri, self.experiment):
             return stored

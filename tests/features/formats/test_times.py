@@ -54,11 +54,21 @@ def test_iso_times_agree_with_the_standard_library(moment: datetime.datetime, ho
 
 
 @pytest.mark.parametrize(
-    "text", ["2015-02-30", "2015-13-01", "2015-01-01 24:00", "2015-01-01 10:60", "yesterday", "01/02/2015", "2015-1-1"]
+    "text",
+    [
+        "2015-02-30",
+        "2015-13-01",
+        "2015-01-01 24:00",
+        "2015-01-01 10:60",
+        "yesterday",
+        "01/02/2015",
+        "31/12/2020 10:00",
+        "2015-1-1",
+    ],
 )
 def test_what_is_no_iso_time_says_so(text: str) -> None:
     times = parse_times(pl.Series(["2015-01-01", text, "2015-01-02"]), "auto", LATEST, "a.csv")
-    assert times.problem.to_list() == [None, "timestamp is no ISO time", None]
+    assert times.problem.to_list() == [None, "timestamp is no ISO time, wanted 2020-12-31T10:00", None]
 
 
 def test_each_bad_number_has_its_reason() -> None:

@@ -230,6 +230,32 @@ def test_forgetting_leaves_nothing_in_the_log_of_an_open_journal(tmp_path: Path)
         assert subprocess.run(search, shell=True, capture_output=True, text=True).stdout.strip() == "0"
 
 
+def test_no_event_id_stands_in_the_way_of_forgetting(tmp_path: Path) -> None:
+    ids = ["redacted-1", "redacted-2", "redacted-3"]
+    with Journal(tmp_path) as journal:
+        journal.append([Event(user_id="ann", item_id=1, event_id="a")])
+        journal.append([Event(user_id="eve", item_id=2, event_id=event_id) for event_id in ids])
+        assert journal.forget("ann") == 1
+        assert journal.failure is None
+        assert [row.event_id for row in journal.read()] == ids
+        assert journal.forget("eve") == 3
+        assert journal.append([Event(user_id="eve", item_id=2, event_id="redacted-1")]).duplicates == 1
+
+
+def test_rows_redacted_under_an_older_id_are_left_out_and_block_nobody(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.append([Event(user_id="ann", item_id=1), Event(user_id="eve", item_id=2)])
+        journal.forget("ann")
+    with sqlite3.connect(tmp_path / FILE) as older:
+        older.execute("UPDATE events SET event_id = 'redacted-1' WHERE offset = 1")
+    older.close()
+    with Journal(tmp_path) as journal:
+        assert [row.user_id for row in journal.read()] == ["eve"]
+        assert journal.stats().redacted == 1
+        assert journal.append([Event(user_id="eve", item_id=3, event_id="redacted-1")]).conflicts == [0]
+        assert journal.forget("eve") == 1
+
+
 def test_forgetting_says_so_when_a_reader_keeps_older_pages(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.append([Event(user_id="Zwiebelfisch", item_id=1)])
@@ -424,6 +450,73 @@ def test_a_poisoned_writer_leaves_the_log_for_the_next_one(tmp_path: Path) -> No
     assert (tmp_path / f"{FILE}-wal").stat().st_size > 0
     with Journal(tmp_path) as journal:
         assert journal.history(1).item_ids == [2]
+
+
+def test_a_job_that_breaks_a_rule_fails_alone(tmp_path: Path) -> None:
+    """It waits between two good jobs in one commit; nothing of it is stored, and the writer goes on."""
+    outcomes: dict[str, object] = {}
+    with Journal(tmp_path) as journal:
+        writer = journal._writer
+        assert writer is not None
+        gate, is_blocked = threading.Event(), threading.Event()
+
+        def block(_: sqlite3.Connection) -> None:
+            is_blocked.set()
+            gate.wait()
+
+        def store(name: str, keys: list[str]) -> None:
+            try:
+                rows = [(key, name) for key in keys]
+                outcomes[name] = writer.run(lambda c: c.executemany("INSERT INTO meta VALUES (?, ?)", rows).rowcount)
+            except sqlite3.IntegrityError as error:
+                outcomes[name] = str(error)
+
+        threads = [threading.Thread(target=writer.run, args=(block,))]
+        threads[0].start()
+        is_blocked.wait()
+        for name, keys in (("first", ["a"]), ("broken", ["b", "a"]), ("last", ["c"])):
+            threads.append(threading.Thread(target=store, args=(name, keys)))
+            threads[-1].start()
+            time.sleep(0.02)
+        gate.set()
+        for thread in threads:
+            thread.join()
+        assert outcomes == {"first": 1, "broken": "UNIQUE constraint failed: meta.key", "last": 1}
+        assert journal.failure is None
+        assert journal._all("SELECT key FROM meta WHERE key != 'writer' ORDER BY key") == [("a",), ("c",)]
+        assert journal.append([Event(user_id=1, item_id=2)]).accepted == 1
+
+
+def overwrite_the_middle(folder: Path) -> None:
+    """8 KiB of another file; by another process, as closing a handle here would drop SQLite's locks."""
+    pages = (folder / FILE).stat().st_size // 8192
+    program = "import sys; f = open(sys.argv[1], 'r+b'); f.seek(int(sys.argv[2]) * 8192); f.write(b'\\xf5' * 8192)"
+    subprocess.run([sys.executable, "-c", program, str(folder / FILE), str(pages // 2)], check=True)
+
+
+def test_a_damaged_page_that_is_read_ends_all_writing_and_the_next_opening_names_it(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.append([Event(user_id=n % 50, item_id=n, time_us=n) for n in range(5_000)])
+    with Journal(tmp_path) as journal, Journal(tmp_path, read_only=True) as reader:
+        overwrite_the_middle(tmp_path)
+        assert journal.failure is None
+        with pytest.raises(JournalError, match="cannot be read .*; restore it from a backup"):
+            journal.read(limit=5_000)
+        assert "the journal is damaged" in str(journal.failure)
+        with pytest.raises(JournalError, match="the journal is damaged .*then restart"):
+            journal.append([Event(user_id=1, item_id=1)])
+        with pytest.raises(JournalError, match="cannot be read"):
+            reader.read(limit=5_000)
+    with pytest.raises(DataError, match="damaged, or no journal .*restore it from a backup"):
+        Journal(tmp_path)
+
+
+def test_a_query_that_fails_is_no_damage(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        with pytest.raises(JournalError, match="cannot be read"):
+            journal._all("SELECT * FROM missing")
+        assert journal.failure is None
+        assert journal.append([Event(user_id=1, item_id=1)]).accepted == 1
 
 
 def test_a_job_that_fails_takes_its_whole_commit_with_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recsys.errors import DataError
+from recsys.errors import DataError, InputError, StorageError
 from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
 from recsys.features.simulate.shop import ShopConfig, simulate
 from recsys.features.simulate.shop_words import CATEGORIES, PRICES, STYLES
@@ -119,7 +119,11 @@ def test_a_world_that_cannot_be_written_leaves_the_older_one(
         save(*arguments)
 
     monkeypatch.setattr(np, "save", full_disk)
-    with pytest.raises(DataError, match="cannot be written .No space left on device."):
+    with pytest.raises(StorageError, match="cannot be written .No space left on device.; free space or name another"):
         simulate(dataclasses.replace(small_config, users=20, seed=8), out)
     assert digests(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ["world"]
+    monkeypatch.undo()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot be written \(Not a directory\); name another place"):
+        simulate(dataclasses.replace(small_config, users=20), tmp_path / "file" / "world")
