@@ -41,7 +41,7 @@ setup: .venv/.installed
 	@echo "set-up: torch, then the rest, into .venv (about a minute)"
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt 'torch>=2.13,<2.14' uv
 	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[all,dev]' \
-	  $$($(BIN)/python -c 'import torch; print("" if torch.version.cuda else "./deploy/fbgemm-gpu-shim")')
+	  $$($(BIN)/python -W ignore -c 'import torch; print("" if torch.version.cuda else "./deploy/fbgemm-gpu-shim")')
 	@touch $@
 
 clean:  ## Remove what the targets made
