@@ -133,9 +133,30 @@ def test_it_learns_that_each_item_is_followed_by_the_next(name: str, variant: di
     assert best == [(start + 7) % V + 1 for start in range(V)]
 
 
-def test_a_history_longer_than_max_len_is_refused(model: NextItemModel) -> None:
+def test_a_history_of_max_len_is_read_and_a_longer_one_is_refused(model: NextItemModel) -> None:
+    model.encode(batch_of([1] * model.max_len))
     with pytest.raises(ValueError, match="exceeds max_len=10"):
-        model.encode(batch_of([1] * 11))
+        model.encode(batch_of([1] * (model.max_len + 1)))
+
+
+def test_a_sequence_of_train_len_trains_every_position_and_a_longer_one_is_refused(model: NextItemModel) -> None:
+    generator = torch.Generator().manual_seed(0)
+    torch.autograd.backward(model.loss(batch_of([i % V + 1 for i in range(model.train_len)]), generator))
+    positions = dict(as_module(model).named_parameters())["encoder.position.weight"].grad
+    assert positions is not None
+    assert (positions.abs().sum(1) > 0).all()
+    with pytest.raises(ValueError, match="exceeds max_len=10"):
+        model.loss(batch_of([1] * (model.train_len + 1)), generator)
+
+
+def test_attention_dropout_reaches_the_loss() -> None:
+    torch.manual_seed(0)
+    model = registry.build("sasrec", {**SMALL, "dropout": 0.0, "attention_dropout": 0.5}, V)
+    losses = {model.loss(batch_of(*SEQUENCES), torch.Generator().manual_seed(seed)).item() for seed in range(3)}
+    assert len(losses) == 3
+    as_module(model).eval()
+    losses = {model.loss(batch_of(*SEQUENCES), torch.Generator().manual_seed(seed)).item() for seed in range(3)}
+    assert len(losses) == 1
 
 
 def test_an_empty_sequence_is_refused(model: NextItemModel) -> None:

@@ -92,4 +92,5 @@ def test_candidates_are_ranked_and_unknown_ones_stand_last(bundle: Bundle) -> No
     (everything,) = ranker.recommend([History([10])], 10, exclude_seen=False)
     assert answer.item_ids[:3] == [item for item in everything.item_ids if item in (20, 10, 50)]
     assert ranker.rank(History([]), [50, 10, 20]).item_ids == [10, 20, 50]
+    assert ranker.rank(History([]), [30, 20, 10]).item_ids == [10, 20, 30]  # 20 and 30 are equal: the lower index first
     assert ranker.rank(History([10]), []).item_ids == []
