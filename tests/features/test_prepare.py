@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +198,15 @@ def test_a_log_too_small_to_test_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """No file may grow beyond 2,000 bytes, as on a disk that is full."""
+    """Inside, no file may grow beyond 2,000 bytes, as on a disk that is full; pytest's own output is such a file too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_forbidden_folder_is_the_callers_fault(tmp_path: Path) -> None:
@@ -212,25 +215,27 @@ def test_a_forbidden_folder_is_the_callers_fault(tmp_path: Path) -> None:
         prepare(_log(tmp_path / "log.csv"), tmp_path / "file" / "data", PrepareConfig())
 
 
-def test_a_full_disk_leaves_the_old_dataset(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_full_disk_leaves_the_old_dataset(tmp_path: Path) -> None:
     log, other = _log(tmp_path / "log.csv"), _log(tmp_path / "other.csv", num_users=400, seed=1)
     before = _bytes(prepare(log, tmp_path / "data", PrepareConfig()).path)
-    request.getfixturevalue("small_files")
-    with pytest.raises(StorageError, match=r"data: cannot be written \(.+\); free space or name") as caught:
+    with (
+        pytest.raises(StorageError, match=r"data: cannot be written \(.+\); free space or name") as caught,
+        small_files(),
+    ):
         prepare(other, tmp_path / "data", PrepareConfig())
     assert not isinstance(caught.value, InputError)
     assert _bytes(tmp_path / "data") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "log.csv", "other.csv"]
 
 
-def test_rejected_lines_that_a_full_disk_cannot_hold_are_one_line(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_rejected_lines_that_a_full_disk_cannot_hold_are_one_line(tmp_path: Path) -> None:
     rng = random.Random(0)
     text = "".join(f"u{n},{rng.randbytes(20).hex()}\n" for n in range(400))
     (tmp_path / "log.csv").write_text("user,item,ts\n" + text)
-    request.getfixturevalue("small_files")
-    with pytest.raises(StorageError, match=r"data\.rejected\.parquet: cannot be written \(.*File too large"):
+    with (
+        pytest.raises(StorageError, match=r"data\.rejected\.parquet: cannot be written \(.*File too large"),
+        small_files(),
+    ):
         prepare(tmp_path / "log.csv", tmp_path / "data", PrepareConfig())
 
 
