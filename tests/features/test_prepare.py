@@ -200,7 +200,7 @@ def test_a_log_too_small_to_test_is_refused(tmp_path: Path) -> None:
 
 @contextmanager
 def small_files() -> Iterator[None]:
-    """Inside, no file may grow beyond 2,000 bytes, as on a disk that is full; pytest's own output is such a file too."""
+    """Inside, no file may grow beyond 2,000 bytes, as on a full disk; pytest's own output may be such a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
     try:
