@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from recsys import config as configs
 from recsys.errors import CheckpointError, ConfigError, InputError, StorageError, TrainingDiverged
 from recsys.features.dataset import PreparedDataset
+from recsys.features.prepare import PrepareConfig, prepare
 from recsys.models.bert4rec import draw_masks
 from recsys.models.bundle import check_golden, load_bundle
 from recsys.models.registry import names
@@ -259,3 +260,13 @@ def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_checkpoint_before(
         signal.signal(signal.SIGXFSZ, handler)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
     assert train(config, tmp_path / "run").weights_sha256 == whole.weights_sha256
+
+
+def test_every_epoch_draws_masks_of_its_own(tmp_path: Path) -> None:
+    """One user, no dropout, weights that stand still: only the masks can change the loss."""
+    (tmp_path / "one.txt").write_text("u " + " ".join(f"i{n % 7}" for n in range(12)) + "\n")
+    data = prepare(tmp_path / "one.txt", tmp_path / "data", PrepareConfig())
+    model = {"name": "bert4rec", **SMALL, "dropout": 0.0, "mask_share": 0.3}
+    config = TrainConfig(data=data.path, model=model, train=OptimizationConfig(epochs=6, lr=1e-12, patience=None))
+    train(config, tmp_path / "run")
+    assert len({event["loss"] for event in events_of(tmp_path / "run", "step")}) > 2
