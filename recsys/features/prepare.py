@@ -22,7 +22,7 @@ from recsys.features.prepare_config import PrepareConfig
 from recsys.features.readers import ReadResult, read_interactions
 from recsys.features.schema import ReadConfig
 from recsys.features.splits import SplitConfig
-from recsys.files import storage_errors
+from recsys.files import replace_folder, storage_errors
 
 __all__ = ["FilterConfig", "PrepareConfig", "ReadConfig", "SplitConfig", "prepare"]
 
@@ -61,7 +61,7 @@ def prepare(source: Path, out: Path, config: PrepareConfig, say: Say | None = No
     try:
         with storage_errors(out, "free space or name another folder"):
             assemble(work, result, protocol, config, inputs, tell)
-            _move(work, out)
+            replace_folder(out, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     dataset = PreparedDataset.open(out)
@@ -148,18 +148,3 @@ def _protocol(result: ReadResult, config: PrepareConfig, source: Path) -> Protoc
             "use --protocol loo, loo-novalid or ratio, or name the time column: read.columns.timestamp=NAME"
         )
     return asked or ("time" if result.order == "time" else "loo")
-
-
-def _move(work: Path, out: Path) -> None:
-    """Put the finished folder in place; the one before is set aside until that has worked."""
-    if not out.exists():
-        work.rename(out)
-        return
-    aside = out.with_name(f".{out.name}.{os.getpid()}.old")
-    out.rename(aside)
-    try:
-        work.rename(out)
-    except OSError:
-        aside.rename(out)
-        raise
-    shutil.rmtree(aside)

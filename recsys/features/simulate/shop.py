@@ -25,7 +25,7 @@ from recsys.features.simulate.shop_truth import event_terms, seen_mass
 from recsys.features.simulate.shop_walk import DAY_US, START_US, ShopEvents, walk
 from recsys.features.simulate.shop_words import CATEGORIES, PRICES, STYLES
 from recsys.features.simulate.shop_world import ShopWorld
-from recsys.files import storage_errors
+from recsys.files import replace_folder, storage_errors
 
 __all__ = ["ShopConfig", "simulate"]
 
@@ -56,7 +56,7 @@ def simulate(config: ShopConfig, out: Path, say: Callable[[str], None] | None = 
     try:
         with storage_errors(out, "free space or name another folder"):
             _write(work, world, events)
-            _replace(out, work)
+            replace_folder(out, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if say is not None:
@@ -72,15 +72,6 @@ def _refuse_foreign(out: Path) -> None:
     header = out / "world.yaml"
     if not header.is_file() or configuration.read(header).get("format") != FORMAT:
         raise DataError(f"{out}: is no simulated shop and will not be replaced; name an empty or new folder")
-
-
-def _replace(out: Path, work: Path) -> None:
-    """Rename `work` to `out`; the older world is deleted last."""
-    older = work.with_suffix(".older")
-    if out.exists():
-        out.rename(older)
-    work.rename(out)
-    shutil.rmtree(older, ignore_errors=True)
 
 
 def _write(folder: Path, world: ShopWorld, events: ShopEvents) -> None:

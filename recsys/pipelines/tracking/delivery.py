@@ -9,10 +9,10 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from recsys.errors import InputError
+from recsys.files import sha256_of
 from recsys.models.tracking_server import artifact_location
 from recsys.pipelines.run_folder import RunFolder
 from recsys.pipelines.tracking.cursor import TrackingCursor
@@ -194,9 +194,9 @@ class Delivery:
     def _send_files(self) -> None:
         for name in _FILES:
             file = self.run.path / name
-            if file.is_file() and self.cursor.sent.get(name) != _sha256(file):
+            if file.is_file() and self.cursor.sent.get(name) != sha256_of(file):
                 self.client.log_artifact(self._run_id, str(file))
-                self.cursor.sent[name] = _sha256(file)
+                self.cursor.sent[name] = sha256_of(file)
                 self.files.append(name)
                 self._save()
 
@@ -323,7 +323,3 @@ def _parts(values: Sequence[T], size: int) -> Iterator[list[T]]:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
