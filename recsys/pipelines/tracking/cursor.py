@@ -1,10 +1,10 @@
 """tracking.json of a run folder: where the run stands on the server, and how much of the folder is there."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from recsys.errors import DataError
+from recsys.files import write_json
 from recsys.pipelines.run_folder import read_json
 
 FORMAT_VERSION = 1
@@ -46,6 +46,4 @@ class TrackingCursor:
 
     def save(self, run_dir: Path) -> None:
         """Writes tracking.json whole or not at all."""
-        draft = run_dir / f".{FILE}.tmp"
-        draft.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        draft.rename(run_dir / FILE)
+        write_json(run_dir / FILE, asdict(self))
