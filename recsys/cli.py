@@ -13,6 +13,7 @@ import typer
 
 from recsys import __version__
 from recsys.commands import config, data, demo, doctor, evaluate, recommend, runs, serve, train
+from recsys.commands.data import ingest, prepare
 from recsys.commands.output import Output
 from recsys.errors import InputError, RecsysError
 
@@ -24,11 +25,11 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
-app.command("prepare")(data.prepare)
+app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("recommend")(recommend.recommend)
-app.command("ingest")(data.ingest)
+app.command("ingest")(ingest.ingest)
 app.command("serve")(serve.serve)
 app.add_typer(runs.app, name="runs")
 app.add_typer(config.app, name="config")

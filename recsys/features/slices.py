@@ -115,3 +115,13 @@ def ranges(start: Int64s, end: Int64s) -> Int64s:
     lengths = end - start
     offsets = offsets_of(lengths)
     return np.arange(offsets[-1]) - np.repeat(offsets[:-1] - start, lengths)
+
+
+def flat_items(slices: Slices) -> Int64s:
+    """Items of all slices one after another, (sum of lengths,) int64."""
+    items = np.empty(int(slices.lengths.sum()), dtype=np.int64)
+    position, shard = ranges(slices.start, slices.end), np.repeat(slices.shard, slices.lengths)
+    for number, part in enumerate(slices.shards):
+        mine = shard == number
+        items[mine] = part.items[position[mine]]
+    return items

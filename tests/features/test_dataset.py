@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from recsys.errors import DataError
 from recsys.features.dataset import PreparedDataset, Split
 from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
+from recsys.features.slices import flat_items
 
 START = 1_500_000_000
 Log = list[tuple[int, int, int]]
@@ -231,3 +232,12 @@ def test_opening_needs_numpy_and_the_standard_library_alone(dataset: PreparedDat
 def test_a_dataset_can_be_moved(dataset: PreparedDataset, tmp_path: Path) -> None:
     shutil.move(dataset.path, tmp_path / "elsewhere")
     assert PreparedDataset.open(tmp_path / "elsewhere").num_events == len(LOG)
+
+
+def test_flat_items_keep_the_order_of_the_slices_over_shards(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("".join(f"{u} {u} {u + 1} {u + 2} {u + 3}\n" for u in range(1, 40)))
+    config = PrepareConfig(split=SplitConfig(protocol="loo"), shards=3)
+    dataset = prepare(tmp_path / "log.txt", tmp_path / "data", config)
+    slices = dataset.train_slices()
+    assert len(dataset.shards) == 3
+    assert flat_items(slices).tolist() == [item for i in range(len(slices)) for item in slices.gather(i)[0].tolist()]

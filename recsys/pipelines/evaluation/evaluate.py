@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from recsys.errors import DataError
 from recsys.features.dataset import PreparedDataset
-from recsys.features.slices import Queries
-from recsys.models.floors import Popularity, TransitionKNN, flat_items
+from recsys.features.slices import Queries, flat_items
+from recsys.models.floors import Popularity, TransitionKNN
 from recsys.models.oracle import ShopOracle
 from recsys.models.protocols import NextItemModel, Scorer
 from recsys.pipelines.evaluation.bootstrap import Interval, interval_of, resampled_means

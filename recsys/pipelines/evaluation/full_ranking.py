@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from recsys.errors import TrainingDiverged
 from recsys.features.batches import JaggedBatch, query_batches
 from recsys.features.dataset import PreparedDataset
-from recsys.features.slices import Queries, Slices, ranges
-from recsys.models.floors import flat_items
+from recsys.features.slices import Queries, Slices, flat_items, ranges
 from recsys.models.protocols import NextItemModel, Scorer
 from recsys.models.ranking.score import scores_of
 

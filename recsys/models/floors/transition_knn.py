@@ -1,10 +1,9 @@
-"""What counting reaches: popularity and windowed item-to-item transitions. Every figure stands above these.
+"""Transition-kNN: windowed item-to-item transitions.
 
-    transition-kNN
     count[i, j] = sum over training pairs (i before j, d <= window events apart) of decay^(d - 1)
     score[j]    = popularity[j]^power * sum over the history's last events i of query_decay^(age of i) * count[i, j]
 
-Fitted on the training part alone. Sparse throughout: never V x V. On the CPU; scores come back on the batch's device.
+Sparse throughout: never V x V.
 
 Dims: B users, V items, K candidates.
 """
@@ -19,43 +18,13 @@ from torch import Tensor
 
 from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
-from recsys.features.slices import Slices, ranges
+from recsys.features.slices import flat_items, ranges
+from recsys.models.floors.columns import columns
 
 _ENTRIES_AT_ONCE = 20_000_000
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-
-
-class Popularity:
-    """Scorer: the number of training events of each item, whatever the history."""
-
-    max_len = 1
-
-    def __init__(self, counts: Integers) -> None:
-        """counts: (V+1,) events of each item in the training part."""
-        self.counts = np.asarray(counts, dtype=np.int64)
-
-    @classmethod
-    def fit(cls, dataset: PreparedDataset) -> "Popularity":
-        """Popularity in the training part."""
-        return cls(dataset.train_counts())
-
-    def scores(self, batch: JaggedBatch, candidates: Tensor | None = None) -> Tensor:
-        """(B, V+1) float64 counts with -inf in column 0, or (B, K) for `candidates`."""
-        row = torch.from_numpy(self.counts.astype(np.float64))
-        row[0] = -torch.inf
-        return _columns(row.expand(len(batch.lengths), -1), candidates, batch)
-
-
-def flat_items(slices: Slices) -> Integers:
-    """Items of all slices one after another, (sum of lengths,) int64."""
-    items = np.empty(int(slices.lengths.sum()), dtype=np.int64)
-    position, shard = ranges(slices.start, slices.end), np.repeat(slices.shard, slices.lengths)
-    for number, part in enumerate(slices.shards):
-        mine = shard == number
-        items[mine] = part.items[position[mine]]
-    return items
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +89,7 @@ class TransitionKNN:
             result += np.bincount(cell, weights=gain, minlength=B * width)
         scores = torch.from_numpy(result.reshape(B, width))
         scores[:, 0] = -torch.inf
-        return _columns(scores, candidates, batch)
+        return columns(scores, candidates, batch)
 
     def _asked(self, batch: JaggedBatch) -> tuple[Integers, Integers, Floats]:
         """The last events of each history: row, item and weight of each, flat."""
@@ -148,11 +117,6 @@ def _count_pairs(items: Integers, owner: Integers, num_items: int, config: Trans
     first = np.flatnonzero(np.diff(keys, prepend=-1))
     weight = config.decay ** np.arange(config.window, dtype=np.float64)
     return keys[first], np.add.reduceat(weight[distances], first)
-
-
-def _columns(scores: Tensor, candidates: Tensor | None, batch: JaggedBatch) -> Tensor:
-    scores = scores.to(batch.values.device)
-    return scores if candidates is None else scores.gather(1, candidates)
 
 
 def _parts(reach: Integers) -> Iterator[slice]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
-from recsys.models.floors import Popularity, TransitionConfig, TransitionKNN, flat_items
+from recsys.models.floors import Popularity, TransitionConfig, TransitionKNN
 
 
 def write_logs(folder: Path, sequences: list[list[int]]) -> PreparedDataset:
@@ -94,17 +94,8 @@ def test_scoring_in_parts_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     dataset = write_logs(tmp_path, [list(range(1, 31)), *rng.integers(1, 31, (40, 12)).tolist()])
     knn, batch = TransitionKNN.fit(dataset), batch_of(*rng.integers(1, 31, (9, 7)).tolist())
     whole = knn.scores(batch)
-    monkeypatch.setattr("recsys.models.floors._ENTRIES_AT_ONCE", 10)
+    monkeypatch.setattr("recsys.models.floors.transition_knn._ENTRIES_AT_ONCE", 10)
     torch.testing.assert_close(knn.scores(batch), whole)
-
-
-def test_flat_items_keep_the_order_of_the_slices_over_shards(tmp_path: Path) -> None:
-    (tmp_path / "log.txt").write_text("".join(f"{u} {u} {u + 1} {u + 2} {u + 3}\n" for u in range(1, 40)))
-    config = PrepareConfig(split=SplitConfig(protocol="loo"), shards=3)
-    dataset = prepare(tmp_path / "log.txt", tmp_path / "data", config)
-    slices = dataset.train_slices()
-    assert len(dataset.shards) == 3
-    assert flat_items(slices).tolist() == [item for i in range(len(slices)) for item in slices.gather(i)[0].tolist()]
 
 
 @pytest.mark.parametrize(
