@@ -5,7 +5,7 @@ BIN := .venv/bin
 export RECSYS_DATA ?=
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test check format bench constraints clean setup
+.PHONY: demo test check format bench peers constraints clean setup
 .DEFAULT_GOAL := demo
 
 demo: setup  ## The whole path on a simulated shop, in under two minutes
@@ -27,6 +27,9 @@ format: setup  ## Rewrite what can be mended by machine
 bench: setup  ## Every benchmark; results go to benchmarks/results/
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
+peers: setup  ## RecBole and RecTools in environments of their own, for figures beside ours
+	@$(BIN)/python -m benchmarks.peers.build $(ARGS)
+
 constraints: setup  ## Write down the versions now installed
 	@(echo "# The versions that were tested together (CPython 3.11). Written by: make constraints"; \
 	  $(BIN)/uv pip freeze --python $(BIN)/python | grep -v -e '^-e' -e ' @ ' -e '^pip==' -e '^setuptools==' -e '^uv==' \
@@ -45,4 +48,4 @@ setup: .venv/.installed
 	@touch $@
 
 clean:  ## Remove what the targets made
-	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .peers runs .pytest_cache .mypy_cache .ruff_cache

@@ -4,8 +4,18 @@ import os
 import runpy
 import sys
 
-MODULES = ("shop_world", "attention", "linear_cross_entropy", "path", "training_speed")
-NEED_DATA = ("path", "training_speed")
+MODULES = (
+    "shop_world",
+    "attention",
+    "linear_cross_entropy",
+    "path",
+    "training_speed",
+    "preparation",
+    "evaluation_speed",
+    "floors",
+    "compare",
+)
+NEED_DATA = ("path", "training_speed", "preparation", "evaluation_speed", "floors", "compare")
 
 
 def main() -> None:

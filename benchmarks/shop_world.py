@@ -21,7 +21,7 @@ from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
 from recsys.features.simulate.shop import ShopConfig, simulate
 from recsys.models.oracle import ShopOracle
 from recsys.pipelines.evaluation.evaluate import evaluate
-from recsys.pipelines.evaluation.floors import fit_floors
+from recsys.pipelines.floors.fit import fit_floors
 
 METRIC = "ndcg@10"
 

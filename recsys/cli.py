@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from recsys import __version__
-from recsys.commands import config, data, demo, doctor, evaluate, recommend, runs, serve, train
+from recsys.commands import compare, config, data, demo, doctor, evaluate, floors, recommend, runs, serve, train
 from recsys.commands.data import ingest, prepare
 from recsys.commands.output import Output
 from recsys.errors import InputError, RecsysError
@@ -27,7 +27,9 @@ app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
 app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
+app.command("floors")(floors.floors)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("recommend")(recommend.recommend)
 app.command("ingest")(ingest.ingest)
 app.command("serve")(serve.serve)

@@ -4,6 +4,7 @@ RecsysError
 ├── InputError            the caller's fault: the command line ends with exit code 2
 │   ├── ConfigError       a configuration names an unknown key or holds a value out of range
 │   ├── DataError         a source file or a prepared dataset cannot be used as asked
+│   │   └── MixedIds      a column of integers holds a text further on; read it again as texts
 │   ├── BundleError       a bundle is damaged, incomplete or of an unknown format version
 │   ├── CheckpointError   a checkpoint is damaged or does not belong to this run
 │   └── MissingExtraError a feature needs a package that is not installed
@@ -30,6 +31,19 @@ class ConfigError(InputError):
 
 class DataError(InputError):
     """A source file or a prepared dataset cannot be used as asked."""
+
+
+class MixedIds(DataError):
+    """A column of integers holds a text further on; read the source again with this column as texts.
+
+    Attributes:
+        column: `user_id` or `item_id`.
+    """
+
+    def __init__(self, column: str, message: str) -> None:
+        """Name the column."""
+        super().__init__(message)
+        self.column = column
 
 
 class BundleError(InputError):

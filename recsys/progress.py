@@ -18,7 +18,9 @@ METRIC = "ndcg@10"
 
 
 class Progress:
-    """Shows the events of `pipelines.training` (event, step, …) and of `pipelines.evaluation` (scorer, done, total)."""
+    """Shows the events of `pipelines.training` (event, step, …), of `pipelines.floors` (event, done, total) and of
+    `pipelines.evaluation` (scorer, done, total).
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -47,6 +49,9 @@ class Progress:
         elif event.get("event") == "step":
             note = f"loss {event['loss']:.4f}  {event['tokens_per_s']:,} tokens/s"
             self._advance("training", event["step"], self._steps, note, event.get("seconds_left"))
+        elif event.get("event") == "trial":
+            note = f"{event['family']} {METRIC} {event[METRIC]:.4f}"
+            self._advance("trials", event["done"], event["total"], note, event["seconds_left"])
         elif event.get("event") == "validation":
             self._say(f"epoch {event['epoch'] + 1}: validation {METRIC} {event[METRIC]:.4f} ({event['n']:,} users)")
         elif event.get("event") == "warning":

@@ -1,150 +1,149 @@
 """Logs into a prepared dataset: read, set bad rows aside, filter, order, split, write whole or not at all.
 
-The same source and configuration give the same `.npy` and `.json` bytes, whatever the number of threads.
+    read      rows are split by user into shards                       a file a chunk of rows
+    arrange   inside a shard: order, policies                          files to files
+    merge     filters, vocabularies by first appearance                over all shards
+    write     inside a shard: indices, splits                          files to the dataset
+
+The same source and configuration give the same `.npy` and `.json` bytes, whatever the number of threads and the size of
+the chunks; the number of shards changes how users are spread over files, and nothing else.
 """
 
-import json
 import os
-import shutil
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from recsys import config as configuration
 from recsys.errors import DataError
-from recsys.features.dataset import PreparedDataset, Protocol
-from recsys.features.formats.quarantine import refuse_too_many_rejected
-from recsys.features.formats.source import hash_file
-from recsys.features.manifest import FORMAT
-from recsys.features.preparation.assemble import Say, assemble
-from recsys.features.preparation.filters import FilterConfig
+from recsys.features.dataset import Order, PreparedDataset, Protocol
+from recsys.features.formats.source import hash_files, list_files
+from recsys.features.preparation.assemble import Plan, arrange_shards, finish, split_dataset, write_dataset
+from recsys.features.preparation.filters import FilterConfig, Kept, keep_frequent
+from recsys.features.preparation.folder import refuse_foreign, remove_leftovers, work_folder
+from recsys.features.preparation.held_back import NAME, hold_back, nothing_held
+from recsys.features.preparation.items import write_items
+from recsys.features.preparation.policies import EventConfig
+from recsys.features.preparation.progress import Say, Steps, silent
+from recsys.features.preparation.reading import (
+    Opened,
+    counts_of,
+    notes_of,
+    open_source,
+    split_source,
+    write_rejected,
+)
+from recsys.features.preparation.steps.merge import merge
 from recsys.features.prepare_config import PrepareConfig
-from recsys.features.readers import ReadResult, read_interactions
 from recsys.features.schema import ReadConfig
 from recsys.features.splits import SplitConfig
-from recsys.files import replace_folder, storage_errors
+from recsys.files import replace_folder
 
-__all__ = ["FilterConfig", "PrepareConfig", "ReadConfig", "SplitConfig", "prepare"]
+__all__ = ["EventConfig", "FilterConfig", "PrepareConfig", "ReadConfig", "SplitConfig", "prepare"]
 
-OWN_NAMES = {"manifest.json", "vocabulary", "shards", "rejected.parquet", "items.parquet"}
+NUM_STEPS = 3
 
 
 def prepare(source: Path, out: Path, config: PrepareConfig, say: Say | None = None) -> PreparedDataset:
     """The dataset prepared from this source, written to `out`.
 
-    A dataset that stands there and was made from the same bytes by the same configuration is left as it is. Any other
-    prepared dataset is replaced at the end; anything else at `out` is refused and kept.
+    A dataset that stands there and was made from the same bytes by the same configuration is left as it is, with the
+    days that were appended to it. Any other prepared dataset is replaced at the end; anything else at `out` is refused
+    and kept.
 
     Args:
-        source: a log; see `read_interactions`.
+        source: a log; see `open_interactions`.
         out: the folder to write.
         config: how.
-        say: called with one line a step.
+        say: called with one line a step, and at most every two seconds with how far a long step is.
 
     Raises:
         DataError: the source cannot be used as asked, too many of its lines are bad (all of them are left in
             `OUT.rejected.parquet`), something else stands at `out`, or it cannot be written.
         StorageError: the disk is full or failed; an older dataset at `out` is kept.
     """
-    source, out, tell = Path(source), Path(out).absolute(), say or _silent
-    _refuse_foreign(out)
-    inputs = _inputs(source, config)
-    if _is_up_to_date(out, inputs):
-        tell(f"{out}: up to date")
-        return PreparedDataset.open(out)
-    started = time.perf_counter()
-    result = read_interactions(source, config.read)
-    _say_read(result, time.perf_counter() - started, tell)
-    _refuse_bad_source(result, config, out)
-    protocol = _protocol(result, config, source)
-    work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with storage_errors(out, "free space or name another folder"):
-            assemble(work, result, protocol, config, inputs, tell)
-            replace_folder(out, work)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    source, out, tell = Path(source), Path(os.path.abspath(out)), say or silent
+    remove_leftovers(out)
+    refuse_foreign(out)
+    began = time.perf_counter()
+    opened = open_source(source, config.read, tell)
+    inputs = {"sources": opened.described, "config": plain_config(config)}
+    present = _present(out, inputs)
+    if present is not None:
+        appended = len(present.manifest["appends"])
+        tell(f"{out}: up to date" + (f", with {appended} appended" if appended else ""))
+        return present
+    protocol = _protocol(opened.source.order, config, source)
+    with work_folder(out) as work:
+        _write(work, opened, protocol, config, out, inputs, tell)
+        replace_folder(out, work)
     dataset = PreparedDataset.open(out)
-    num_events, seconds = dataset.num_events, time.perf_counter() - started
+    num_events, seconds = dataset.num_events, time.perf_counter() - began
     tell(f"{out}: {num_events:,} events prepared in {seconds:.2f} s ({num_events / seconds:,.0f} a second)")
     return dataset
 
 
-def _silent(line: str) -> None:
-    del line
-
-
-def _inputs(source: Path, config: PrepareConfig) -> dict[str, Any]:
-    """What the dataset is a function of, as it stands in the manifest."""
+def plain_config(config: PrepareConfig) -> dict[str, Any]:
+    """The configuration as it stands in the manifest: a table of items by its bytes."""
     plain = configuration.dump(config)
-    plain["items"] = None if config.items is None else _described(config.items)
-    return {"sources": [_described(source)], "config": plain}
+    plain["items"] = None if config.items is None else hash_files(list_files(config.items)[0])
+    return plain
 
 
-def _described(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; name one file")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; name a CSV, TSV, Parquet, JSONL or MovieLens file")
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": hash_file(path)}
+def _write(
+    work: Path, opened: Opened, protocol: Protocol, config: PrepareConfig, out: Path, inputs: dict[str, Any], tell: Say
+) -> None:
+    """The whole dataset in its work folder."""
+    steps = Steps(tell, NUM_STEPS)
+    source, scanned, num_shards = split_source(opened, config.events, config.shards, work, out, steps, tell)
+    kinds = (source.user_kind, source.item_kind)
+    plan = Plan(config, source.order, source.time_unit, kinds, protocol, num_shards)
+    write_rejected(scanned, work / "rejected.parquet")
+    kept = arrange_shards(work, scanned, plan, steps)
+    keep_frequent(kept, config.filters)
+    merged = merge(kept, plan.order == "time", kinds)
+    num_events, num_users, num_items = kept.num_events(), len(merged.users), len(merged.items)
+    tell(f"{num_events:,} events kept, of {num_users:,} users and {num_items:,} items")
+    if config.filters.leaves_out and config.filters.k_core is None:
+        hold_back(kept, merged, nothing_held()).write_parquet(work / NAME)
+    left_out = sum((part.left_out for part in kept.parts), Counter[str]())
+    counts = counts_of(scanned, left_out) | {"events": num_events, "users": num_users, "items": num_items}
+    for name, count in counts["left_out"].items():
+        tell(f"{count:,} events left out by events policy {name}")
+    told = inputs | {"notes": [*notes_of(source, scanned), *_duplicates(kept, tell)], "counts": counts, "appends": []}
+    write_dataset(work, kept, merged, plan, list(scanned.kinds), steps)
+    shards, cuts = split_dataset(work, plan)
+    told["items_table"] = config.items and write_items(work, config.items, config.items_read, merged.items, tell)
+    finish(work, shards, cuts, plan, told, tell)
 
 
-def _is_up_to_date(out: Path, inputs: dict[str, Any]) -> bool:
+def _duplicates(kept: Kept, tell: Say) -> list[str]:
+    count = sum(part.duplicates for part in kept.parts)
+    if not count:
+        return []
+    note = f"{count:,} events repeat user, item, moment and type of another; events.duplicates=drop leaves them out"
+    tell(note)
+    return [note]
+
+
+def _present(out: Path, inputs: dict[str, Any]) -> PreparedDataset | None:
+    """The dataset that stands at `out`, where it was made from the same inputs."""
     if not (out / "manifest.json").is_file():
-        return False
+        return None
     try:
-        manifest = PreparedDataset.open(out).manifest
+        dataset = PreparedDataset.open(out)
     except DataError:
-        return False
-    return all(manifest[key] == value for key, value in inputs.items())
+        return None
+    is_same = "appends" in dataset.manifest and all(dataset.manifest[key] == value for key, value in inputs.items())
+    return dataset if is_same else None
 
 
-def _refuse_foreign(out: Path) -> None:
-    """Only what `prepare` wrote may be replaced."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise DataError(f"{out}: is a file; name a folder")
-    names = {path.name for path in out.iterdir()}
-    if not names:
-        return
-    foreign = sorted(names - OWN_NAMES)
-    if foreign or not _is_own(out):
-        what = f"holds {foreign[0]}" if foreign else "holds no dataset of ours"
-        raise DataError(f"{out}: {what} and will not be replaced; name an empty or new folder")
-
-
-def _is_own(out: Path) -> bool:
-    try:
-        return json.loads((out / "manifest.json").read_text(encoding="utf-8"))["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _say_read(result: ReadResult, seconds: float, tell: Say) -> None:
-    counts, name = result.counts, result.sources[0]["name"]
-    speed = f"{counts['lines']:,} lines read in {seconds:.2f} s ({counts['lines'] / max(seconds, 1e-9):,.0f} a second)"
-    tell(f"{name}: {speed}: {counts['good']:,} good, {counts['rejected']:,} rejected, order: {result.order}")
-    for note in result.notes:
-        tell(f"{name}: {note}")
-
-
-def _refuse_bad_source(result: ReadResult, config: PrepareConfig, out: Path) -> None:
-    kept_at = out.with_name(f"{out.name}.rejected.parquet")
-    try:
-        refuse_too_many_rejected(result.rejected, result.counts["lines"], config.read, str(kept_at))
-    except DataError:
-        with storage_errors(kept_at, "free space or name another folder"):
-            kept_at.parent.mkdir(parents=True, exist_ok=True)
-            result.rejected.write_parquet(kept_at)
-        raise
-
-
-def _protocol(result: ReadResult, config: PrepareConfig, source: Path) -> Protocol:
+def _protocol(order: Order, config: PrepareConfig, source: Path) -> Protocol:
     asked = config.split.protocol
-    if asked == "time" and result.order != "time":
+    if asked == "time" and order != "time":
         raise DataError(
-            f"{source}: split.protocol=time needs real times, but the events are ordered by {result.order}; "
+            f"{source}: split.protocol=time needs real times, but the events are ordered by {order}; "
             "use --protocol loo, loo-novalid or ratio, or name the time column: read.columns.timestamp=NAME"
         )
-    return asked or ("time" if result.order == "time" else "loo")
+    return asked or ("time" if order == "time" else "loo")

@@ -3,6 +3,8 @@
 import codecs
 import dataclasses
 import difflib
+import fnmatch
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -13,16 +15,27 @@ Format = Literal["auto", "csv", "tsv", "parquet", "jsonl", "movielens", "sequenc
 OrderRule = Literal["auto", "time", "position", "rows"]
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 IdRule = Literal["auto", "int", "str"]
+BadFiles = Literal["stop", "skip"]
 
-# Names are compared in lower case, without type suffix (`user_id:token`), blanks, underscores and dashes.
+# Names are compared in lower case, without type suffix (`user_id:token`), blanks, underscores and dashes. Where a
+# source has several of a row, the first counts, and the others are told.
 ALIASES: dict[str, tuple[str, ...]] = {
-    "user_id": ("userid", "user", "uid", "useridx", "queryid"),
-    "item_id": ("itemid", "item", "iid", "itemidx", "movieid"),
-    "timestamp": ("timestamp", "datetime", "time", "ts", "date"),
+    "user_id": (
+        *("userid", "user", "uid", "useridx", "queryid", "visitorid", "reviewerid", "customerid", "userindex"),
+        *("username", "userno", "memberid"),
+    ),
+    "item_id": (
+        *("itemid", "item", "iid", "itemidx", "itemindex", "movieid", "parentasin", "asin", "productid", "articleid"),
+        *("trackid", "songid", "artistid", "videoid", "bookid", "businessid", "venueid", "newsid", "isbn"),
+    ),
+    "timestamp": (
+        *("timestamp", "datetime", "unixreviewtime", "unixtimestamp", "eventtime", "eventtimestamp", "time", "ts"),
+        *("createdat", "lastwatchdt", "tdat", "date"),
+    ),
     "position": ("position", "pos"),
-    "weight": ("weight", "rating"),
-    "event_type": ("eventtype", "event"),
-    "session_id": ("sessionid", "session"),
+    "weight": ("weight", "rating", "relevance", "overall", "stars", "playcount", "watchratio"),
+    "event_type": ("eventtype", "event", "behaviortype", "behavior", "actiontype", "action", "interactiontype"),
+    "session_id": ("sessionid", "session", "usersession"),
 }
 COLUMNS = tuple(ALIASES)
 REQUIRED = ("user_id", "item_id")
@@ -36,6 +49,8 @@ class ReadConfig:
     format: Format = "auto"
     separator: str | None = None  # of csv and tsv; None: detected among , tab ; |
     encoding: str = "utf-8"
+    encodings: dict[str, str] = dataclasses.field(default_factory=dict)  # a file's name or a glob: its encoding
+    bad_files: BadFiles = "stop"  # of many files: stop at one that cannot be read, or skip it, told
     header: bool | None = None  # None: a first line that names a known column
     names: tuple[str, ...] | None = None  # the columns of a source without a header line
     columns: dict[str, str] = dataclasses.field(default_factory=dict)  # our name: the source's name
@@ -56,12 +71,20 @@ class ReadConfig:
         for name in self.columns:
             if name not in COLUMNS:
                 raise ValueError(f"columns.{name}: no such column; wanted one of {', '.join(COLUMNS)}")
-        try:
-            codecs.lookup(self.encoding)
-        except LookupError as error:
-            raise ValueError(
-                f"encoding={self.encoding!r}: unknown; wanted for example utf-8, utf-16, latin-1"
-            ) from error
+        for key, encoding in {"encoding": self.encoding, **_keyed(self.encodings)}.items():
+            try:
+                codecs.lookup(encoding)
+            except LookupError as error:
+                raise ValueError(f"{key}={encoding!r}: unknown; wanted for example utf-8, utf-16, latin-1") from error
+
+    def encoding_of(self, name: str) -> str:
+        """The encoding of one file of the source, by the first glob of `encodings` that its name fits."""
+        fitting = (encoding for pattern, encoding in self.encodings.items() if fnmatch.fnmatchcase(name, pattern))
+        return next(fitting, self.encoding)
+
+
+def _keyed(encodings: Mapping[str, str]) -> dict[str, str]:
+    return {f"encodings.{pattern}": encoding for pattern, encoding in encodings.items()}
 
 
 def plain_name(name: str) -> str:
@@ -75,8 +98,8 @@ def names_a_column(names: Sequence[str], config: ReadConfig) -> bool:
     return any(plain_name(name) in known or name in config.columns.values() for name in names)
 
 
-def resolve_columns(found: Sequence[str], config: ReadConfig, where: str) -> dict[str, str]:
-    """Our column names and the source's name for each that it has.
+def resolve_columns(found: Sequence[str], config: ReadConfig, where: str) -> tuple[dict[str, str], list[str]]:
+    """Our column names and the source's name for each that it has, and what was chosen among several.
 
     Args:
         found: the source's column names.
@@ -84,19 +107,27 @@ def resolve_columns(found: Sequence[str], config: ReadConfig, where: str) -> dic
         where: the source's name, for messages.
 
     Raises:
-        DataError: user, item or the order asked for has no column, or a named column is not there.
+        DataError: user, item or the order asked for has no column, a named column is not there, or two columns have
+            the same name but for case and blanks.
     """
     resolved = {ours: _named(ours, name, found, where) for ours, name in config.columns.items()}
-    taken = set(resolved.values())
+    notes = []
     for ours in (column for column in COLUMNS if column not in resolved):
-        match = _by_alias(ours, [name for name in found if name not in taken])
+        free = [name for name in found if name not in resolved.values()]
+        match, others = _by_alias(ours, free, where)
         if match is not None:
             resolved[ours] = match
+        if others:
+            remedy = f"read.columns.{ours}={others[0]} reads the other"
+            notes.append(f"{ours} is read from column {match}, not from {', '.join(others)}; {remedy}")
+    if "user_id" not in resolved and "session_id" in resolved:
+        resolved["user_id"] = resolved.pop("session_id")
+        notes.append(f"no column for user_id: each {resolved['user_id']} is taken as a user")
     wanted = (*REQUIRED, *{"time": ("timestamp",), "position": ("position",)}.get(config.order, ()))
     for ours in wanted:
         if ours not in resolved:
             raise DataError(_missing(ours, found, resolved, where))
-    return resolved
+    return resolved, notes
 
 
 def near_miss(ours: str, found: Sequence[str], resolved: Mapping[str, str]) -> str | None:
@@ -119,11 +150,18 @@ def _named(ours: str, name: str, found: Sequence[str], where: str) -> str:
     raise DataError(f"{where}: no column {name!r} (read.columns.{ours}); found {', '.join(found)}{nearest}")
 
 
-def _by_alias(ours: str, free: Sequence[str]) -> str | None:
+def _by_alias(ours: str, free: Sequence[str], where: str) -> tuple[str | None, list[str]]:
+    """The column that fits best, and the others that fit."""
     if ours in free:
-        return ours
-    plain = {plain_name(name): name for name in reversed(free)}
-    return next((plain[alias] for alias in ALIASES[ours] if alias in plain), None)
+        fitting = [ours, *(name for name in free if name != ours and plain_name(name) in ALIASES[ours])]
+        return ours, fitting[1:]
+    fitting = [name for alias in ALIASES[ours] for name in free if plain_name(name) == alias]
+    if len(fitting) > 1 and plain_name(fitting[0]) == plain_name(fitting[1]):
+        raise DataError(
+            f"{where}: columns {fitting[0]!r} and {fitting[1]!r} both read as {ours}; "
+            f"name one: read.columns.{ours}={json.dumps(fitting[0])}"
+        )
+    return (fitting[0], fitting[1:]) if fitting else (None, [])
 
 
 def _missing(ours: str, found: Sequence[str], resolved: Mapping[str, str], where: str) -> str:

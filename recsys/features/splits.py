@@ -4,11 +4,12 @@
 """
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
 from recsys.errors import DataError
-from recsys.features.dataset import Protocol, Target
+from recsys.features.dataset import PreparedDataset, Protocol, Target
 from recsys.features.slices import Int64s, offsets_of
 
 # Shares are decimal fractions: 0.29 * 100 is 28.999999999999996.
@@ -81,9 +82,8 @@ def time_cuts(times: Int64s, valid_share: float, test_share: float) -> tuple[int
     Raises:
         DataError: a part would be empty: too few distinct times.
     """
-    first_valid = int(len(times) * (1 - valid_share - test_share) + ROUNDING)
-    first_test = int(len(times) * (1 - test_share) + ROUNDING)
-    cuts = (int(times[first_valid]), int(times[min(first_test, len(times) - 1)]))
+    first_valid, first_test = cut_places(len(times), valid_share, test_share)
+    cuts = (int(times[first_valid]), int(times[first_test]))
     is_empty = cuts[0] == times[0] or (valid_share > 0 and cuts[0] == cuts[1])
     if is_empty:
         distinct = len(np.unique(times))
@@ -107,6 +107,22 @@ def by_time(offsets: Int64s, times: Int64s, cuts: tuple[int, int]) -> tuple[Int6
     """
     train_end, valid_end = (_count_before(offsets, times, cut) for cut in cuts)
     return train_end, valid_end
+
+
+def cut_places(num_events: int, valid_share: float, test_share: float) -> tuple[int, int]:
+    """The places, in the ascending times of all events, of those that are the cuts of a split by time."""
+    first_valid = int(num_events * (1 - valid_share - test_share) + ROUNDING)
+    first_test = int(num_events * (1 - test_share) + ROUNDING)
+    return first_valid, min(first_test, num_events - 1)
+
+
+def split_hash(dataset: PreparedDataset) -> str:
+    """First 12 hex digits of the sha256 over protocol, target rule, `cuts_us` and every user's cuts."""
+    digest = hashlib.sha256(f"{dataset.protocol}/{dataset.target}/{dataset.manifest['cuts_us']}".encode())
+    for shard in dataset.shards:
+        digest.update(np.ascontiguousarray(shard.train_end).data)
+        digest.update(np.ascontiguousarray(shard.valid_end).data)
+    return digest.hexdigest()[:12]
 
 
 def _share(lengths: Int64s, share: float) -> Int64s:

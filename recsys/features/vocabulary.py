@@ -5,8 +5,9 @@ once given is never given to another id. Needs numpy and the standard library al
 """
 
 import functools
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from recsys.features.arrays import load_array
 IdKind = Literal["int", "str"]
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+DECIMALS = len(str(INT64_MIN))
 
 
 class Vocabulary:
@@ -49,6 +51,8 @@ class Vocabulary:
         Raises:
             ValueError: an id occurs twice, is empty, beyond int64, or integers and strings are mixed.
         """
+        if isinstance(ids, np.ndarray) and ids.dtype == np.int64:
+            return cls(*_decimal_texts(_distinct(ids)), "int")
         plain: list[int] | list[str] = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)  # type: ignore[assignment]  # one kind, checked below
         kind = _kind_of(plain)
         if len(set(plain)) != len(plain):
@@ -69,6 +73,8 @@ class Vocabulary:
 
         An integer and its decimal text mean the same id, whatever the kind: 12 and "12", never "012".
         """
+        if isinstance(ids, np.ndarray) and ids.dtype == np.int64 and self.kind == "int":
+            return self._search(ids)
         index, ids = self._index, ids.tolist() if isinstance(ids, np.ndarray) else ids
         if self.kind == "int":
             keys = (_integer(raw) if isinstance(raw, str) else raw for raw in ids)
@@ -119,6 +125,25 @@ class Vocabulary:
         raw: Sequence[int | str] = self.decode(np.arange(1, len(self) + 1))
         return {key: position for position, key in enumerate(raw, start=1)}
 
+    def _search(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """As `encode`, for very many integers at once."""
+        known, index = self._sorted
+        if not len(known):
+            return np.zeros(len(ids), np.int64)
+        place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+        return np.where(known[place] == ids, index[place], 0)
+
+    @functools.cached_property
+    def _sorted(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The integers in ascending order, and the index of each."""
+        values = np.fromiter((int(text) for text in self._texts()), np.int64, len(self))
+        order = np.argsort(values)
+        return values[order], order + 1
+
+    def _texts(self) -> Iterator[bytes]:
+        bounds, blob = self._bounds, self._blob
+        return (blob[start:end] for start, end in itertools.pairwise(bounds))
+
     @functools.cached_property
     def _bounds(self) -> list[int]:
         bounds: list[int] = np.asarray(self.offsets).tolist()
@@ -130,6 +155,23 @@ class Vocabulary:
 
     def _text(self, index: int) -> str:
         return self._blob[self._bounds[index - 1] : self._bounds[index]].decode()
+
+
+def _distinct(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    ordered = np.sort(ids)
+    if bool((ordered[1:] == ordered[:-1]).any()):
+        raise ValueError(f"{_first_repeated(ids.tolist())!r} occurs twice; ids must be distinct")
+    return ids
+
+
+def _decimal_texts(ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The integers in decimal, one after another, and where each starts."""
+    fixed = ids.astype(f"S{DECIMALS}")
+    lengths = np.char.str_len(fixed)
+    offsets = np.zeros(len(ids) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    letters = fixed.view(np.uint8).reshape(len(ids), DECIMALS)
+    return letters[np.arange(DECIMALS) < lengths[:, None]], offsets
 
 
 def _kind_of(ids: list[int] | list[str]) -> IdKind:

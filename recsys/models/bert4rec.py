@@ -78,9 +78,8 @@ class BERT4Rec(nn.Module):
         at = torch.arange(len(batch.values), device=device) + sequence  # (T,) places in the longer batch
         x = self.mask.repeat(len(batch.values) + len(batch.lengths), 1)  # (T+B, D)
         x = x.index_copy(0, at, self.item(batch.values))
-        states = self.encoder(x, tuple(length + 1 for length in batch.lengths))
-        last = batch.offsets[1:] + torch.arange(len(batch.lengths), device=device)
-        return F.pad(self._transform(states[last]), (0, 1), value=1.0)
+        states = self.encoder.last_states(x, tuple(length + 1 for length in batch.lengths))  # (B, D)
+        return F.pad(self._transform(states), (0, 1), value=1.0)
 
     def item_vectors(self, item_ids: Tensor | None = None) -> Tensor:
         """(V+1, D+1), or the rows `item_ids`; the last dimension is the item's bias."""

@@ -68,16 +68,38 @@ class Encoder(nn.Module):
         Raises:
             ValueError: a sequence is longer than `max_len`.
         """
+        x, meta = self._embed(x, lengths)
+        for block in self.blocks:
+            x = block(x, meta, generator)
+        return self.norm(x) if self.config.norm == "pre" else x
+
+    def last_states(self, x: Tensor, lengths: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+        """(B, D): what `forward` gives for the last token of each sequence; the last block is run for these alone.
+
+        Args:
+            x, lengths, generator: as in `forward`; no sequence is empty.
+
+        Raises:
+            ValueError: a sequence is empty or longer than `max_len`.
+        """
+        if 0 in lengths:
+            raise ValueError(f"sequence {lengths.index(0)} is empty; a state stands after an item")
+        x, meta = self._embed(x, lengths)
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x, meta, generator)
+        assert isinstance(last, Block)
+        x = last.last_states(x, meta, generator)  # (B, D)
+        return self.norm(x) if self.config.norm == "pre" else x
+
+    def _embed(self, x: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, JaggedMeta]:
         if max(lengths, default=0) > self.max_len:
             raise ValueError(
                 f"a sequence of {max(lengths)} tokens exceeds max_len={self.max_len}; cut it to the last ones"
             )
-        meta = JaggedMeta.from_lengths(lengths, device=x.device)
         x = x + self.position(_position_ids(lengths, self.config.positions).to(x.device, non_blocking=True))  # (T, D)
         x = self.dropout(self.norm(x) if self.config.norm == "post" else x)
-        for block in self.blocks:
-            x = block(x, meta, generator)
-        return self.norm(x) if self.config.norm == "pre" else x
+        return x, JaggedMeta.from_lengths(lengths, device=x.device)
 
 
 class Block(nn.Module):
@@ -96,17 +118,41 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, meta: JaggedMeta, generator: torch.Generator | None) -> Tensor:
         if self.config.norm == "pre":
-            x = x + self.dropout(self._attend(self.norm_attention(x), meta, generator))
+            return self._after_attention(x, self._attend(self.norm_attention(x), meta, generator))
+        return self._after_attention(x, self._attend(x, meta, generator))
+
+    def last_states(self, x: Tensor, meta: JaggedMeta, generator: torch.Generator | None) -> Tensor:
+        """(B, D): what `forward` gives for the last token of each sequence."""
+        last = meta.offsets[1:] - 1
+        normed = self.norm_attention(x) if self.config.norm == "pre" else x
+        return self._after_attention(x[last], self._attend_from(normed, last, meta, generator))
+
+    def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        if self.config.norm == "pre":
+            x = x + self.dropout(attended)
             return x + self.dropout(self._feed_forward(self.norm_ff(x)))
-        x = self.norm_attention(x + self.dropout(self._attend(x, meta, generator)))
+        x = self.norm_attention(x + self.dropout(attended))
         return self.norm_ff(x + self.dropout(self._feed_forward(x)))
 
     def _attend(self, x: Tensor, meta: JaggedMeta, generator: torch.Generator | None) -> Tensor:
         q, k, v = self.qkv(x).view(x.shape[0], 3, self.config.num_heads, -1).unbind(1)  # each (T, H, D/H)
-        dropout_p = self.config.attention_dropout if self.training else 0.0
-        seed = int(torch.randint(2**31 - 1, (), generator=generator)) if dropout_p else None
+        dropout_p, seed = self._attention_dropout(generator)
         attended = jagged_attention(q, k, v, meta, causal=self.causal, dropout_p=dropout_p, seed=seed)
         return self.out(attended.reshape(x.shape))
+
+    def _attend_from(self, x: Tensor, last: Tensor, meta: JaggedMeta, generator: torch.Generator | None) -> Tensor:
+        """(B, D): the last token of each sequence sees the whole of it, causal or not."""
+        D, heads = x.shape[1], self.config.num_heads
+        q = F.linear(x[last], self.qkv.weight[:D], self.qkv.bias[:D]).view(len(last), heads, -1)  # (B, H, D/H)
+        k, v = F.linear(x, self.qkv.weight[D:], self.qkv.bias[D:]).view(len(x), 2, heads, -1).unbind(1)
+        dropout_p, seed = self._attention_dropout(generator)
+        ones = meta.cached("one query a sequence", lambda: JaggedMeta.from_lengths([1] * len(last), device=x.device))
+        attended = jagged_attention(q, k, v, ones, meta, dropout_p=dropout_p, seed=seed)
+        return self.out(attended.reshape(len(last), D))
+
+    def _attention_dropout(self, generator: torch.Generator | None) -> tuple[float, int | None]:
+        dropout_p = self.config.attention_dropout if self.training else 0.0
+        return dropout_p, int(torch.randint(2**31 - 1, (), generator=generator)) if dropout_p else None
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         up = self.up(x)  # (T, d_ff)

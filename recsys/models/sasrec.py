@@ -57,9 +57,7 @@ class SASRec(nn.Module):
         Raises:
             ValueError: a sequence is empty.
         """
-        if 0 in batch.lengths:
-            raise ValueError(f"sequence {batch.lengths.index(0)} is empty; a state stands after an item")
-        return self._states(batch.values, batch.lengths, None)[batch.offsets[1:] - 1]
+        return self.encoder.last_states(self.item(batch.values), batch.lengths)
 
     def item_vectors(self, item_ids: Tensor | None = None) -> Tensor:
         """(V+1, D), or the rows `item_ids`."""

@@ -13,11 +13,14 @@ class OptimizationConfig:
     """How the weights are found."""
 
     epochs: int = 20
+    max_seconds: float | None = (
+        None  # of training, validations included, over all resumes; ends before `epochs` if spent
+    )
     lr: float = 1e-3
     beta2: float = 0.98
     weight_decay: float = 0.0  # decoupled; not on biases, norms and embeddings
     warmup_steps: int = 0
-    decay: Literal["none", "linear", "cosine"] = "none"  # to 0 at the last step
+    decay: Literal["none", "linear", "cosine"] = "none"  # to 0 at the last step, or at the last second
     clip_norm: float | None = None
     tokens_per_batch: int = 16_384
     validate_every: int = 1  # epochs
@@ -36,6 +39,8 @@ class OptimizationConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1, or null")
         if not 0.0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr} must be above 0")
+        if self.max_seconds is not None and not 0.0 < self.max_seconds < math.inf:
+            raise ValueError(f"max_seconds={self.max_seconds} must be above 0, or null")
 
 
 def build_optimizer(module: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
@@ -46,11 +51,16 @@ def build_optimizer(module: nn.Module, config: OptimizationConfig) -> torch.opti
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
 
 
-def learning_rate_factor(config: OptimizationConfig, step: int, num_steps: int) -> float:
-    """The share of the full learning rate at `step` (0 is the first) of `num_steps`."""
+def learning_rate_factor(config: OptimizationConfig, step: int, num_steps: int, seconds: float = 0.0) -> float:
+    """The share of the full learning rate at `step` (0 is the first) of `num_steps`, `seconds` into the run.
+
+    With `max_seconds` the decay follows the share of the steps or of the time that is spent, whichever is greater.
+    """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+    if config.max_seconds is not None:
+        done = min(1.0, max(done, seconds / config.max_seconds))
     if config.decay == "linear":
         return 1.0 - done
     return 0.5 * (1.0 + math.cos(math.pi * done)) if config.decay == "cosine" else 1.0

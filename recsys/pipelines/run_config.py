@@ -108,7 +108,9 @@ def _check_same_run(old: dict[str, Any], new: dict[str, Any], out: Path) -> None
     for key in ("data_hash", "num_items"):
         if old[key] != new[key]:
             raise CheckpointError(f"{out}: began with {key}={old[key]}, now {new[key]}; name another --out")
-    differing = [key for key in ("model", "train", "seed") if old["config"][key] != new["config"][key]]
+    # A run that began before a setting existed has that setting's default.
+    began = old["config"] | {"train": configs.dump(OptimizationConfig()) | old["config"]["train"]}
+    differing = [key for key in ("model", "train", "seed") if began[key] != new["config"][key]]
     if differing:
         names = ", ".join(differing)
         raise CheckpointError(f"{out}: began with another config ({names}); use that one, or name another --out")

@@ -3,7 +3,9 @@
     python -m recsys.pipelines.training run.json OUT    on a bare machine; `recsys train --resolve` writes run.json
 
 A run folder can be stopped at any moment and started again: the weights at the end are the same to the last bit, since
-every random draw is a function of (seed, epoch, step) and a checkpoint holds all the rest.
+every random draw is a function of (seed, epoch, step) and a checkpoint holds all the rest. With `max_seconds` steps and
+learning rate follow the clock: such a run goes on where it stood, its time counted over all resumes, but its weights
+are those of no other run.
 """
 
 import json
@@ -29,13 +31,15 @@ from recsys.models.protocols import NextItemModel
 from recsys.pipelines import checkpoint
 from recsys.pipelines.evaluation.full_ranking import rank_targets
 from recsys.pipelines.evaluation.metrics import metrics_per_query
-from recsys.pipelines.optimization import build_optimizer, learning_rate_factor
+from recsys.pipelines.optimization import OptimizationConfig, build_optimizer, learning_rate_factor
 from recsys.pipelines.run_config import TrainConfig, open_run, record_of
 from recsys.pipelines.run_log import Observer, RunClock, RunLog
 from recsys.pipelines.stopping import on_stop_signal
 
 GOLDEN_USERS = 8
 METRIC = "ndcg@10"
+# Of a run with a time budget: it is validated and saved this often at most, however short its epochs.
+VALIDATIONS_IN_BUDGET = 12
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class _Run:
             )
         self.optimizer = build_optimizer(self.module, self.optimization)
         self.queries = _validation_queries(self.dataset, self.optimization.validation_users, config.seed)
-        self.steps_in_epoch = [len(self.batches.plan(epoch)) for epoch in range(self.optimization.epochs)]
+        self.steps = _Steps(self.batches, self.optimization)
         self.log = RunLog(out / "log.jsonl", observe)
         self.best_weights: dict[str, Tensor] = {}
         self.state: dict[str, Any] = {
@@ -110,6 +114,7 @@ class _Run:
             "best": {},
             "bad": 0,
             "seconds": 0.0,
+            "validated_at_s": 0.0,
         }
         self.step, self.is_stopping = 0, False
         self.record = record_of(config, self.dataset)
@@ -117,7 +122,7 @@ class _Run:
     def finish(self) -> TrainResult:
         with open_run(self.out, self.record), on_stop_signal(self._stop):
             self._begin()
-            while self.state["epoch"] < self.optimization.epochs and not self._is_patience_spent():
+            while not self._is_over():
                 self._epoch(self.state["epoch"])
             return self._end()
 
@@ -139,7 +144,8 @@ class _Run:
             model=self.config.model["name"],
             parameters=sum(p.numel() for p in self.module.parameters()),
             tokens_per_epoch=self.batches.num_tokens,
-            steps=sum(self.steps_in_epoch),
+            steps=self.steps.total,
+            max_seconds=self.optimization.max_seconds,
             device=str(self.device),
             resumed=is_resumed,
         )
@@ -163,14 +169,16 @@ class _Run:
     def _epoch(self, epoch: int) -> None:
         self.state["epoch"] = epoch
         self.module.train()
-        first = self.state["step_in_epoch"]
+        first, num_steps = self.state["step_in_epoch"], self.steps.in_epoch(epoch)
         clock = RunClock(self.state["seconds"])
+        is_whole = True
         for number, batch in enumerate(self.batches.epoch(epoch, first), start=first):
-            loss = self._optimize(batch.to(self.device), epoch, number)
+            loss = self._optimize(batch.to(self.device), epoch, number, clock.seconds())
             self.step += 1
             self.state |= {"step_in_epoch": number + 1, "seconds": clock.seconds()}
             clock.count(len(batch.values))
-            is_last = number + 1 == self.steps_in_epoch[epoch]
+            is_whole = number + 1 == num_steps
+            is_last = is_whole or self._is_time_spent()
             if is_last or clock.is_time_to_log():
                 self._log_step(epoch, _finite(loss, self.step, self.optimization.lr), clock)
             if self.is_stopping or (not is_last and self._is_checkpoint_due()):
@@ -178,14 +186,39 @@ class _Run:
                 self._save()
             if self.is_stopping:
                 raise Stopped(f"stopped at step {self.step}; the same command goes on from there: {self.out}")
+            if is_last:
+                break
             clock.resume()
-        self._validate(epoch)
-        self.state |= {"epoch": epoch + 1, "step_in_epoch": 0, "seconds": clock.seconds()}
-        self._save()
+        is_due = self._is_validation_due(epoch)
+        if is_due:
+            self._validate(epoch)
+        if is_whole:
+            self.state |= {"epoch": epoch + 1, "step_in_epoch": 0}
+        self.state["seconds"] = clock.seconds()
+        if is_due or self.optimization.max_seconds is None:
+            self.state["validated_at_s"] = self.state["seconds"]
+            self._save()
 
-    def _optimize(self, batch: JaggedBatch, epoch: int, number: int) -> Tensor:
+    def _is_over(self) -> bool:
+        return self.state["epoch"] >= self.optimization.epochs or self._is_time_spent() or self._is_patience_spent()
+
+    def _is_time_spent(self) -> bool:
+        budget = self.optimization.max_seconds
+        return budget is not None and self.state["seconds"] >= budget
+
+    def _is_validation_due(self, epoch: int) -> bool:
+        """At the end of every n-th epoch and of the run; with a time budget also not too soon after the one before."""
+        if epoch + 1 == self.optimization.epochs or self._is_time_spent():
+            return True
+        budget = self.optimization.max_seconds
+        is_soon = budget is not None and (
+            self.state["seconds"] - self.state.get("validated_at_s", 0.0) < budget / VALIDATIONS_IN_BUDGET
+        )
+        return (epoch + 1) % self.optimization.validate_every == 0 and not is_soon
+
+    def _optimize(self, batch: JaggedBatch, epoch: int, number: int, seconds: float) -> Tensor:
         generator = seed_of_step(self.config.seed, epoch, number)
-        rate = self.optimization.lr * learning_rate_factor(self.optimization, self.step, sum(self.steps_in_epoch))
+        rate = self.optimization.lr * learning_rate_factor(self.optimization, self.step, self.steps.total, seconds)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = self.model.loss(batch, generator)
@@ -199,8 +232,7 @@ class _Run:
         return loss.detach()
 
     def _validate(self, epoch: int) -> None:
-        is_last = epoch + 1 == self.optimization.epochs
-        if self.queries is None or ((epoch + 1) % self.optimization.validate_every and not is_last):
+        if self.queries is None:
             return
         began = time.perf_counter()
         self.module.eval()
@@ -238,14 +270,16 @@ class _Run:
         self.log.write("checkpoint", self.step, path=str(path.relative_to(self.out)))
 
     def _log_step(self, epoch: int, loss: float, clock: RunClock) -> None:
-        left = sum(self.steps_in_epoch) - self.step
+        seconds_left = (self.steps.total - self.step) * clock.seconds_per_step()
+        if self.optimization.max_seconds is not None:
+            seconds_left = min(seconds_left, max(0.0, self.optimization.max_seconds - self.state["seconds"]))
         self.log.write(
             "step",
             self.step,
             epoch=epoch,
             loss=loss,
             tokens_per_s=round(clock.tokens_per_s()),
-            seconds_left=round(left * clock.seconds_per_step(), 1),
+            seconds_left=round(seconds_left, 1),
         )
 
     def _end(self) -> TrainResult:
@@ -290,6 +324,21 @@ class _Run:
             "epoch": self.state["best_epoch"],
             **self.state["best"],
         }
+
+
+class _Steps:
+    """How many steps the epochs have. With a time budget most of them are never taken: the total is then estimated."""
+
+    def __init__(self, batches: TrainBatches, config: OptimizationConfig) -> None:
+        self.batches = batches
+        self.counts: dict[int, int] = {}
+        known = 1 if config.max_seconds is not None else config.epochs
+        self.total = sum(self.in_epoch(epoch) for epoch in range(known)) * config.epochs // known
+
+    def in_epoch(self, epoch: int) -> int:
+        if epoch not in self.counts:
+            self.counts[epoch] = len(self.batches.plan(epoch))
+        return self.counts[epoch]
 
 
 def seed_of_step(seed: int, epoch: int, step: int) -> torch.Generator:

@@ -2,6 +2,7 @@ import gzip
 import json
 import os
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -19,7 +21,10 @@ from hypothesis import strategies as st
 from recsys import config as configuration
 from recsys.errors import ConfigError, DataError, InputError, StorageError
 from recsys.features.dataset import PreparedDataset
+from recsys.features.preparation import progress, reading
+from recsys.features.preparation.assemble import cuts_of
 from recsys.features.prepare import FilterConfig, PrepareConfig, ReadConfig, SplitConfig, prepare
+from recsys.features.splits import time_cuts
 
 START = 1_500_000_000
 
@@ -129,9 +134,10 @@ def test_a_damaged_dataset_is_made_again(tmp_path: Path) -> None:
 def test_each_step_says_its_time_and_counts(tmp_path: Path) -> None:
     said: list[str] = []
     prepare(_log(tmp_path / "log.csv"), tmp_path / "data", PrepareConfig(), said.append)
-    assert "240 lines read in" in said[0]
-    assert "a second): 240 good, 0 rejected, order: time" in said[0]
-    assert "240 events kept, of 20 users" in said[1]
+    assert "log.csv: sha256 of 1 file(s)" in said[0]
+    assert "240 lines read in" in said[1]
+    assert "a second): 240 good, 0 rejected, order: time" in said[1]
+    assert "240 events kept, of 20 users" in said[2]
     assert "events prepared in" in said[-1]
 
 
@@ -231,12 +237,142 @@ def test_a_full_disk_leaves_the_old_dataset(tmp_path: Path) -> None:
 def test_rejected_lines_that_a_full_disk_cannot_hold_are_one_line(tmp_path: Path) -> None:
     rng = random.Random(0)
     text = "".join(f"u{n},{rng.randbytes(20).hex()}\n" for n in range(400))
-    (tmp_path / "log.csv").write_text("user,item,ts\n" + text)
-    with (
-        pytest.raises(StorageError, match=r"data\.rejected\.parquet: cannot be written \(.*File too large"),
-        small_files(),
-    ):
+    (tmp_path / "log.csv").write_text(f"user,item,ts\nu,1,{START}\n" + text)
+    with pytest.raises(StorageError, match=r"data: cannot be written \(.*File too large"), small_files():
         prepare(tmp_path / "log.csv", tmp_path / "data", PrepareConfig())
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    log=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=40),
+    key=st.sampled_from(["ts", "position", None]),
+    prefix=st.sampled_from(["", "x"]),
+    minimum=st.sampled_from([1, 2]),
+)
+def test_chunks_change_no_byte_and_shards_no_sequence(
+    log: list[tuple[int, int, int]],
+    key: str | None,
+    prefix: str,
+    minimum: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("chunks")
+    log = [*log, *((7, item, moment) for item, moment in ((1, 0), (2, 3), (1, 6), (2, 9)))]
+    base = START if key == "ts" else 0
+    header = ",".join(["user", "item", *([key] if key else [])])
+    rows = [",".join(map(str, (f"{prefix}{u}", i, base + t)[: 3 if key else 2])) for u, i, t in log]
+    (folder / "log.csv").write_text("\n".join([header, *rows]))
+    split, filters = SplitConfig(protocol="loo"), FilterConfig(min_item_events=minimum)
+    made = {}
+    for chunk, shards in ((1_000_000, 1), (3, 1), (1_000_000, 4), (2, 4)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(reading, "CHUNK_ROWS", chunk)
+            config = PrepareConfig(split=split, filters=filters, shards=shards)
+            made[chunk, shards] = prepare(folder / "log.csv", folder / f"{chunk}-{shards}", config)
+    one, four = made[1_000_000, 1], made[1_000_000, 4]
+    assert _bytes(made[3, 1].path) == _bytes(one.path)
+    assert _bytes(made[2, 4].path) == _bytes(four.path)
+    assert _events(one) == _events(four)
+    vocabulary = {name: data for name, data in _bytes(one.path).items() if name.startswith("vocabulary")}
+    assert vocabulary == {name: data for name, data in _bytes(four.path).items() if name.startswith("vocabulary")}
+    same = ("counts", "splits", "leakage", "cuts_us", "ids", "notes")
+    assert {name: one.manifest[name] for name in same} == {name: four.manifest[name] for name in same}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    times=st.lists(st.integers(0, 30), min_size=3, max_size=60),
+    valid=st.sampled_from([0.0, 0.1, 0.3]),
+    test=st.sampled_from([0.1, 0.29]),
+)
+def test_cuts_are_those_of_the_sorted_times(times: list[int], valid: float, test: float) -> None:
+    split = SplitConfig(valid_share=valid, test_share=test)
+    parts = [np.array(times[start::3], np.int64) for start in range(3)]
+    try:
+        wanted = time_cuts(np.sort(np.array(times)), valid, test)
+    except DataError as error:
+        with pytest.raises(DataError, match=re.escape(str(error))):
+            cuts_of(parts, split)
+        return
+    assert cuts_of(parts, split) == wanted
+
+
+def test_an_id_that_is_a_text_far_down_makes_all_of_them_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, said = tmp_path / "log.csv", list[str]()
+    rows = [f"{n % 5},{n % 7},{START + n}" for n in range(100_000)]
+    log.write_text("\n".join(["user,item,ts", *rows, f"eve,1,{START}", f"1,last,{START + 300}"]))
+    wanted = prepare(log, tmp_path / "whole", PrepareConfig(read=ReadConfig(user_ids="str", item_ids="str")))
+    monkeypatch.setattr(reading, "CHUNK_ROWS", 1_000)
+    dataset = prepare(log, tmp_path / "data", PrepareConfig(), said.append)
+    assert {line for line in said if "again" in line} == {
+        "user_id holds texts as well as integers: reading starts again",
+        "item_id holds texts as well as integers: reading starts again",
+    }
+    assert dataset.manifest["ids"] == {"users": "str", "items": "str"}
+    assert dataset.data_hash == wanted.data_hash
+    assert dataset.manifest["counts"] == wanted.manifest["counts"]
+
+
+def test_a_user_with_a_million_events_is_prepared(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    users = np.append(np.ones(1_000_000, np.int64), np.arange(2, 1_002))
+    columns = {
+        "user_id": users,
+        "item_id": rng.integers(0, 5_000, len(users)),
+        "timestamp": START + np.arange(len(users)),
+    }
+    pl.DataFrame(columns).sample(fraction=1, shuffle=True, seed=0).write_parquet(tmp_path / "log.parquet")
+    dataset = prepare(
+        tmp_path / "log.parquet", tmp_path / "data", PrepareConfig(split=SplitConfig(protocol="loo"), shards=3)
+    )
+    lengths = np.concatenate([np.diff(shard.offsets) for shard in dataset.shards])
+    assert sorted(lengths.tolist())[-2:] == [1, 1_000_000]
+    (shard,) = (shard for shard in dataset.shards if len(shard.items) >= 1_000_000)
+    longest = int(np.diff(shard.offsets).argmax())
+    part = slice(shard.offsets[longest], shard.offsets[longest + 1])
+    wanted = dataset.items.encode(columns["item_id"][:1_000_000])
+    assert (shard.items[part] == wanted).all()
+
+
+def test_what_killed_runs_left_is_removed_and_what_runs_is_kept(tmp_path: Path) -> None:
+    log, dead = _log(tmp_path / "log.csv"), subprocess.Popen(["true"])
+    dead.wait()
+    names = [f".data.{dead.pid}.tmp", f".data.{dead.pid}.old", f".data.{os.getppid()}.tmp", f".other.{dead.pid}.tmp"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    prepare(log, tmp_path / "data", PrepareConfig())
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["data", "log.csv", *names[2:]])
+
+
+def test_a_dataset_that_a_killed_run_set_aside_is_put_back(tmp_path: Path) -> None:
+    log, out, dead = _log(tmp_path / "log.csv"), tmp_path / "data", subprocess.Popen(["true"])
+    dead.wait()
+    prepare(log, out, PrepareConfig())
+    out.rename(tmp_path / f".data.{dead.pid}.old")
+    said: list[str] = []
+    prepare(log, out, PrepareConfig(), said.append)
+    assert said[-1] == f"{out}: up to date"
+
+
+def test_floors_belong_to_a_dataset_and_go_with_it(tmp_path: Path) -> None:
+    log, out = _log(tmp_path / "log.csv"), tmp_path / "data"
+    prepare(log, out, PrepareConfig())
+    (out / "floors.json").write_text("{}")
+    prepare(log, out, PrepareConfig(split=SplitConfig(protocol="loo")))
+    assert not (out / "floors.json").exists()
+
+
+def test_long_steps_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(reading, "CHUNK_ROWS", 100)
+    said: list[str] = []
+    prepare(_log(tmp_path / "log.csv"), tmp_path / "data", PrepareConfig(), said.append)
+    assert any(
+        re.match(r"step 1 of 3: reading: [\d,]+ of about [\d,]+ lines, [\d,]+ a second, about \d+ s left", line)
+        for line in said
+    )
+    assert {line.split(":")[0] for line in said if line.startswith("step")} == {f"step {n} of 3" for n in (1, 2, 3)}
 
 
 def test_the_manifest_tells_where_the_data_came_from(tmp_path: Path) -> None:

@@ -1,84 +1,18 @@
-"""One list of checks for every reader: good + rejected = lines, each bad row at its place, nothing else lost."""
+"""What single formats and settings mean; what all readers have in common stands in test_reader_contract.py."""
 
 import gzip
 import json
 import random
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from recsys.errors import DataError
-from recsys.features.readers import ReadResult, read_interactions
+from recsys.features.readers import ReadResult, open_interactions, read_interactions
 from recsys.features.schema import ReadConfig
-
-Event = tuple[int, int, int]
-GOOD_TIME = 1_500_000_000
-
-# A bad row as text of each format, with its reason.
-Bad = dict[str, tuple[str, str]]
-SEPARATED_BAD: Bad = {
-    "missing": ("1{s}2", "missing fields: 2 of 3"),
-    "extra": ("1{s}2{s}1500000000{s}9", "extra fields: 4 of 3"),
-    "no user": ("{s}2{s}1500000000", "user_id is empty"),
-    "blank item": ("1{s}  {s}1500000000", "item_id is empty"),
-    "no time": ("1{s}2{s}", "timestamp is empty"),
-    "words": ("1{s}2{s}noon", "timestamp is no time"),
-    "negative": ("1{s}2{s}-1500000000", "timestamp is negative"),
-    "beyond": ("1{s}9223372036854775808{s}1500000000", "item_id is beyond int64"),
-    "empty": ("", "empty line"),
-}
-JSON_BAD: Bad = {
-    "missing": ('{"user": 1, "time": 1500000000}', "missing fields: item_id"),
-    "broken": ('{"user": 1, "item": 2, "time": 15000', "no valid JSON"),
-    "list": ("[1, 2, 1500000000]", "no JSON object"),
-    "null": ('{"user": null, "item": 2, "time": 1500000000}', "user_id is empty"),
-    "float": ('{"user": 1, "item": 2.5, "time": 1500000000}', "item_id is no string or integer"),
-    "bool": ('{"user": true, "item": 2, "time": 1500000000}', "user_id is no string or integer"),
-    "words": ('{"user": 1, "item": 2, "time": "noon"}', "timestamp is no time"),
-    "beyond": ('{"user": 1, "item": 9223372036854775808, "time": 1500000000}', "item_id is beyond int64"),
-    "empty": ("", "empty line"),
-}
-MOVIELENS_BAD: Bad = {
-    "missing": ("1::2::5", "missing fields: 3 of 4"),
-    "extra": ("1::2::5::1500000000::", "extra fields: 5 of 4"),
-    "no item": ("1::::5::1500000000", "item_id is empty"),
-    "no weight": ("1::2::five::1500000000", "weight is no number"),
-    "negative": ("1::2::5::-1", "timestamp is negative"),
-}
-
-
-def _separated(separator: str) -> tuple[list[str], Callable[[Event], str], Bad]:
-    bad = {name: (text.replace("{s}", separator), reason) for name, (text, reason) in SEPARATED_BAD.items()}
-    header = separator.join(["user_id", "item_id", "timestamp"])
-    return [header], lambda event: separator.join(map(str, event)), bad
-
-
-def _quoted() -> tuple[list[str], Callable[[Event], str], Bad]:
-    header, _, bad = _separated(",")
-    bad = bad | {
-        "unclosed": ('"1,2,1500000000', "quotes that do not close a field"),
-        "after": ('"1"x,2,1500000000', "quotes that do not close a field"),
-        "quoted extra": ('"1","2","1500000000","9"', "extra fields: 4 of 3"),
-    }
-    return header, lambda event: f'"{event[0]}",{event[1]},"{event[2]}"', bad
-
-
-FORMATS: dict[str, tuple[list[str], Callable[[Event], str], Bad]] = {
-    "a.csv": _separated(","),
-    "a.tsv": _separated("\t"),
-    "semicolons.csv": _separated(";"),
-    "bars.txt": _separated("|"),
-    "quoted.csv": _quoted(),
-    "a.jsonl": ([], lambda e: json.dumps({"user": e[0], "item": e[1], "time": e[2]}), JSON_BAD),
-    "ratings.dat": ([], lambda e: f"{e[0]}::{e[1]}::4.5::{e[2]}", MOVIELENS_BAD),
-    "headed.dat": (["UserID::MovieID::Rating::Timestamp"], lambda e: f"{e[0]}::{e[1]}::4.5::{e[2]}", MOVIELENS_BAD),
-}
 
 
 def _read(path: Path, **config: Any) -> ReadResult:
@@ -88,39 +22,6 @@ def _read(path: Path, **config: Any) -> ReadResult:
 def _write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8", newline="")
     return path
-
-
-@settings(max_examples=12, deadline=None)
-@given(
-    plan=st.lists(st.integers(0, 2**40) | st.integers(0, 30).map(lambda n: -n - 1), min_size=1, max_size=40),
-    line_end=st.sampled_from(["\n", "\r\n"]),
-    is_gzip=st.booleans(),
-)
-@pytest.mark.parametrize("name", FORMATS)
-def test_every_line_is_either_kept_or_set_aside_with_its_reason(
-    name: str, plan: list[int], line_end: str, is_gzip: bool, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    header, render, bad = FORMATS[name]
-    kinds = list(bad.values())
-    lines, events, wanted = list(header), [], []
-    for number in [5, *plan, 6]:  # a good row stands first and last
-        if number < 0:
-            text, reason = kinds[-number % len(kinds)]
-            wanted.append((len(lines) + 1, reason, text))
-        else:
-            event = (number % 7 + 1, number, GOOD_TIME + number % 1000)
-            events.append((len(lines) + 1, *event))
-            text = render(event)
-        lines.append(text)
-    path = tmp_path_factory.mktemp("read") / (name + ".gz" * is_gzip)
-    data = (line_end.join(lines) + line_end).encode()
-    path.write_bytes(gzip.compress(data) if is_gzip else data)
-    result = _read(path)
-    assert result.rejected.rows() == [(path.name, *row) for row in wanted]
-    kept = result.interactions.select("line", "user_id", "item_id", pl.col("timestamp") // 10**6)
-    assert kept.rows() == events
-    assert result.counts["good"] + result.counts["rejected"] == result.counts["lines"] == len(lines) - len(header)
-    assert (result.order, result.user_kind, result.item_kind, result.time_unit) == ("time", "int", "int", "s")
 
 
 def test_parquet_rows_follow_the_same_rules(tmp_path: Path) -> None:
@@ -459,9 +360,17 @@ def test_a_cut_parquet_file_is_one_clear_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["nothing.csv", "."])
-def test_a_path_that_is_no_file_is_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file|is a folder"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing.csv", "no such file; name a .* file, a folder or a glob"),
+        (".", "holds no file to read but hidden ones such as _SUCCESS"),
+        ("*.csv", r"\*\.csv: no file matches"),
+    ],
+)
+def test_a_path_without_files_is_named(name: str, message: str, tmp_path: Path) -> None:
+    _write(tmp_path / "_SUCCESS", "")
+    with pytest.raises(DataError, match=message):
         _read(tmp_path / name)
 
 
@@ -488,3 +397,11 @@ def test_a_near_miss_of_the_time_column_is_told(tmp_path: Path) -> None:
     result = _read(_write(tmp_path / "a.csv", "user,item,timestmp\n1,2,1500000000\n"))
     assert result.order == "rows"
     assert "read.columns.timestamp=timestmp" in result.notes[0]
+
+
+@pytest.mark.parametrize("rows", [1, 100])
+def test_blank_lines_at_the_end_are_no_data_lines(rows: int, tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.csv", "user,item\n1,2\n\n3,4\n\n \n\t\n\n")
+    chunks = list(open_interactions(path, ReadConfig(max_rejected_share=1.0)).chunks(rows=rows))
+    assert sum(chunk.num_lines for chunk in chunks) == 3
+    assert [row for chunk in chunks for row in chunk.rejected.rows()] == [("a.csv", 3, "empty line", "")]

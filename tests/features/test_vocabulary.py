@@ -35,6 +35,25 @@ def test_an_integer_and_its_text_mean_the_same_id() -> None:
     assert numbers.encode(np.array([-3, 7])).tolist() == [2, 0]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    ids=st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=30),
+    asked=st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3), max_size=10),
+)
+def test_an_array_of_integers_means_what_their_list_means(ids: list[int], asked: list[int]) -> None:
+    wanted, found = Vocabulary.from_ids(ids), Vocabulary.from_ids(np.array(ids, np.int64))
+    assert found.data.tobytes() == wanted.data.tobytes()
+    assert found.offsets.tolist() == wanted.offsets.tolist()
+    assert found.kind == "int"
+    both = [*asked, *ids]
+    assert found.encode(np.array(both, np.int64)).tolist() == wanted.encode(both).tolist()
+
+
+def test_an_integer_that_stands_twice_in_an_array_is_refused() -> None:
+    with pytest.raises(ValueError, match="7 occurs twice"):
+        Vocabulary.from_ids(np.array([7, 3, 7]))
+
+
 @pytest.mark.parametrize("index", [0, -1, 3])
 def test_padding_and_what_lies_outside_are_no_items(index: int) -> None:
     with pytest.raises(ValueError, match=rf"index {index} is no item index; wanted 1\.\.2"):

@@ -12,7 +12,7 @@ from recsys.features.simulate.shop import ShopConfig, simulate
 from recsys.models.floors import Popularity
 from recsys.models.oracle import ShopOracle
 from recsys.pipelines.evaluation.evaluate import evaluate
-from recsys.pipelines.evaluation.floors import fit_floors
+from recsys.pipelines.floors.fit import fit_floors
 
 CONFIG = ShopConfig(
     seed=5, users=500, items=200, days=30, events_per_user=25, categories=10, styles=4, needs=6, segments=4

@@ -153,6 +153,15 @@ def test_a_run_folder_of_another_config_is_refused(circle: PreparedDataset, tmp_
         train(config_of(circle, epochs=2), tmp_path / "run")
 
 
+def test_a_run_of_a_version_that_lacked_a_setting_goes_on(circle: PreparedDataset, tmp_path: Path) -> None:
+    first = train(config_of(circle, epochs=1), tmp_path / "run")
+    file = tmp_path / "run" / "run.json"
+    record = json.loads(file.read_text())
+    del record["config"]["train"]["max_seconds"]
+    file.write_text(json.dumps(record))
+    assert train(config_of(circle, epochs=1), tmp_path / "run").weights_sha256 == first.weights_sha256
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     circle: PreparedDataset, tmp_path: Path
 ) -> None:

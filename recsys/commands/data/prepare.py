@@ -23,13 +23,16 @@ class Protocol(StrEnum):
 def prepare(
     context: typer.Context,
     source: Annotated[
-        Path, typer.Option(help="The log: CSV, TSV, Parquet, JSONL, MovieLens :: or 'user i1 i2 …' lines, also .gz.")
+        Path, typer.Option(help="The log: a file, a folder or a glob; CSV, TSV, Parquet, JSONL, MovieLens, ….")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the dataset.")],
     protocol: Annotated[
         Protocol | None, typer.Option(help="How events are split; by default as the configuration says.")
     ] = None,
     items: Annotated[Path | None, typer.Option(help="A table of items: item_id, title, category, ….")] = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="Adds the log to the dataset, by the settings it was prepared by.")
+    ] = False,
     config: Annotated[Path | None, typer.Option(help="Settings, .yaml or .json.")] = None,
     assignments: Annotated[
         list[str] | None,
@@ -38,16 +41,26 @@ def prepare(
         ),
     ] = None,
 ) -> None:
-    """Turns a log into sequences: bad rows set aside, filters, order, splits."""
+    """Turns a log into sequences: bad rows set aside, policies, filters, order, splits."""
     output: Output = context.obj
     from recsys import config as configs
+    from recsys.errors import ConfigError
+    from recsys.features.preparation.append import append as run_append
     from recsys.features.prepare import PrepareConfig
     from recsys.features.prepare import prepare as run
 
-    chosen = [f"split.protocol={json.dumps(protocol.value)}"] if protocol else []
-    chosen += [f"items={json.dumps(str(items))}"] if items else []
-    mapping = settings(config, [*chosen, *(assignments or [])])
-    dataset = run(source, out, configs.load(PrepareConfig, mapping, f"{config}: " if config else ""), output.say)
+    if append:
+        if protocol or config or assignments:
+            raise ConfigError(
+                "--append takes no --protocol, --config or --set: the settings are those the dataset was prepared by; "
+                "prepare all days anew to change them"
+            )
+        dataset = run_append(source, out, output.say, items)
+    else:
+        chosen = [f"split.protocol={json.dumps(protocol.value)}"] if protocol else []
+        chosen += [f"items={json.dumps(str(items))}"] if items else []
+        mapping = settings(config, [*chosen, *(assignments or [])])
+        dataset = run(source, out, configs.load(PrepareConfig, mapping, f"{config}: " if config else ""), output.say)
     values = {
         "out": str(out),
         "users": dataset.num_users,
@@ -56,7 +69,8 @@ def prepare(
         "order": dataset.order,
         "protocol": dataset.protocol,
         "data_hash": dataset.data_hash,
-        "counts": dataset.manifest.get("counts", {}),
+        "counts": dataset.manifest["counts"],
+        "appends": dataset.manifest["appends"],
     }
     counts = f"{dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_events:,} events"
     output.result(values, f"{out}: {counts}", f"{dataset.protocol_string('test', 'exclude')}")

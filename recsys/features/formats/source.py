@@ -1,79 +1,78 @@
-"""A source file as bytes and as numbered lines: its hash, gzip, encoding, and what is wrong with them in one line."""
+"""Which files a source consists of, and their bytes, unpacked where they are gzip or zstd."""
 
 import dataclasses
+import glob
 import gzip
-import hashlib
+import os
 import zlib
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
+from types import TracebackType
+from typing import IO, Any
 
-import numpy as np
-import numpy.typing as npt
-import polars as pl
+import pyarrow as pa
 
 from recsys.errors import DataError
-from recsys.features.schema import ReadConfig
+from recsys.files import sha256_of
 
-GZIP_MAGIC = b"\x1f\x8b"
-SPLIT_BYTES = 1 << 27
-HEAD_BYTES = 4096
-CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f")) + b"\x7f"
-# Random bytes hold 11 %.
-BINARY_SHARE = 0.03
+GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+OTHER_PACKERS = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x1f\x9d": "compress"}
+PACKED_SUFFIXES = (".gz", ".zst", ".zstd")
+MAGIC_BYTES = 8
+PIECE_BYTES = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """A file, read whole.
+class SourceFile:
+    """One file of a source.
 
     Attributes:
+        name: relative to the folder that was named, with `/`; the file name where one file was named.
         path: where it lies.
-        size_bytes: as it lies on disk.
-        sha256: of the bytes on disk, in hex.
-        data: the bytes, unpacked where the file is gzip.
+        bytes: its size on disk.
     """
 
+    name: str
     path: Path
-    size_bytes: int
-    sha256: str
-    data: bytes
+    bytes: int
 
     @property
-    def name(self) -> str:
-        """The file's name without its folder."""
-        return self.path.name
+    def suffix(self) -> str:
+        """The last suffix in lower case, that of packing left out."""
+        suffixes = [suffix.lower() for suffix in PurePath(self.name).suffixes]
+        kept = [suffix for suffix in suffixes if suffix not in PACKED_SUFFIXES]
+        return kept[-1] if kept else ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Lines:
-    """A text file's lines.
+def list_files(path: Path) -> tuple[list[SourceFile], list[str]]:
+    """The files of a source in the order of their names, and what was left out.
 
-    Attributes:
-        text: (n,) String, without line ends; blank lines at the end of the file are left out.
-        undecodable: numbers (from 1) of lines whose bytes are not text in the file's encoding.
-    """
-
-    text: pl.Series
-    undecodable: npt.NDArray[np.int64]
-
-
-def read_source(path: Path) -> Source:
-    """The file's bytes, unpacked where they are gzip.
+    Args:
+        path: a file, a folder (with its folders), or a glob such as `logs/2024-*.csv.gz`.
 
     Raises:
-        DataError: no such file, a folder, unreadable, empty, or a gzip file that is cut short or damaged.
+        DataError: nothing is there, a glob matches no file, or a folder holds none.
     """
+    if path.is_file():
+        return [_described(path, path.parent)], []
     if path.is_dir():
-        raise DataError(f"{path}: is a folder; name one file")
-    try:
-        packed = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; name a CSV, TSV, Parquet, JSONL or MovieLens file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    data = _unpack(path, packed) if packed.startswith(GZIP_MAGIC) else packed
-    if not data.strip():
-        raise DataError(f"{path}: is empty; wanted at least one line of data")
-    return Source(path, len(packed), hashlib.sha256(packed).hexdigest(), data)
+        return _listed(path, [entry for entry in path.rglob("*") if entry.is_file()], f"{path}: holds no file to read")
+    if glob.has_magic(str(path)) and not path.exists():
+        base = _base_of(path)
+        found = [Path(entry) for entry in glob.glob(str(path), recursive=True, include_hidden=True)]
+        return _listed(base, [entry for entry in found if entry.is_file()], f"{path}: no file matches")
+    if path.exists():
+        raise DataError(f"{path}: is no regular file; name a file, a folder or a glob")
+    raise DataError(f"{path}: no such file; name a CSV, TSV, Parquet, JSONL or MovieLens file, a folder or a glob")
+
+
+def hash_files(files: Sequence[SourceFile]) -> list[dict[str, str | int]]:
+    """`name`, `bytes` and `sha256` of each file.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    return [{"name": file.name, "bytes": file.bytes, "sha256": hash_file(file.path)} for file in files]
 
 
 def hash_file(path: Path) -> str:
@@ -83,112 +82,117 @@ def hash_file(path: Path) -> str:
         DataError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); name a file") from error
 
 
-def read_lines(source: Source, config: ReadConfig) -> Lines:
-    """The numbered lines of a text file.
+class SourceStream:
+    """The bytes of a file, unpacked, front to back; every error is one line that names the file."""
 
-    Raises:
-        DataError: the file is in another encoding than `config.encoding`.
-    """
-    text, undecodable = _decode(source, config)
-    text = text.removeprefix("\ufeff")
-    if "\r" in text:
-        text = text.replace("\r\n", "\n") if "\n" in text else text.replace("\r", "\n")
-    lines = _split(text.rstrip("\n"))
-    return Lines(_without_blank_end(lines), undecodable)
+    def __init__(self, file: SourceFile) -> None:
+        """Open the file.
+
+        Raises:
+            DataError: it cannot be read, or is packed by what is not known here.
+        """
+        self._file = file
+        try:
+            self._raw: IO[bytes] = file.path.open("rb")
+        except OSError as error:
+            raise DataError(f"{file.path}: cannot be read ({error.strerror}); check its permissions") from error
+        magic = self._raw.read(MAGIC_BYTES)
+        self._raw.seek(0)
+        self.packing = "gzip" if magic.startswith(GZIP_MAGIC) else "zstd" if magic.startswith(ZSTD_MAGIC) else None
+        for other, name in OTHER_PACKERS.items():
+            if magic.startswith(other):
+                self._raw.close()
+                raise DataError(f"{file.path}: is packed by {name}; wanted plain, gzip or zstd; unpack it first")
+        self._bytes: Any = self._raw
+        if self.packing == "gzip":
+            self._bytes = gzip.GzipFile(fileobj=self._raw)
+        elif self.packing == "zstd":
+            self._bytes = pa.CompressedInputStream(pa.PythonFile(self._raw, mode="r"), "zstd")
+
+    def __enter__(self) -> "SourceStream":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._raw.close()
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes; fewer at the end alone.
+
+        Raises:
+            DataError: the file is cut short or damaged, or the disk fails.
+        """
+        pieces, wanted = [], size
+        while wanted:
+            piece = self._read(min(wanted, PIECE_BYTES))
+            if not piece:
+                break
+            pieces.append(piece)
+            wanted -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def packing_factor(self, num_read: int) -> float:
+        """How many bytes were read, `num_read` in all, for each byte of the file."""
+        return 1.0 if self.packing is None else num_read / max(min(self._raw.tell(), self._file.bytes), 1)
+
+    def read_all(self) -> bytes:
+        """What is left."""
+        return b"".join(iter(lambda: self.read(PIECE_BYTES), b""))
+
+    def _read(self, size: int) -> bytes:
+        path = self._file.path
+        try:
+            return bytes(self._bytes.read(size))
+        except EOFError as error:
+            what = f"{self.packing} file is cut short after {self._file.bytes} bytes"
+            raise DataError(f"{path}: {what}; fetch or copy it again") from error
+        except (OSError, zlib.error) as error:
+            if self.packing is None:
+                raise DataError(f"{path}: cannot be read ({error}); check the disk") from error
+            what = str(error).splitlines()[0]
+            raise DataError(f"{path}: {self.packing} file is damaged ({what}); fetch or copy it again") from error
 
 
-def _unpack(path: Path, packed: bytes) -> bytes:
+def _described(path: Path, base: Path) -> SourceFile:
+    relative = os.fsencode(path.relative_to(base).as_posix())
     try:
-        return gzip.decompress(packed)
-    except EOFError as error:
-        raise DataError(f"{path}: gzip file is cut short after {len(packed)} bytes; fetch or copy it again") from error
-    except (OSError, zlib.error) as error:
-        raise DataError(f"{path}: gzip file is damaged ({error}); fetch or copy it again") from error
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    return SourceFile(relative.decode("utf-8", "backslashreplace"), path, size)
 
 
-def _decode(source: Source, config: ReadConfig) -> tuple[str, npt.NDArray[np.int64]]:
-    is_utf8 = config.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
-    if is_utf8:
-        _refuse_utf16(source)
-    try:
-        return source.data.decode(config.encoding), np.zeros(0, np.int64)
-    except UnicodeDecodeError as error:
-        if not is_utf8:
-            what = f"byte {error.start} ({error.reason})"
-            raise DataError(f"{source.path}: is not {config.encoding}: {what}; set read.encoding") from error
-    bad = _undecodable_lines(source.data)
-    total = source.data.count(b"\n") + (not source.data.endswith(b"\n"))
-    if len(bad) > config.max_rejected_share * total:
-        _refuse_binary(source)
-        raise DataError(
-            f"{source.path}: {len(bad)} of {total} lines are not UTF-8, the first is line {bad[0]}; the file looks "
-            "like latin-1: set read.encoding=latin-1 (or the encoding it has)"
-        )
-    return source.data.decode("utf-8", errors="backslashreplace"), bad
-
-
-def _refuse_utf16(source: Source) -> None:
-    head = source.data[:HEAD_BYTES]
-    has_mark = head.startswith((b"\xff\xfe", b"\xfe\xff"))
-    if not has_mark and head.count(0) <= len(head) // 4:
-        return
-    # Latin text has its zeros in one byte of each pair.
-    if not has_mark and min(head[0::2].count(0), head[1::2].count(0)) > len(head) // 40:
-        _refuse_binary(source)
-    raise DataError(f"{source.path}: is not UTF-8 but looks like UTF-16; set read.encoding=utf-16")
-
-
-def _refuse_binary(source: Source) -> None:
-    head = source.data[:HEAD_BYTES]
-    num_controls = len(head) - len(head.translate(None, CONTROLS))
-    if num_controls > BINARY_SHARE * len(head):
-        raise DataError(
-            f"{source.path}: looks binary: {num_controls} of its first {len(head)} bytes are control bytes; "
-            "name a CSV, TSV, Parquet, JSONL or MovieLens file; text may be gzip"
-        )
-
-
-def _undecodable_lines(data: bytes) -> npt.NDArray[np.int64]:
-    """Line numbers, from 1; only lines with bytes above 127 are tried."""
-    codes = np.frombuffer(data, np.uint8)
-    ends = np.append(np.flatnonzero(codes == ord("\n")), len(data))
-    candidates = np.unique(np.searchsorted(ends, np.flatnonzero(codes > 127)))
-    starts = np.append(0, ends[:-1] + 1)
-    return np.array([n + 1 for n in candidates.tolist() if not _is_utf8(data[starts[n] : ends[n]])], np.int64)
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _split(text: str) -> pl.Series:
-    """Lines of the text; in pieces, since one polars string holds 4 GiB."""
-    pieces, start = [], 0
-    while len(text) - start > SPLIT_BYTES:
-        end = text.find("\n", start + SPLIT_BYTES)
-        if end < 0:
+def _base_of(path: Path) -> Path:
+    """The folder above the first part with a wildcard."""
+    plain = []
+    for part in path.parts[:-1]:
+        if glob.has_magic(part):
             break
-        pieces.append(_split_piece(text[start:end]))
-        start = end + 1
-    return pl.concat([*pieces, _split_piece(text[start:])])
+        plain.append(part)
+    return Path(*plain)
 
 
-def _split_piece(text: str) -> pl.Series:
-    return pl.Series("text", [text], pl.String).str.split("\n").explode()
+def _listed(base: Path, found: Sequence[Path], nothing: str) -> tuple[list[SourceFile], list[str]]:
+    files = sorted((_described(path, base) for path in found), key=lambda file: file.name)
+    kept = [file for file in files if not _is_hidden(file.name)]
+    hidden = [file.name for file in files if _is_hidden(file.name)]
+    if not kept:
+        told = f" but hidden ones such as {hidden[0]}" if hidden else ""
+        raise DataError(f"{nothing}{told}; name a file, a folder or a glob")
+    notes = [f"{len(hidden):,} hidden files left out: {', '.join(hidden[:3])}"] if hidden else []
+    return kept, notes
 
 
-def _without_blank_end(lines: pl.Series) -> pl.Series:
-    count = len(lines)
-    while count and not lines[count - 1].strip():
-        count -= 1
-    return lines.head(count)
+def _is_hidden(name: str) -> bool:
+    """Names that Hadoop, Spark and file systems give to what is no data."""
+    return any(part.startswith((".", "_")) for part in _parts(name))
+
+
+def _parts(name: str) -> Iterator[str]:
+    yield from name.split("/")

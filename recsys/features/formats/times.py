@@ -1,6 +1,7 @@
 """Times of a log as int64 microseconds UTC.
 
-Numbers have one unit for the whole source, told by magnitude; texts are ISO, with and without offset.
+Numbers have one unit for the whole source, told by magnitude; texts are ISO, with and without offset. A column is
+judged block by block, so what its values are is told beforehand, from the first of them.
 """
 
 import dataclasses
@@ -9,9 +10,8 @@ from typing import Literal
 
 import polars as pl
 
-from recsys.errors import DataError
-
 Unit = Literal["s", "ms", "us", "ns"]
+TimeKind = Literal["type", "iso", "number"]
 
 # Seconds of 1973-03; numbers below are no times of any log, but places in a sequence.
 SMALLEST_TIME = 10**8
@@ -29,6 +29,7 @@ ISO = (
     r"^\s*(\d{4})-(\d{2})-(\d{2})"
     r"(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*(Z|z|UTC|[+-]\d{2}:?\d{2}|[+-]\d{2})?)?\s*$"
 )
+ISO_SECONDS = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]$"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +37,23 @@ class Times:
     """A column of times.
 
     Attributes:
-        us: (n,) Int64, microseconds UTC; null where `problem` is not.
-        problem: (n,) String, why a value is no time, or null.
-        is_clamped: (n,) Boolean, set back to the latest credible time of the source.
-        unit: what the numbers counted, `iso` for texts, `type` for typed columns.
+        us: (n,) Int64, microseconds UTC; null where `problem` is not, and where the time lies in the future.
+        problem: (n,) String, why a value is no time, or null; None: every value is one.
+        is_clamped: (n,) Boolean, later than what is credible; None: none is.
     """
 
     us: pl.Series
-    problem: pl.Series
-    is_clamped: pl.Series
-    unit: str
+    problem: pl.Series | None
+    is_clamped: pl.Series | None
+
+
+def time_kind(column: pl.Series) -> TimeKind | None:
+    """What the values are; None where there is none."""
+    if column.dtype.is_temporal():
+        return "type"
+    if is_empty(column).all():
+        return None
+    return "iso" if _is_text(column, numbers_of(column)) else "number"
 
 
 def looks_like_times(column: pl.Series) -> bool:
@@ -69,31 +77,34 @@ def numbers_of(column: pl.Series) -> pl.Series:
     return numbers.set(~numbers.is_finite(), None)
 
 
-def parse_times(column: pl.Series, unit: Unit | Literal["auto"], latest_us: int, where: str) -> Times:
+def parse_times(
+    column: pl.Series, kind: TimeKind, unit: Unit | None, latest_us: int, *, is_unit_told: bool = False
+) -> Times:
     """The column as microseconds.
 
     Args:
         column: texts, numbers, or typed times.
-        unit: what numbers count; `auto` by the magnitude of their median, the same for every row.
-        latest_us: later times are set back to the latest one that is not later.
-        where: the source's name, for messages.
-
-    Raises:
-        DataError: every time is later than `latest_us`.
+        kind: what the values are; a typed column is taken by its type.
+        unit: what numbers count.
+        latest_us: later times are not credible.
+        is_unit_told: numbers of another unit's magnitude are taken as they are, too.
     """
-    frame, told = _to_us(column, unit)
-    is_far = pl.col("us") > latest_us
-    credible = frame.filter(pl.col("problem").is_null() & ~is_far)["us"].max()
-    num_far = frame.filter(is_far & pl.col("problem").is_null()).height
-    if num_far and credible is None:
-        raise DataError(
-            f"{where}: every time lies in the future; check the clock, or set read.time_unit and read.latest_time"
-        )
+    if column.dtype.is_temporal():
+        frame = _typed(column)
+    elif kind == "iso":
+        frame = _finish(_iso(column.cast(pl.String)), is_empty(column), NO_ISO_TIME)
+    else:
+        assert unit is not None
+        quick = _quick(column, unit, latest_us)
+        if quick is not None:
+            return Times(quick, None, None)
+        frame = _numbers(column, unit, is_unit_told=is_unit_told)
+    is_far = (pl.col("us") > latest_us) & pl.col("problem").is_null()
     frame = frame.with_columns(
-        us=pl.when(pl.col("problem").is_not_null()).then(None).when(is_far).then(credible).otherwise("us"),
-        is_clamped=(is_far & pl.col("problem").is_null()).fill_null(value=False),
+        us=pl.when(pl.col("problem").is_null() & ~is_far).then("us"), is_clamped=is_far.fill_null(value=False)
     )
-    return Times(frame["us"], frame["problem"], frame["is_clamped"], told)
+    is_fine, any_far = frame["problem"].null_count() == frame.height, bool(frame["is_clamped"].any())
+    return Times(frame["us"], None if is_fine else frame["problem"], frame["is_clamped"] if any_far else None)
 
 
 def iso_to_us(text: str) -> int:
@@ -108,20 +119,29 @@ def iso_to_us(text: str) -> int:
     return (aware - epoch) // datetime.timedelta(microseconds=1)
 
 
-def _to_us(column: pl.Series, unit: Unit | Literal["auto"]) -> tuple[pl.DataFrame, str]:
-    if column.dtype.is_temporal():
-        return _typed(column), "type"
-    empty, numbers = is_empty(column), numbers_of(column)
-    if _is_text(column, numbers):
-        return _finish(_iso(column), empty, NO_ISO_TIME), "iso"
-    told = detect_unit(numbers) if unit == "auto" else unit
-    frame = _scaled(column, numbers, told)
-    if unit == "auto":
-        low, high = UNIT_BOUNDS[told]
+def _quick(column: pl.Series, unit: Unit, latest_us: int) -> pl.Series | None:
+    """The times of whole numbers that all lie within the unit's magnitude and before the latest; None otherwise."""
+    whole = column.cast(pl.Int64, strict=False) if column.dtype == pl.String or column.dtype.is_integer() else None
+    if whole is None or whole.null_count() or whole.is_empty():
+        return None
+    first, last, per = whole.min(), whole.max(), PER_SECOND[unit]
+    assert isinstance(first, int)
+    assert isinstance(last, int)
+    low, high = UNIT_BOUNDS[unit]
+    if first < low or last >= high or last * 10**6 // per > latest_us:
+        return None
+    return whole if per == 10**6 else whole * (10**6 // per) if per < 10**6 else whole // (per // 10**6)
+
+
+def _numbers(column: pl.Series, unit: Unit, *, is_unit_told: bool) -> pl.DataFrame:
+    numbers = numbers_of(column)
+    frame = _scaled(column, numbers, unit)
+    if not is_unit_told:
+        low, high = UNIT_BOUNDS[unit]
         is_other = (numbers >= SMALLEST_TIME) & ((numbers < low) | (numbers >= high))
-        problem = pl.when(pl.lit(is_other)).then(pl.lit(f"timestamp is in another unit than the source's ({told})"))
+        problem = pl.when(pl.lit(is_other)).then(pl.lit(f"timestamp is in another unit than the source's ({unit})"))
         frame = frame.with_columns(problem=problem)
-    return _finish(frame, empty, "timestamp is no time"), told
+    return _finish(frame, is_empty(column), "timestamp is no time")
 
 
 def detect_unit(numbers: pl.Series) -> Unit:
@@ -174,6 +194,13 @@ def _scaled(column: pl.Series, numbers: pl.Series, unit: Unit) -> pl.DataFrame:
 
 
 def _iso(column: pl.Series) -> pl.DataFrame:
+    """The general way is exact and slow; a column of whole seconds without offset has a quicker one."""
+    if column.null_count() == 0 and column.str.contains(ISO_SECONDS).all():
+        us = column.str.replace("T", " ", literal=True).str.to_datetime(
+            "%Y-%m-%d %H:%M:%S", time_unit="us", strict=False
+        )
+        if us.null_count() == 0:
+            return us.cast(pl.Int64).to_frame("us").with_columns(problem=pl.lit(None, pl.String))
     groups = column.to_frame("text").select(
         pl.col("text").str.extract_groups(ISO).struct.rename_fields(list("ymdHMSfz"))
     )

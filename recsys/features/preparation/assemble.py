@@ -1,186 +1,181 @@
-"""A log that was read, as the files of a prepared dataset: filter, order, split, write, describe."""
+"""A source that was split by user, as the files of a prepared dataset: arrange, filter, merge, encode, describe."""
 
 import dataclasses
-import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from recsys.errors import DataError
-from recsys.features.dataset import PreparedDataset, Protocol, Split
+from recsys.features.arrays import load_array
+from recsys.features.dataset import Order, PreparedDataset, Protocol
 from recsys.features.leakage import leakage_report
 from recsys.features.manifest import FORMAT, FORMAT_VERSION, hash_arrays
-from recsys.features.preparation.arrange import Arranged, arrange, default_num_shards, shard_numbers
-from recsys.features.preparation.filters import keep_frequent
-from recsys.features.preparation.item_table import join_items, read_items
+from recsys.features.preparation.describe import describe_splits
+from recsys.features.preparation.filters import Kept
+from recsys.features.preparation.folder import PARTS
+from recsys.features.preparation.progress import Say, Steps
+from recsys.features.preparation.steps.arrange import arrange
+from recsys.features.preparation.steps.encode import encode, split_shard
+from recsys.features.preparation.steps.merge import Merged, item_numbers
+from recsys.features.preparation.steps.order_statistic import order_statistic
+from recsys.features.preparation.steps.scan import Scan
 from recsys.features.prepare_config import PrepareConfig
-from recsys.features.readers import ReadResult
-from recsys.features.slices import Int64s, Shard, offsets_of, ranges
-from recsys.features.splits import SplitConfig, by_time, leave_one_out, ratio, time_cuts
+from recsys.features.slices import Int64s, Shard
+from recsys.features.splits import SplitConfig, cut_places, split_hash, time_cuts
+from recsys.features.vocabulary import IdKind
 
-Say = Callable[[str], None]
+EVENTS_PER_SHARD = 4_000_000
 
 
-def assemble(
-    work: Path, result: ReadResult, protocol: Protocol, config: PrepareConfig, inputs: dict[str, Any], tell: Say
-) -> None:
-    """Write the whole dataset into a folder of its own.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a dataset is made by, decided before its events are arranged."""
+
+    config: PrepareConfig
+    order: Order
+    time_unit: str | None
+    kinds: tuple[IdKind, IdKind]  # of user and item ids
+    protocol: Protocol
+    num_shards: int
+
+
+def default_num_shards(num_rows: int) -> int:
+    """Shards that one after another fit into memory: one up to 4 million events."""
+    return max(1, -(-num_rows // EVENTS_PER_SHARD))
+
+
+def arrange_shards(
+    work: Path, scanned: Scan, plan: Plan, steps: Steps, frame: Callable[[int], pl.DataFrame] | None = None
+) -> Kept:
+    """Every shard's events in order, with the policies applied; nothing is filtered yet.
 
     Args:
-        work: the folder; what stands there is a leftover and is removed.
-        result: the log, as read.
-        protocol: how to split.
-        config: filters, shares, items and shards.
-        inputs: what the manifest says about the sources and the configuration.
+        work: the dataset's work folder.
+        scanned: the source.
+        plan: what is made.
+        steps: told of every shard.
+        frame: the rows of a shard; by default those of the source.
+
+    Raises:
+        DataError: no time is credible, or the policies leave nothing.
+    """
+    if scanned.clamped and scanned.latest is None:
+        raise DataError(f"all {scanned.clamped:,} times lie in the future; mend them, or set read.latest_time")
+    rows = frame or scanned.shard
+    steps.start("arranging", scanned.events, "events")
+    parts = []
+    for number in range(plan.num_shards):
+        shard = rows(number)
+        parts.append(arrange(shard, plan.config.events, work / PARTS / f"arranged-{number:05d}"))
+        steps.advance(shard.height)
+        del shard
+    if not any(len(part.item) for part in parts):
+        left_out = ", ".join(f"{count:,} by {name}" for name, count in sorted(scanned.left_out.items()))
+        raise DataError(f"no event of {scanned.events:,} counts: {left_out or 'none was good'}; see events.types, …")
+    numbers, num_items = item_numbers([part.items for part in parts])
+    return Kept.all_of(parts, numbers, num_items)
+
+
+def write_dataset(
+    work: Path, kept: Kept, merged: Merged, plan: Plan, kinds: Sequence[str | None], steps: Steps
+) -> None:
+    """Write vocabulary and shards; times are not cut yet."""
+    steps.start("writing", sum(len(part.item) for part in kept.parts), "events")
+    for number in range(plan.num_shards):
+        encode(kept, merged, number, plan.order, list(kinds), work / "shards" / f"{number:05d}")
+        steps.advance(len(kept.parts[number].item))
+    merged.users.save(work / "vocabulary", "users")
+    merged.items.save(work / "vocabulary", "items")
+    shutil.rmtree(work / PARTS)
+
+
+def split_dataset(work: Path, plan: Plan) -> tuple[list[Shard], tuple[int, int] | None]:
+    """Write each user's cuts; gives back the shards, memory-mapped, and the cuts by time (us).
+
+    Raises:
+        DataError: a part would be empty.
+    """
+    folders = [work / "shards" / f"{number:05d}" for number in range(plan.num_shards)]
+    cuts = (
+        cuts_of([load_array(folder / "times.npy", np.int64) for folder in folders], plan.config.split)
+        if plan.protocol == "time"
+        else None
+    )
+    shards = []
+    for folder in folders:
+        arrays: dict[str, Any] = {
+            "users": load_array(folder / "users.npy", np.int64),
+            "offsets": load_array(folder / "offsets.npy", np.int64),
+            "items": load_array(folder / "items.npy", np.int32),
+            "times": load_array(folder / "times.npy", np.int64) if plan.order == "time" else None,
+        }
+        none = np.zeros(0, np.int64)
+        train_end, valid_end = split_shard(
+            Shard(**arrays, train_end=none, valid_end=none), plan.protocol, cuts, plan.config.split
+        )
+        for name, ends in (("train_end", train_end), ("valid_end", valid_end)):
+            np.save(folder / f"{name}.npy", ends)
+            arrays[name] = load_array(folder / f"{name}.npy", np.int64)
+        shards.append(Shard(**arrays))
+    return shards, cuts
+
+
+def finish(
+    work: Path, shards: list[Shard], cuts: tuple[int, int] | None, plan: Plan, told: dict[str, Any], tell: Say
+) -> None:
+    """Hash, describe and check the dataset, and write its manifest.
+
+    Args:
+        work: the dataset's work folder.
+        shards: as `split_dataset` gives them.
+        cuts: likewise.
+        plan: what is made.
+        told: what else the manifest says: sources, config, notes, counts, items_table, appends.
         tell: called with one line a step.
 
     Raises:
-        DataError: nothing is left by the filters, a part of the split is empty, or the items cannot be read.
+        DataError: too few events a user, or training sees what its protocol forbids.
     """
-    started = time.perf_counter()
-    kept = keep_frequent(result.interactions, config.filters)
-    arranged = arrange(kept, result.order)
-    num_users, num_items = len(arranged.users), len(arranged.items)
-    seconds = time.perf_counter() - started
-    tell(f"{kept.height:,} events kept, of {num_users:,} users and {num_items:,} items, in {seconds:.2f} s")
-    started = time.perf_counter()
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    cuts = _cuts(arranged, protocol, config.split)
-    shards = _shards(arranged, protocol, cuts, config)
-    for number, shard in enumerate(shards):
-        _save_shard(work / "shards" / f"{number:05d}", shard)
-    arranged.users.save(work / "vocabulary", "users")
-    arranged.items.save(work / "vocabulary", "items")
-    result.rejected.write_parquet(work / "rejected.parquet")
-    item_counts = _write_items(work, arranged, config, tell)
-    manifest = _manifest(work, result, arranged, protocol, cuts, len(shards), config) | inputs
-    manifest["items_table"] = item_counts
-    _describe_splits(PreparedDataset(work, manifest, shards))
-    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
-    (work / "manifest.json").write_text(text + "\n", encoding="utf-8")
-    tell(f"split {protocol}, {len(shards)} shard(s), written in {time.perf_counter() - started:.2f} s")
-
-
-def _cuts(arranged: Arranged, protocol: Protocol, split: SplitConfig) -> tuple[int, int] | None:
-    if protocol != "time" or arranged.times is None:
-        return None
-    return time_cuts(np.sort(arranged.times), split.valid_share, split.test_share)
-
-
-def _shards(arranged: Arranged, protocol: Protocol, cuts: tuple[int, int] | None, config: PrepareConfig) -> list[Shard]:
-    num_shards = config.shards or default_num_shards(len(arranged.item_index))
-    number_of = shard_numbers(arranged.users, num_shards)
-    return [_shard(arranged, np.flatnonzero(number_of == n), protocol, cuts, config.split) for n in range(num_shards)]
-
-
-def _shard(
-    arranged: Arranged, rows: Int64s, protocol: Protocol, cuts: tuple[int, int] | None, split: SplitConfig
-) -> Shard:
-    start, end = arranged.offsets[rows], arranged.offsets[rows + 1]
-    position, offsets = ranges(start, end), offsets_of(end - start)
-    times = None if arranged.times is None else arranged.times[position]
-    if cuts is not None and times is not None:
-        train_end, valid_end = by_time(offsets, times, cuts)
-    elif protocol == "ratio":
-        train_end, valid_end = ratio(offsets, split.valid_share, split.test_share)
-    else:
-        train_end, valid_end = leave_one_out(offsets, with_valid=protocol == "loo")
-    return Shard(rows + 1, offsets, arranged.item_index[position], times, train_end, valid_end)
-
-
-def _save_shard(folder: Path, shard: Shard) -> None:
-    folder.mkdir(parents=True)
-    for field in dataclasses.fields(shard):
-        array = getattr(shard, field.name)
-        if array is not None:
-            np.save(folder / f"{field.name}.npy", np.ascontiguousarray(array))
-
-
-def _write_items(work: Path, arranged: Arranged, config: PrepareConfig, tell: Say) -> dict[str, int] | None:
-    if config.items is None:
-        return None
-    table, num_rejected = read_items(config.items, config.items_read)
-    joined, counts = join_items(table, arranged.items)
-    joined.write_parquet(work / "items.parquet")
-    counts["rejected"] = num_rejected
-    tell(f"{config.items.name}: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()))
-    return counts
-
-
-def _manifest(
-    work: Path,
-    result: ReadResult,
-    arranged: Arranged,
-    protocol: Protocol,
-    cuts: tuple[int, int] | None,
-    num_shards: int,
-    config: PrepareConfig,
-) -> dict[str, Any]:
     arrays = sorted(str(path.relative_to(work).as_posix()) for path in work.rglob("*.npy"))
-    reasons = dict(sorted(result.rejected["reason"].value_counts().iter_rows()))
-    counts = result.counts | {
-        "rejected_by_reason": reasons,
-        "users": len(arranged.users),
-        "items": len(arranged.items),
-        "events_read": result.counts["events"],
-        "events": len(arranged.item_index),
-    }
-    target = config.split.target or ("all" if protocol == "time" else "next")
-    return {
+    began = time.perf_counter()
+    manifest = told | {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "order": result.order,
-        "time_unit": result.time_unit,
-        "notes": result.notes,
-        "ids": {"users": arranged.users.kind, "items": arranged.items.kind},
-        "protocol": protocol,
-        "target": target,
+        "order": plan.order,
+        "time_unit": plan.time_unit,
+        "ids": {"users": plan.kinds[0], "items": plan.kinds[1]},
+        "protocol": plan.protocol,
+        "target": plan.config.split.target or ("all" if plan.protocol == "time" else "next"),
         "cuts_us": cuts and list(cuts),
-        "counts": counts,
-        "num_shards": num_shards,
+        "num_shards": plan.num_shards,
         "files": {name: (work / name).stat().st_size for name in arrays},
         "data_hash": hash_arrays(work, arrays),
     }
-
-
-def _describe_splits(dataset: PreparedDataset) -> None:
-    """Put counts of each split, the split's hash and the leakage report into the dataset's manifest."""
-    manifest = dataset.manifest
-    manifest["split_hash"] = _split_hash(dataset)
-    seen = dataset.train_counts() > 0
-    train = dataset.train_slices()
-    parts: dict[str, Any] = {
-        "train": {"events": int(train.lengths.sum()), "users": int(np.count_nonzero(train.lengths))}
-    }
-    splits: tuple[Split, ...] = ("valid", "test")
-    for split in splits:
-        queries = dataset.queries(split)
-        parts[split] = {
-            "users": len(queries),
-            "cold_users": queries.num_cold,
-            "targets": len(queries.target_items),
-            "targets_never_trained": int(np.sum(~seen[queries.target_items])),
-        }
-    if not parts["test"]["users"]:
-        raise DataError(
-            f"split.protocol={dataset.protocol}: no user has a history and a test event; too few events a user"
-        )
-    manifest["splits"] = parts
+    hashed = time.perf_counter() - began
+    dataset = PreparedDataset(work, manifest, shards)
+    manifest["split_hash"] = split_hash(dataset)
+    manifest["splits"] = describe_splits(dataset)
     manifest["leakage"] = leakage_report(dataset)
-    filters = manifest["config"]["filters"]
-    manifest["leakage"]["filters_count_all_events"] = (
-        bool(filters["k_core"]) or max(filters["min_item_events"], filters["min_user_events"]) > 1
+    manifest["leakage"]["filters_count_all_events"] = plan.config.filters.leaves_out
+    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    (work / "manifest.json").write_text(text + "\n", encoding="utf-8")
+    checked = time.perf_counter() - began - hashed
+    tell(
+        f"split {plan.protocol}, {plan.num_shards} shard(s); "
+        f"arrays hashed in {hashed:.2f} s, checked in {checked:.2f} s"
     )
 
 
-def _split_hash(dataset: PreparedDataset) -> str:
-    digest = hashlib.sha256(f"{dataset.protocol}/{dataset.target}/{dataset.manifest['cuts_us']}".encode())
-    for shard in dataset.shards:
-        digest.update(np.ascontiguousarray(shard.train_end).tobytes() + np.ascontiguousarray(shard.valid_end).tobytes())
-    return digest.hexdigest()[:12]
+def cuts_of(times: list[Int64s], split: SplitConfig) -> tuple[int, int]:
+    """As `time_cuts` of all times, without sorting them."""
+    places = cut_places(sum(len(array) for array in times), split.valid_share, split.test_share)
+    first, second = (order_statistic(times, place) for place in places)
+    if first == min(int(array.min()) for array in times if len(array)) or (split.valid_share > 0 and first == second):
+        return time_cuts(np.sort(np.concatenate(times)), split.valid_share, split.test_share)  # refuses, and says why
+    return first, second

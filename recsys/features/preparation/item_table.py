@@ -1,42 +1,55 @@
 """A table of items, joined to the order of the vocabulary."""
 
+import dataclasses
 from pathlib import Path
 
 import polars as pl
 
 from recsys.errors import DataError
-from recsys.features.formats.detect import MOVIELENS_SEPARATOR, is_parquet, separator_of, text_format
-from recsys.features.formats.raw import LINE, TEXT
-from recsys.features.formats.separated import read_separated
-from recsys.features.formats.source import Source, read_lines, read_source
+from recsys.features.formats.item_columns import availability, availability_name, typed_column
+from recsys.features.formats.item_files import RawItems, read_item_file
+from recsys.features.formats.quarantine import CONTROL
+from recsys.features.formats.raw import LINE
+from recsys.features.formats.source import SourceFile, list_files
 from recsys.features.schema import ALIASES, ReadConfig, plain_name
 from recsys.features.vocabulary import Vocabulary
 
-MOVIELENS_ITEM_NAMES = ("item_id", "title", "genres")
-EXCLUDED = (LINE, TEXT)
+RESERVED = ("item_id", "item_index")
 
 
-def read_items(path: Path, config: ReadConfig) -> tuple[pl.DataFrame, int]:
-    """The table with its id column first, called `item_id` (String), and the number of malformed lines left out.
+@dataclasses.dataclass(frozen=True)
+class ItemsResult:
+    """A table of items, read.
+
+    Attributes:
+        table: `item_id` (String) first, then the source's other columns, typed; see `formats.item_columns`.
+        rejected: `file` (name), `line`, `reason`, `text`.
+        num_lines: data lines: rows of `table` and rejected ones.
+        notes: what was chosen and a reader of the log should know.
+    """
+
+    table: pl.DataFrame
+    rejected: pl.DataFrame
+    num_lines: int
+    notes: list[str]
+
+
+def read_items(path: Path, config: ReadConfig) -> ItemsResult:
+    """The items of a source.
 
     Args:
-        path: CSV, TSV, MovieLens `::`, JSONL or Parquet.
-        config: how to read it; only format, separator, encoding, header, names and columns matter.
+        path: a file, a folder or a glob; CSV, TSV, RecBole `.item`, MovieLens `::`, JSONL, Parquet, or one JSON object
+            `{item: [attributes]}`; plain, gzip or zstd.
+        config: how to read; format, separator, encoding, header, names, `columns.item_id` and `max_rejected_share`.
 
     Raises:
-        DataError: the file cannot be read or names no item column.
+        DataError: the source cannot be read, names no item column, holds vectors that are ragged or not finite, or too
+            many of its lines are bad.
     """
-    source = read_source(path)
     try:
-        frame, num_rejected = _read_frame(source, config)
+        return _read(Path(path), config)
     except DataError as error:  # the same readers, another group of settings
-        raise DataError(str(error).replace("set read.", "set items_read.")) from error
-    name = _id_column(frame.columns, config, str(path))
-    others = [column for column in frame.columns if column not in (name, "item_id", "item_index")]
-    ids = pl.col(name).cast(pl.String).alias("item_id")
-    table = frame.select(ids, *(_typed(frame[column]) for column in others))
-    is_named = table["item_id"].is_not_null() & (table["item_id"] != "")
-    return table.filter(is_named), num_rejected + int((~is_named).sum())
+        raise DataError(str(error).replace("read.", "items_read.").replace("items_items_", "items_")) from error
 
 
 def join_items(table: pl.DataFrame, items: Vocabulary) -> tuple[pl.DataFrame, dict[str, int]]:
@@ -65,45 +78,77 @@ def join_items(table: pl.DataFrame, items: Vocabulary) -> tuple[pl.DataFrame, di
     return joined.with_columns(item_id=pl.Series(raw)), counts
 
 
-def _read_frame(source: Source, config: ReadConfig) -> tuple[pl.DataFrame, int]:
-    try:
-        if is_parquet(source, config):
-            return pl.read_parquet(source.data), 0
-        lines = read_lines(source, config)
-        kind = text_format(source, lines, config)
-        if kind == "jsonl":
-            return pl.read_ndjson(lines.text.str.join("\n").item().encode(), infer_schema_length=None), 0
-    except pl.exceptions.PolarsError as error:
-        what = str(error).splitlines()[0]
-        raise DataError(f"{source.path}: cannot be read as a table of items ({what}); mend the file") from error
-    separator = MOVIELENS_SEPARATOR if kind == "movielens" else separator_of(lines, config)
-    names = config.names
-    if names is None and separator == MOVIELENS_SEPARATOR and lines.text[0].count(separator) == 2:
-        names = MOVIELENS_ITEM_NAMES
-    header = names is None if config.header is None else config.header
-    table = read_separated(source, lines, separator, ReadConfig(header=header, names=names, columns=config.columns))
-    return table.rows.drop(EXCLUDED), table.rejected.height
+def _read(path: Path, config: ReadConfig) -> ItemsResult:
+    files, notes = list_files(path)
+    parts = [_judged(file, read_item_file(file, config), config, notes) for file in files]
+    table = pl.concat([rows for rows, _ in parts], how="diagonal_relaxed")
+    rejected = pl.concat([bad for _, bad in parts])
+    num_lines = table.height + rejected.height
+    if rejected.height > config.max_rejected_share * num_lines:
+        first = "; ".join(f"{file}:{line}: {reason}" for file, line, reason, _ in rejected.head(3).iter_rows())
+        raise DataError(
+            f"{path}: {rejected.height:,} of {num_lines:,} items rejected, more than "
+            f"read.max_rejected_share={config.max_rejected_share}; first: {first}; mend the source, or raise the share"
+        )
+    described = [name for name in table.columns if name not in RESERVED]
+    if not described:
+        notes.append("the table describes nothing: it holds item_id alone")
+    return ItemsResult(table, rejected, num_lines, notes)
 
 
-def _id_column(found: list[str], config: ReadConfig, where: str) -> str:
-    if "item_id" in config.columns and config.columns["item_id"] in found:
-        return config.columns["item_id"]
-    known = ("itemid", *ALIASES["item_id"], "id")
-    match = next((name for alias in known for name in found if plain_name(name) == alias), None)
-    if match is None:
+def _judged(file: SourceFile, raw: RawItems, config: ReadConfig, notes: list[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The usable rows of a file, typed, and its rejected lines."""
+    rows = raw.rows
+    name = _id_column(rows.columns[1:], config, str(file.path), notes)
+    ids, reason = _ids(rows[name])
+    columns: dict[str, pl.Series] = {}
+    for column in rows.columns[1:]:
+        ours = availability_name(column)
+        if column == name or column in RESERVED:
+            continue
+        if ours is not None and ours not in columns:
+            columns[ours], problem = availability(rows[column], ours)
+            reason = reason.zip_with(reason.is_not_null(), problem)
+        else:
+            typed = typed_column(rows[column], str(file.path), rows[LINE])
+            columns[typed.name] = typed
+    if "available_from" in columns and "available_until" in columns:
+        is_late = (columns["available_from"] > columns["available_until"]).fill_null(value=False)
+        later = pl.Series(["available_from is later than available_until"]).new_from_index(0, len(is_late))
+        reason = reason.zip_with(reason.is_not_null() | ~is_late, later)
+    is_bad = reason.is_not_null()
+    frame = pl.DataFrame([ids.alias("item_id"), *(column.alias(key) for key, column in columns.items())])
+    texts = pl.Series("text", raw.texts, pl.String).filter(is_bad)
+    bad = pl.DataFrame([rows[LINE].filter(is_bad).alias("line"), reason.filter(is_bad).alias("reason"), texts])
+    rejected = pl.concat([raw.rejected, bad]).sort("line", maintain_order=True)
+    return frame.filter(~is_bad), rejected.select(pl.lit(file.name).alias("file"), pl.all())
+
+
+def _ids(raw: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Ids as texts, and why a row has none."""
+    if raw.dtype.is_float():
+        whole = raw.cast(pl.Int64, strict=False)
+        ids = whole.set((whole.cast(pl.Float64) != raw).fill_null(value=False), None).cast(pl.String)
+        no_id = pl.when(pl.col("raw").is_not_null() & pl.col("id").is_null()).then(pl.lit("item_id is no integer"))
+    else:
+        ids = raw.cast(pl.String, strict=False).str.strip_chars()
+        no_id = pl.when(pl.col("id").str.contains(CONTROL)).then(pl.lit("item_id holds a control character"))
+    frame = pl.DataFrame({"raw": raw, "id": ids})
+    is_empty = pl.col("id").is_null() | (pl.col("id") == "")
+    reason = frame.select(reason=no_id.when(is_empty).then(pl.lit("item_id is empty"))).to_series()
+    return ids, reason
+
+
+def _id_column(found: list[str], config: ReadConfig, where: str, notes: list[str]) -> str:
+    told = config.columns.get("item_id")
+    if told is not None and told in found:
+        return told
+    fitting = [name for alias in (*ALIASES["item_id"], "id") for name in found if plain_name(name) == alias]
+    if told is not None or not fitting:
         first = found[0] if found else "NAME"
-        told = f"found {', '.join(found)}; name it: items_read.columns.item_id={first}"
-        raise DataError(f"{where}: no column for item_id; {told}")
-    return match
-
-
-def _typed(column: pl.Series) -> pl.Series:
-    """A text column of numbers as numbers, any other as it is."""
-    if column.dtype != pl.String:
-        return column
-    filled = column.set(column == "", None)
-    for dtype in (pl.Int64, pl.Float64):
-        numbers = filled.cast(dtype, strict=False)
-        if numbers.null_count() == filled.null_count() and numbers.count():
-            return numbers
-    return filled
+        missing = f"no column {told!r}" if told is not None else "no column for item_id"
+        raise DataError(f"{where}: {missing}; found {', '.join(found)}; name it: read.columns.item_id={first}")
+    if len(fitting) > 1:
+        others = f"not from {', '.join(fitting[1:])}; read.columns.item_id={fitting[1]} reads the other"
+        notes.append(f"item_id is read from column {fitting[0]}, {others}".replace("read.c", "items_read.c"))
+    return fitting[0]

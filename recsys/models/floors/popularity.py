@@ -9,6 +9,7 @@ from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
 from recsys.models.floors.columns import columns
 
+Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 
@@ -26,8 +27,13 @@ class Popularity:
         """Popularity in the training part."""
         return cls(dataset.train_counts())
 
+    @property
+    def constant(self) -> Floats:
+        """(V+1,): the scores of every history."""
+        return self.counts.astype(np.float64)
+
     def scores(self, batch: JaggedBatch, candidates: Tensor | None = None) -> Tensor:
         """(B, V+1) float64 counts with -inf in column 0, or (B, K) for `candidates`."""
-        row = torch.from_numpy(self.counts.astype(np.float64))
+        row = torch.from_numpy(self.constant)
         row[0] = -torch.inf
         return columns(row.expand(len(batch.lengths), -1), candidates, batch)

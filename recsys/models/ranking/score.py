@@ -26,7 +26,11 @@ def scores_of(scorer: NextItemModel | Scorer, batch: JaggedBatch, item_vectors: 
     """
     if not isinstance(scorer, NextItemModel):
         return scorer.scores(batch).float()
-    vectors = scorer.item_vectors() if item_vectors is None else item_vectors
-    scores = (scorer.encode(batch).to(vectors.dtype) @ vectors.T).float()  # (B, V+1)
+    return scores_of_states(scorer.encode(batch), scorer.item_vectors() if item_vectors is None else item_vectors)
+
+
+def scores_of_states(states: Tensor, item_vectors: Tensor) -> Tensor:
+    """(B, V+1) float32 scores of states (B, D), summed in the dtype of `item_vectors`; column 0 (padding) is -inf."""
+    scores = (states.to(item_vectors.dtype) @ item_vectors.T).float()  # (B, V+1)
     scores[:, 0] = -torch.inf
     return scores

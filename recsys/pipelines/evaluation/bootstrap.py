@@ -1,4 +1,4 @@
-"""Paired bootstrap intervals over queries.
+"""Paired bootstrap intervals over queries, and over queries and runs.
 
 Queries are drawn with replacement; every column of `values` sees the same draws, so the difference of two columns is
 paired. Percentile intervals. Needs numpy alone; the same seed gives the same interval.
@@ -92,3 +92,42 @@ def difference_interval(
     if np.shape(ours) != np.shape(theirs):
         raise ValueError(f"ours has {np.shape(ours)} queries, theirs {np.shape(theirs)}; paired means the same queries")
     return mean_interval(np.asarray(ours) - np.asarray(theirs), resamples=resamples, level=level, seed=seed)
+
+
+def seeds_interval(values: Floats, *, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0) -> Interval:
+    """The mean over runs and queries of values (runs, N), with an interval that holds both kinds of chance.
+
+    Runs and queries are crossed: every resample draws queries (the same for all runs) and runs, both with replacement.
+    With one run only the queries vary. Few runs give too narrow an interval: 2 know little of the spread between runs.
+
+    Raises:
+        ValueError: no run, or as `mean_interval`.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2 or len(values) == 0:
+        raise ValueError(f"values has shape {values.shape}; wanted (runs, N) with at least one run")
+    runs = len(values)
+    means = resampled_means(values.T, resamples=resamples, seed=seed)  # (S, runs)
+    drawn = np.random.default_rng([seed, runs]).integers(0, runs, (resamples, runs))
+    return interval_of(values.mean(), np.take_along_axis(means, drawn, axis=1).mean(1), level=level)
+
+
+def seeds_difference(
+    ours: Floats, theirs: Floats, *, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """The mean of ours (runs, N) - theirs (other runs, N) over the same queries, which both see in every resample.
+
+    Raises:
+        ValueError: other queries, or as `seeds_interval`.
+    """
+    ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    if ours.ndim != 2 or theirs.ndim != 2 or ours.shape[1] != theirs.shape[1]:
+        raise ValueError(f"ours has shape {ours.shape}, theirs {theirs.shape}; paired means the same queries")
+    table = np.concatenate([ours, theirs]).T  # (N, runs)
+    means = resampled_means(table, resamples=resamples, seed=seed)
+    generator = np.random.default_rng([seed, len(ours), len(theirs)])
+    sides = []
+    for part in (means[:, : len(ours)], means[:, len(ours) :]):
+        drawn = generator.integers(0, part.shape[1], part.shape)
+        sides.append(np.take_along_axis(part, drawn, axis=1).mean(1))
+    return interval_of(float(ours.mean() - theirs.mean()), sides[0] - sides[1], level=level)

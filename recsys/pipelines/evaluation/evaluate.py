@@ -7,7 +7,6 @@ Dims: N queries, R targets of all queries.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,68 +15,29 @@ import numpy.typing as npt
 from recsys.errors import DataError
 from recsys.features.dataset import PreparedDataset
 from recsys.features.slices import Queries, flat_items
-from recsys.models.floors import Popularity, TransitionKNN
+from recsys.models.floors import FLOOR_CLASSES
 from recsys.models.oracle import ShopOracle
 from recsys.models.protocols import NextItemModel, Scorer
 from recsys.pipelines.evaluation.bootstrap import Interval, interval_of, resampled_means
-from recsys.pipelines.evaluation.full_ranking import Observe, Seen, rank_targets
+from recsys.pipelines.evaluation.evaluation import Evaluation
+from recsys.pipelines.evaluation.full_ranking import Observe, Precision, Seen, rank_targets
+from recsys.pipelines.evaluation.list_metrics import Diversity, list_metrics
 from recsys.pipelines.evaluation.metrics import metrics_per_query
+from recsys.pipelines.evaluation.sampled import By, draw_negatives, sampled_protocol, sampled_ranks
+from recsys.pipelines.evaluation.slices import SliceReport, slice_metrics
+from recsys.pipelines.evaluation.states import QueryStates
+from recsys.pipelines.evaluation.top_lists import top_lists
+from recsys.pipelines.floors.ranking import rank_floor
 
-__all__ = ["Evaluation", "Seen", "Split", "evaluate", "rank_targets"]
+__all__ = ["Evaluation", "Seen", "Split", "evaluate", "evaluate_sampled", "rank_targets"]
 
 Split = Literal["valid", "test"]
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What each scorer reached on one split.
-
-    metrics: scorer -> metric ("ndcg@10") -> interval. differences: scorer -> metric -> paired difference against
-    `best_floor`, absent where there is no floor. reachable: share of targets that any scorer could have ranked.
-    by_user: "known" (users with training events) and "new" -> {"n": queries, scorer: {metric: mean}}.
-    """
-
-    protocol: str
-    split: str
-    seen: str
-    n: int
-    num_targets: int
-    reachable: float
-    cold_users: int
-    cold_targets: int
-    repeated_targets: int
-    metrics: dict[str, dict[str, Interval]]
-    differences: dict[str, dict[str, Interval]]
-    floors: list[str]
-    best_floor: str | None
-    oracle: str | None
-    by_user: dict[str, dict[str, Any]]
-    seconds: dict[str, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: dicts, lists, strings and numbers."""
-        return asdict(self)
-
-    def table(self, names: Sequence[str] = ("hr@10", "ndcg@10", "mrr@10")) -> list[dict[str, str]]:
-        """One row a scorer, as text: name, kind, each metric with its interval, the difference to the best floor."""
-        return [self._row(scorer, names) for scorer in self.metrics]
-
-    def _row(self, scorer: str, names: Sequence[str]) -> dict[str, str]:
-        kind = "floor" if scorer in self.floors else "oracle" if scorer == self.oracle else "model"
-        row = {"scorer": scorer, "kind": kind}
-        row |= {name: str(self.metrics[scorer][name]) for name in names}
-        if scorer in self.differences:
-            last = names[-1] if "ndcg@10" not in names else "ndcg@10"
-            difference = self.differences[scorer][last]
-            row[f"{last} - {self.best_floor}"] = (
-                f"{difference.mean:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
-            )
-        return row
+Scorers = Mapping[str, NextItemModel | Scorer]
 
 
 def evaluate(
-    scorers: Mapping[str, NextItemModel | Scorer],
+    scorers: Scorers,
     dataset: PreparedDataset,
     split: Split = "test",
     seen: Seen = "exclude",
@@ -85,6 +45,11 @@ def evaluate(
     *,
     observe: Observe | None = None,
     seed: int = 0,
+    with_lists: bool = False,
+    with_slices: bool = False,
+    list_k: int = 10,
+    diversity: Diversity | None = None,
+    precision: Precision = "screen",
 ) -> Evaluation:
     """Rank every target of the split by every scorer.
 
@@ -96,12 +61,89 @@ def evaluate(
         ks: list lengths.
         observe: told {"scorer", "done", "total", "queries_per_s"} after each batch.
         seed: of the bootstrap.
+        with_lists: also what the lists of `list_k` items are like.
+        with_slices: also HR, NDCG and MRR by slice.
+        list_k: items of a list.
+        diversity: how far two items are apart; by default by the vectors of the first model among the scorers.
+        precision: as for `rank_targets`; `plain` also ranks the floors by all their scores. The figures are the same.
 
     Raises:
         ValueError: no scorer.
         DataError: the split asks no question.
         TrainingDiverged: a score is NaN; the scorer is named.
     """
+    queries = _queries(scorers, dataset, split)
+    diversity = _diversity(scorers) if diversity is None else diversity
+    ranks: dict[str, Floats] = {}
+    lists: dict[str, dict[str, float | None]] = {}
+    seconds: dict[str, float] = {}
+    for name, scorer in scorers.items():
+        began = time.perf_counter()
+        states = QueryStates(scorer, dataset, queries) if isinstance(scorer, NextItemModel) else None
+        if isinstance(scorer, FLOOR_CLASSES) and precision == "screen":
+            ranks[name] = rank_floor(scorer, dataset, queries, seen)
+        else:
+            ranks[name] = rank_targets(
+                scorer, dataset, queries, seen, name=name, observe=observe, states=states, precision=precision
+            )
+        seconds[name] = round(time.perf_counter() - began, 3)
+        if with_lists:
+            shown = top_lists(scorer, dataset, queries, list_k, seen, name=name, states=states, precision=precision)
+            lists[name] = list_metrics(shown, dataset, queries, diversity)
+    values = {name: metrics_per_query(found, queries.target_offsets, ks) for name, found in ranks.items()}
+    return _summary(
+        scorers,
+        dataset,
+        queries,
+        split,
+        seen,
+        values,
+        seconds,
+        seed,
+        lists=lists,
+        list_k=list_k,
+        diversity_of=None if diversity is None or not with_lists else diversity.of,
+        slices=slice_metrics(ranks, dataset, queries, seed=seed) if with_slices else SliceReport(),
+    )
+
+
+def evaluate_sampled(
+    scorers: Scorers,
+    dataset: PreparedDataset,
+    split: Split = "test",
+    ks: Sequence[int] = (5, 10, 20),
+    *,
+    num_negatives: int = 100,
+    by: By = "uniform",
+    sample_seed: int = 0,
+    seed: int = 0,
+) -> Evaluation:
+    """Rank every target among sampled negatives: for comparison with papers alone, told apart by its protocol.
+
+    Args:
+        scorers, dataset, split, ks, seed: as for `evaluate`.
+        num_negatives, by, sample_seed: as for `draw_negatives`.
+
+    Raises:
+        ValueError: no scorer, or fewer than one negative.
+        DataError: the split asks no question, or a user has too few items to draw from.
+        TrainingDiverged: a score is NaN; the scorer is named.
+    """
+    queries = _queries(scorers, dataset, split)
+    negatives = draw_negatives(dataset, queries, num_negatives, by, sample_seed)
+    values: dict[str, dict[str, Floats]] = {}
+    seconds: dict[str, float] = {}
+    for name, scorer in scorers.items():
+        began = time.perf_counter()
+        ranks = sampled_ranks(scorer, dataset, queries, negatives=negatives, name=name)
+        seconds[name] = round(time.perf_counter() - began, 3)
+        values[name] = metrics_per_query(ranks, queries.target_offsets, ks)
+    protocol = sampled_protocol(dataset.protocol_string(split, "exclude"), num_negatives, by, sample_seed)
+    ranking = f"sampled-{num_negatives}-{by}"
+    return _summary(scorers, dataset, queries, split, "keep", values, seconds, seed, protocol=protocol, ranking=ranking)
+
+
+def _queries(scorers: Scorers, dataset: PreparedDataset, split: Split) -> Queries:
     if not scorers:
         raise ValueError("scorers is empty; give at least one, such as {'popularity': Popularity.fit(dataset)}")
     queries = dataset.queries(split)
@@ -110,18 +152,18 @@ def evaluate(
             f"{dataset.path}: its {split} part asks no question ({queries.num_cold} users there have no history); "
             "prepare it with another protocol, or evaluate another split"
         )
-    values: dict[str, dict[str, Floats]] = {}
-    seconds: dict[str, float] = {}
+    return queries
+
+
+def _diversity(scorers: Scorers) -> Diversity | None:
     for name, scorer in scorers.items():
-        began = time.perf_counter()
-        ranks = rank_targets(scorer, dataset, queries, seen, name=name, observe=observe)
-        seconds[name] = round(time.perf_counter() - began, 3)
-        values[name] = metrics_per_query(ranks, queries.target_offsets, ks)
-    return _summary(scorers, dataset, queries, split, seen, values, seconds, seed)
+        if isinstance(scorer, NextItemModel):
+            return Diversity(of=f"vectors of {name}", vectors=scorer.item_vectors().detach())
+    return None
 
 
 def _summary(
-    scorers: Mapping[str, NextItemModel | Scorer],
+    scorers: Scorers,
     dataset: PreparedDataset,
     queries: Queries,
     split: Split,
@@ -129,12 +171,15 @@ def _summary(
     values: dict[str, dict[str, Floats]],
     seconds: dict[str, float],
     seed: int,
+    *,
+    protocol: str | None = None,
+    **more: Any,
 ) -> Evaluation:
     metrics, differences, best_floor = _intervals(scorers, values, seed)
     is_cold, is_repeat = _unreachable(dataset, queries)
     is_out = is_cold | is_repeat if seen == "exclude" else is_cold
     return Evaluation(
-        protocol=dataset.protocol_string(split, seen),
+        protocol=dataset.protocol_string(split, seen) if protocol is None else protocol,
         split=split,
         seen=seen,
         n=len(queries),
@@ -150,11 +195,13 @@ def _summary(
         oracle=next((name for name, scorer in scorers.items() if isinstance(scorer, ShopOracle)), None),
         by_user=_by_user(dataset, queries, values),
         seconds=seconds,
+        values=values,
+        **more,
     )
 
 
 def _intervals(
-    scorers: Mapping[str, NextItemModel | Scorer], values: dict[str, dict[str, Floats]], seed: int
+    scorers: Scorers, values: dict[str, dict[str, Floats]], seed: int
 ) -> tuple[dict[str, dict[str, Interval]], dict[str, dict[str, Interval]], str | None]:
     """Intervals of every metric and of its paired difference to the best floor, all from the same resamples."""
     columns = [(scorer, metric) for scorer in values for metric in values[scorer]]
@@ -173,8 +220,8 @@ def _intervals(
     return metrics, differences, floor
 
 
-def _floors(scorers: Mapping[str, NextItemModel | Scorer]) -> list[str]:
-    return [name for name, scorer in scorers.items() if isinstance(scorer, Popularity | TransitionKNN)]
+def _floors(scorers: Scorers) -> list[str]:
+    return [name for name, scorer in scorers.items() if isinstance(scorer, FLOOR_CLASSES)]
 
 
 def _best_floor(floors: Sequence[str], values: dict[str, dict[str, Floats]]) -> str | None:

@@ -1,10 +1,14 @@
-"""HR, NDCG and MRR at k for each query, from expected ranks.
+"""HR, NDCG, MRR, Recall and MAP at k for each query, from expected ranks.
 
     expected rank = 1 + (candidates with a greater score) + (candidates with an equal score, the target left out) / 2
 
 A rank may be fractional and `inf` (the target can not be reached: a miss). With one target NDCG@k = 1 / log2(1 + rank)
 if rank <= k. With several, HR@k is 1 if any target is within k, NDCG@k divides the DCG by that of a list that has
-min(k, targets) targets on top, MRR@k looks at the first target.
+min(k, targets) targets on top, MRR@k looks at the first target, Recall@k is the share of the targets within k, and
+
+    MAP@k = sum over targets within k of (their expected place among the targets) / rank, over min(k, targets)
+
+Formulas, bounds and where other libraries differ: docs/evaluation.md.
 
 Dims: N queries; R ranks, one for each target of each query, flat.
 """
@@ -14,13 +18,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-METRICS = ("hr", "ndcg", "mrr")
+METRICS = ("hr", "ndcg", "mrr", "recall", "map")
 
 
 def metrics_per_query(
     ranks: npt.NDArray[np.float64], offsets: npt.NDArray[np.int64], ks: Sequence[int] = (5, 10, 20)
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Each metric of each query: `{"hr@5": (N,), "ndcg@5": (N,), "mrr@5": (N,), ...}`, in the order of `ks`.
+    """Each metric of each query: `{"hr@5": (N,), "ndcg@5": (N,), ...}`, in the order of `ks`.
 
     Args:
         ranks: (R,) float64, expected ranks from 1 on, `inf` for a target out of reach.
@@ -35,13 +39,32 @@ def metrics_per_query(
         return {f"{name}@{k}": np.empty(0) for k in ks for name in METRICS}
     first = np.minimum.reduceat(ranks, offsets[:-1])  # (N,)
     targets = np.diff(offsets)
+    precision = _places(ranks, offsets) / ranks  # 0 where the rank is inf
     result: dict[str, npt.NDArray[np.float64]] = {}
     for k in ks:
         hit = first <= k
         result[f"hr@{k}"] = hit.astype(np.float64)
         result[f"ndcg@{k}"] = _dcg(ranks, offsets, k) / _ideal_dcg(k)[np.minimum(targets, k)]
         result[f"mrr@{k}"] = np.where(hit, 1.0 / first, 0.0)
+        within = ranks <= k
+        result[f"recall@{k}"] = np.add.reduceat(within.astype(np.float64), offsets[:-1]) / targets
+        result[f"map@{k}"] = np.add.reduceat(np.where(within, precision, 0.0), offsets[:-1]) / np.minimum(targets, k)
     return result
+
+
+def _places(ranks: npt.NDArray[np.float64], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Each target's expected place among the targets of its query: 1 + better ones + half of the equal others."""
+    query = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    order = np.lexsort((ranks, query))
+    query, sorted_ranks = query[order], ranks[order]
+    is_new = np.ones(len(ranks), dtype=bool)
+    is_new[1:] = (query[1:] != query[:-1]) | (sorted_ranks[1:] != sorted_ranks[:-1])
+    starts = np.flatnonzero(is_new)  # of runs of equal ranks
+    ends = np.append(starts[1:], len(ranks))
+    middle = (starts + ends - 1) / 2.0 + 1.0 - offsets[query[starts]]
+    places = np.empty(len(ranks))
+    places[order] = np.repeat(middle, ends - starts)
+    return places
 
 
 def _dcg(ranks: npt.NDArray[np.float64], offsets: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.float64]:

@@ -5,15 +5,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.errors import DataError
-from recsys.features.formats.times import Unit, iso_to_us, looks_like_times, parse_times
+from recsys.features.formats.times import (
+    Times,
+    Unit,
+    detect_unit,
+    iso_to_us,
+    looks_like_times,
+    numbers_of,
+    parse_times,
+    time_kind,
+)
 
 LATEST = iso_to_us("2026-01-01")
 PER: dict[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
+def _parse(column: pl.Series) -> Times:
+    """As a source of this one column is read."""
+    kind = time_kind(column) or "number"
+    return parse_times(column, kind, detect_unit(numbers_of(column)) if kind == "number" else None, LATEST)
+
+
+def _problems(times: Times) -> list[str | None]:
+    return [None] * len(times.us) if times.problem is None else times.problem.to_list()
+
+
 def _us(values: list[str | None]) -> list[int | None]:
-    return parse_times(pl.Series(values, dtype=pl.String), "auto", LATEST, "a.csv").us.to_list()
+    return _parse(pl.Series(values, dtype=pl.String)).us.to_list()
 
 
 @settings(max_examples=60, deadline=None)
@@ -22,10 +40,10 @@ def _us(values: list[str | None]) -> list[int | None]:
 def test_numbers_of_any_unit_become_microseconds(unit: Unit, seconds: list[int], as_text: bool) -> None:
     values = [second * PER[unit] for second in seconds]
     column = pl.Series([str(v) for v in values]) if as_text else pl.Series(values, dtype=pl.Int64)
-    times = parse_times(column, "auto", LATEST, "a.csv")
-    assert times.unit == unit
+    times = _parse(column)
+    assert detect_unit(numbers_of(column)) == unit
     assert times.us.to_list() == [second * 10**6 for second in seconds]
-    assert not times.is_clamped.any()
+    assert times.is_clamped is None
 
 
 @pytest.mark.parametrize(
@@ -67,8 +85,8 @@ def test_iso_times_agree_with_the_standard_library(moment: datetime.datetime, ho
     ],
 )
 def test_what_is_no_iso_time_says_so(text: str) -> None:
-    times = parse_times(pl.Series(["2015-01-01", text, "2015-01-02"]), "auto", LATEST, "a.csv")
-    assert times.problem.to_list() == [None, "timestamp is no ISO time, wanted 2020-12-31T10:00", None]
+    times = _parse(pl.Series(["2015-01-01", text, "2015-01-02"]))
+    assert _problems(times) == [None, "timestamp is no ISO time, wanted 2020-12-31T10:00", None]
 
 
 def test_each_bad_number_has_its_reason() -> None:
@@ -84,10 +102,10 @@ def test_each_bad_number_has_its_reason() -> None:
         "99999999999999999999",
         "1.5e9",
     ]
-    times = parse_times(pl.Series(values), "auto", LATEST, "a.csv")
+    times = _parse(pl.Series(values))
     other = "timestamp is in another unit than the source's (s)"
     empty, no_time = "timestamp is empty", "timestamp is no time"
-    assert times.problem.to_list() == [
+    assert _problems(times) == [
         None, None, empty, empty, "timestamp is negative", no_time, no_time, other, other, None,
     ]  # fmt: skip
     assert times.us.drop_nulls().to_list() == [1500000000000000, 1500000001250000, 1500000000000000]
@@ -95,34 +113,44 @@ def test_each_bad_number_has_its_reason() -> None:
 
 def test_a_told_unit_is_not_doubted_but_ends_with_the_year_9999() -> None:
     column = pl.Series([5, 10**11, 253_402_300_801])
-    times = parse_times(column, "s", 10**18, "a.csv")
+    times = parse_times(column, "number", "s", 10**18, is_unit_told=True)
     assert times.us.to_list() == [5_000_000, 10**17, None]
-    assert times.problem.to_list() == [None, None, "timestamp is beyond the year 9999"]
+    assert _problems(times) == [None, None, "timestamp is beyond the year 9999"]
 
 
-def test_future_times_are_set_back_to_the_latest_credible_one() -> None:
-    column = pl.Series(["1500000000", "4000000000", "1600000000"])
-    times = parse_times(column, "auto", LATEST, "a.csv")
-    assert times.us.to_list() == [1500000000000000, 1600000000000000, 1600000000000000]
+def test_future_times_are_marked_and_left_out() -> None:
+    times = _parse(pl.Series(["1500000000", "4000000000", "1600000000"]))
+    assert times.us.to_list() == [1500000000000000, None, 1600000000000000]
+    assert times.is_clamped is not None
     assert times.is_clamped.to_list() == [False, True, False]
-    exact = parse_times(pl.Series([LATEST // 10**6]), "auto", LATEST, "a.csv")
-    assert not exact.is_clamped.any()
+    assert _problems(times) == [None, None, None]
+    assert _parse(pl.Series([LATEST // 10**6])).is_clamped is None
 
 
-def test_a_source_that_lies_wholly_in_the_future_is_refused() -> None:
-    with pytest.raises(DataError, match=r"a\.csv: every time lies in the future"):
-        parse_times(pl.Series(["4000000000"]), "auto", LATEST, "a.csv")
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.datetimes(datetime.datetime(1600, 1, 1), datetime.datetime(9998, 1, 1)).map(lambda t: t.isoformat()[:19])
+        | st.from_regex(r"\A20[0-9]{2}-[0-1][0-9]-[0-3][0-9][T ][0-2][0-9]:[0-6][0-9]:[0-6][0-9]\Z"),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_the_quick_way_of_whole_seconds_means_what_the_general_one_says(texts: list[str]) -> None:
+    quick = _us([*texts])
+    general = _us([*texts, "2015-03-01T10:20:30.5+02:00"])  # an offset: no column for the quick way
+    assert quick == general[:-1]
 
 
 def test_typed_times_keep_their_moment() -> None:
     naive = pl.Series([datetime.datetime(2015, 3, 1, 10), None])
     zoned = naive.dt.replace_time_zone("Europe/Berlin")
     for column, iso in ((naive, "2015-03-01T10:00:00"), (zoned, "2015-03-01T09:00:00")):
-        times = parse_times(column, "auto", LATEST, "a.parquet")
+        times = _parse(column)
         assert times.us.to_list() == [iso_to_us(iso), None]
-        assert times.problem.to_list() == [None, "timestamp is empty"]
+        assert _problems(times) == [None, "timestamp is empty"]
     dates = pl.Series([datetime.date(2015, 3, 1)])
-    assert parse_times(dates, "auto", LATEST, "a.parquet").us.to_list() == [iso_to_us("2015-03-01")]
+    assert _parse(dates).us.to_list() == [iso_to_us("2015-03-01")]
 
 
 @pytest.mark.parametrize(

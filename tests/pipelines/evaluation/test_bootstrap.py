@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from recsys.pipelines.evaluation.bootstrap import difference_interval, interval_of, mean_interval, resampled_means
+from recsys.pipelines.evaluation.bootstrap import (
+    difference_interval,
+    interval_of,
+    mean_interval,
+    resampled_means,
+    seeds_difference,
+    seeds_interval,
+)
 
 
 def test_the_interval_of_a_mean_agrees_with_the_normal_law() -> None:
@@ -71,3 +78,35 @@ def test_what_has_no_mean_is_refused() -> None:
         interval_of(0.0, np.zeros(3), level=95)
     with pytest.raises(ValueError, match="resamples=0"):
         mean_interval(np.ones(3), resamples=0)
+
+
+def test_one_run_has_the_interval_of_its_queries() -> None:
+    values = np.random.default_rng(6).random(200)
+    assert seeds_interval(values[None]) == mean_interval(values)
+
+
+def test_runs_that_differ_widen_the_interval_and_runs_that_agree_do_not() -> None:
+    values = np.random.default_rng(7).random(500)
+    alike, apart = np.stack([values] * 3), np.stack([values - 0.3, values, values + 0.3])
+    one, three, wide = mean_interval(values), seeds_interval(alike), seeds_interval(apart)
+    assert (three.low, three.high) == pytest.approx((one.low, one.high))
+    assert wide.high - wide.low > 3 * (one.high - one.low)
+    assert wide.mean == pytest.approx(one.mean)
+
+
+def test_a_difference_between_models_is_paired_over_queries() -> None:
+    rng = np.random.default_rng(8)
+    theirs = rng.random((2, 800))
+    ours = theirs.mean(0) + 0.01 + 0.001 * rng.normal(size=(3, 800))
+    interval = seeds_difference(ours, theirs)
+    assert interval.mean == pytest.approx(ours.mean() - theirs.mean())
+    assert seeds_difference(ours, theirs) == interval
+    same = seeds_difference(ours[:1], ours[:1] - 0.02)
+    assert (same.low, same.high) == pytest.approx((0.02, 0.02))
+
+
+def test_runs_over_other_queries_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one run"):
+        seeds_interval(np.ones(4))
+    with pytest.raises(ValueError, match="same queries"):
+        seeds_difference(np.ones((2, 3)), np.ones((2, 4)))

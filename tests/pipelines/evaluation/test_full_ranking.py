@@ -18,6 +18,7 @@ from recsys.models.floors import Popularity
 from recsys.models.sasrec import SASRec, SASRecConfig
 from recsys.pipelines.evaluation.full_ranking import Seen, rank_targets
 from recsys.pipelines.evaluation.metrics import metrics_per_query
+from recsys.pipelines.evaluation.states import QueryStates
 
 
 class Table:
@@ -146,3 +147,70 @@ def test_an_unknown_seen_rule_is_refused(tmp_path: Path) -> None:
     dataset = write_log(tmp_path, [[1, 2, 3, 4, 5]])
     with pytest.raises(ValueError, match="seen='drop': wanted exclude or keep"):
         rank_targets(Popularity.fit(dataset), dataset, dataset.queries("test"), "drop")  # type: ignore[arg-type]  # wrong on purpose
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sequences=st.lists(st.lists(st.integers(1, 9), min_size=3, max_size=14), min_size=1, max_size=8),
+    protocol=st.sampled_from(["loo", "ratio"]),
+    seen=st.sampled_from(["exclude", "keep"]),
+    scale=st.sampled_from([1.0, 1e-20, 1e12, 1e25]),
+    seed=st.integers(0, 99),
+)
+def test_screened_ranks_are_the_plain_ones(
+    tmp_path_factory: pytest.TempPathFactory,
+    sequences: list[list[int]],
+    protocol: str,
+    seen: Seen,
+    scale: float,
+    seed: int,
+) -> None:
+    dataset = write_log(tmp_path_factory.mktemp("logs"), sequences, protocol)
+    torch.manual_seed(seed)
+    model = SASRec(SASRecConfig(d_model=8, num_heads=2, num_layers=1, max_len=6), num_items=dataset.num_items)
+    with torch.no_grad():
+        model.encoder.norm.weight.mul_(scale)  # past 2^60 nothing is screened
+        if seed % 3 == 0:
+            model.item.weight[2:] = model.item.weight[1].clone()  # ties
+    for split in ("valid", "test"):
+        queries = dataset.queries(split)
+        plain = rank_targets(model, dataset, queries, seen, precision="plain")
+        assert rank_targets(model, dataset, queries, seen).tolist() == plain.tolist()
+
+
+def test_threads_change_no_rank(model_and_data: tuple[SASRec, PreparedDataset]) -> None:
+    model, dataset = model_and_data
+    queries = dataset.queries("test")
+    one = rank_targets(model, dataset, queries)
+    torch.set_num_threads(2)
+    try:
+        assert rank_targets(model, dataset, queries).tolist() == one.tolist()
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_states_are_kept_and_ranked_again(model_and_data: tuple[SASRec, PreparedDataset]) -> None:
+    model, dataset = model_and_data
+    queries = dataset.queries("test")
+    states = QueryStates(model, dataset, queries)
+    first = rank_targets(model, dataset, queries, states=states)
+    model.item.weight.data += 0.0  # the same weights
+    assert [rows.tolist() for rows, _ in states] == [rows.tolist() for rows, _ in QueryStates(model, dataset, queries)]
+    assert rank_targets(model, dataset, queries, states=states).tolist() == first.tolist()
+
+
+@pytest.mark.parametrize("precision", ["screen", "plain"])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_a_failure(tmp_path: Path, precision: Any, wrong: float) -> None:
+    dataset = write_log(tmp_path, [[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])
+    model = SASRec(SASRecConfig(d_model=8, num_heads=1, num_layers=1, max_len=4), num_items=5)
+    with torch.no_grad():
+        model.item.weight[5, :2] = torch.tensor([wrong, -wrong])
+    with pytest.raises(TrainingDiverged, match="sasrec: scores are NaN for"):
+        rank_targets(model, dataset, dataset.queries("test"), name="sasrec", precision=precision)
+
+
+def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:
+    dataset = write_log(tmp_path, [[1, 2, 3, 4, 5]])
+    with pytest.raises(ValueError, match="precision='half': wanted screen or plain"):
+        rank_targets(Popularity.fit(dataset), dataset, dataset.queries("test"), precision="half")  # type: ignore[arg-type]  # wrong on purpose

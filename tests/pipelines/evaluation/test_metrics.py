@@ -26,7 +26,14 @@ def by_hand(ranks: list[float], k: int) -> dict[str, float]:
         f"hr@{k}": float(bool(hits)),
         f"ndcg@{k}": sum(1 / math.log2(1 + rank) for rank in hits) / ideal,
         f"mrr@{k}": 1 / min(hits) if hits else 0.0,
+        f"recall@{k}": len(hits) / len(ranks),
+        f"map@{k}": sum(place(rank, ranks) / rank for rank in hits) / min(k, len(ranks)),
     }
+
+
+def place(rank: float, ranks: list[float]) -> float:
+    """Expected place among the targets."""
+    return 1 + sum(other < rank for other in ranks) + (sum(other == rank for other in ranks) - 1) / 2
 
 
 @settings(max_examples=100, deadline=None)
@@ -51,6 +58,44 @@ def test_all_targets_on_top_give_one_and_out_of_reach_gives_nothing() -> None:
     found = metrics_per_query(np.array([2.0, 1.0, 3.0, math.inf]), np.array([0, 3, 4]), (3, 10))
     for values in found.values():
         assert values == pytest.approx([1.0, 0.0])
+
+
+def test_map_and_recall_of_three_targets_are_those_worked_by_hand() -> None:
+    # Targets at ranks 1, 3 and 12: within ten, precision 1/1 and 2/3; two of three found.
+    found = metrics_per_query(np.array([12.0, 1.0, 3.0]), np.array([0, 3]), (2, 10))
+    assert found["map@10"][0] == pytest.approx((1 + 2 / 3) / 3)
+    assert found["map@2"][0] == pytest.approx(1 / 2)  # at most two fit into a list of two
+    assert found["recall@10"][0] == pytest.approx(2 / 3)
+    assert found["recall@2"][0] == pytest.approx(1 / 3)
+
+
+def test_two_equal_targets_on_top_have_a_precision_of_one() -> None:
+    assert metrics_per_query(np.array([1.5, 1.5]), np.array([0, 2]), (10,))["map@10"][0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("k", [1, 3, 10, 20])
+def test_the_figures_are_those_of_ir_measures(k: int) -> None:
+    """nDCG, RR, AP, R and Success of trec_eval's definitions, on random rankings without ties.
+
+    Two differ: its AP divides by all targets, ours by min(k, targets); its Success is our HR.
+    """
+    ir_measures = pytest.importorskip("ir_measures", reason="ir-measures is not installed: pip install -e '.[dev]'")
+    rng = np.random.default_rng(k)
+    run, qrels, queries = {}, {}, []
+    for number in range(40):
+        order, targets = rng.permutation(60), rng.choice(60, int(rng.integers(1, 8)), replace=False)
+        run[str(number)] = {str(item): float(60 - rank) for rank, item in enumerate(order)}
+        qrels[str(number)] = {str(target): 1 for target in targets}
+        queries.append([1.0 + int(np.flatnonzero(order == target)[0]) for target in targets])
+    found = metrics_per_query(*flat(queries), (k,))
+    counts = np.array([len(ranks) for ranks in queries])
+    theirs = {"ndcg": "nDCG", "mrr": "RR", "map": "AP", "recall": "R", "hr": "Success"}
+    for name, peer in theirs.items():
+        measure = ir_measures.parse_measure(f"{peer}@{k}")
+        values = {m.query_id: m.value for m in ir_measures.iter_calc([measure], qrels, run)}
+        wanted = np.array([values[str(number)] for number in range(40)])
+        ours = found[f"{name}@{k}"] * (np.minimum(counts, k) / counts if name == "map" else 1.0)
+        np.testing.assert_allclose(ours, wanted, atol=1e-9, err_msg=name)
 
 
 def test_no_query_gives_no_figure() -> None:

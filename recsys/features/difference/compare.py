@@ -1,0 +1,186 @@
+"""Every check between two profiles, with its verdict."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from recsys.features.difference.config import DiffConfig, DriftLimits, NewLimits
+from recsys.features.difference.drift import drift
+from recsys.features.difference.profile import UNTYPED, LogProfile
+
+Verdict = Literal["ok", "warn", "fail"]
+WEIGHT_BINS = 20
+SHOWN = 3
+# Another unit is detected and read right; another order or other ids are not the same data any more.
+KIND_VERDICTS: dict[str, Verdict] = {"order": "fail", "time_unit": "warn", "user_id": "fail", "item_id": "fail"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One comparison.
+
+    Attributes:
+        name: what was compared, `volume.events`, `missing.weight`, …
+        old, new: the two values, for a reader.
+        value: what is held against the limits; None where the check is yes or no.
+        warn, limit: above them the verdict is `warn`, `fail`.
+        verdict: of the check.
+    """
+
+    name: str
+    old: str
+    new: str
+    value: float | None
+    warn: float | None
+    limit: float | None
+    verdict: Verdict
+
+
+def compare_logs(old: LogProfile, new: LogProfile, config: DiffConfig) -> list[Check]:
+    """Every check between the two logs, the failed ones too."""
+    return [
+        *_kinds(old, new),
+        *_columns(old, new),
+        *_volume(old, new, config),
+        *_missing(old, new, config),
+        *_new_ids(old, new, config),
+        *_types(old, new, config),
+        *_drifts(old, new, config),
+    ]
+
+
+def _kinds(old: LogProfile, new: LogProfile) -> list[Check]:
+    checks = []
+    for name, verdict in KIND_VERDICTS.items():
+        before, after = old.kinds[name], new.kinds[name]
+        is_same = before == after
+        checks.append(Check(f"kind.{name}", str(before), str(after), None, None, None, "ok" if is_same else verdict))
+    return checks
+
+
+def _columns(old: LogProfile, new: LogProfile) -> list[Check]:
+    vanished = [name for name in old.columns if name not in new.columns]
+    added = [name for name in new.columns if name not in old.columns]
+    changed = [name for name, kind in old.columns.items() if _differ(kind, new.columns.get(name, kind))]
+    before, after = (_few([f"{name} {side.columns[name]}" for name in changed]) for side in (old, new))
+    return [
+        Check("columns.vanished", _few(vanished), "", None, None, None, "fail" if vanished else "ok"),
+        Check("columns.new", "", _few(added), None, None, None, "warn" if added else "ok"),
+        Check("columns.type", before, after, None, None, None, "fail" if changed else "ok"),
+    ]
+
+
+def _differ(old: str, new: str) -> bool:
+    """Whether both types are known, and differ: text formats have none."""
+    return old != new and UNTYPED not in (old, new)
+
+
+def _volume(old: LogProfile, new: LogProfile, config: DiffConfig) -> list[Check]:
+    limits, checks = config.volume, []
+    sizes = {
+        "events": (old.counts["events"], new.counts["events"]),
+        "users": (old.users.height, new.users.height),
+        "items": (old.items.height, new.items.height),
+    }
+    for name, (before, after) in sizes.items():
+        ratio = max(before, after) / min(before, after)
+        checks.append(_held(f"volume.{name}", f"{before:,}", f"{after:,}", ratio, limits.warn_ratio, limits.max_ratio))
+    shares = [side.counts["rejected"] / max(side.counts["lines"], 1) for side in (old, new)]
+    rise = max(0.0, shares[1] - shares[0])
+    told = (_percent(shares[0]), _percent(shares[1]))
+    return [*checks, _held("rejected", *told, rise, config.rejected.warn_rise, config.rejected.max_rise)]
+
+
+def _missing(old: LogProfile, new: LogProfile, config: DiffConfig) -> list[Check]:
+    checks = []
+    for name in (name for name in old.missing if name in new.missing):
+        before, after = old.missing[name], new.missing[name]
+        limits, change = config.missing, abs(after - before)
+        told = (_percent(before), _percent(after))
+        checks.append(_held(f"missing.{name}", *told, change, limits.warn_rise, limits.max_rise))
+    return checks
+
+
+def _new_ids(old: LogProfile, new: LogProfile, config: DiffConfig) -> list[Check]:
+    return [
+        _newness("new_items", old.items, new.items, "item_id", config.new_items),
+        _newness("new_users", old.users, new.users, "user_id", config.new_users),
+    ]
+
+
+def _newness(name: str, old: pl.DataFrame, new: pl.DataFrame, column: str, limits: NewLimits) -> Check:
+    unknown = new.join(old, on=column, how="anti")
+    share = int(unknown["events"].sum()) / max(int(new["events"].sum()), 1)
+    told = f"{unknown.height:,} of {new.height:,}, {_percent(share)} of the events"
+    return _held(name, "", told, share, limits.warn_share, limits.max_share)
+
+
+def _types(old: LogProfile, new: LogProfile, config: DiffConfig) -> list[Check]:
+    if not old.types.height or not new.types.height:
+        return []
+    limits, checks = config.event_types, []
+    for name, here, there in (("event_types.new", new, old), ("event_types.vanished", old, new)):
+        unknown = here.types.join(there.types, on="event_type", how="anti").sort("event_type")
+        share = int(unknown["events"].sum()) / int(here.types["events"].sum())
+        told = _few(unknown["event_type"].to_list())
+        both = ("", told) if here is new else (told, "")
+        checks.append(_held(name, *both, share, limits.warn_share, limits.max_share))
+    return checks
+
+
+def _drifts(old: LogProfile, new: LogProfile, config: DiffConfig) -> list[Check]:
+    checks = []
+    shared = old.items.join(new.items, on="item_id", how="inner").sort("item_id")
+    if shared.height > 1:
+        counts = (shared["events"].to_numpy(), shared["events_right"].to_numpy())
+        checks.append(_drift("popularity", *counts, config.popularity, f"{shared.height:,} shared items"))
+    if old.hours is not None and new.hours is not None:
+        checks.append(_drift("hours", old.hours, new.hours, config.hours, "24 hours"))
+    if old.types.height and new.types.height:
+        counts = _aligned(old.types, new.types, "event_type")
+        checks.append(_drift("type_mix", *counts, config.type_mix, f"{len(counts[0]):,} types"))
+    if old.weights.height and new.weights.height:
+        counts = _binned(*_aligned(old.weights, new.weights, "weight"))
+        means = [_mean_weight(side.weights) for side in (old, new)]
+        check = _drift("weights", *counts, config.weights, "")
+        checks.append(dataclasses.replace(check, old=f"mean {means[0]:.4g}", new=f"mean {means[1]:.4g}"))
+    return checks
+
+
+def _drift(name: str, old: np.ndarray, new: np.ndarray, limits: DriftLimits, over: str) -> Check:
+    return _held(f"drift.{name}", over, over, drift(old, new), limits.warn_drift, limits.max_drift)
+
+
+def _aligned(old: pl.DataFrame, new: pl.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Events of every value of either side, in the order of the values."""
+    joined = old.join(new, on=column, how="full", coalesce=True).sort(column)
+    return joined["events"].fill_null(0).to_numpy(), joined["events_right"].fill_null(0).to_numpy()
+
+
+def _binned(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Many ordered values as bins of about as many pooled events."""
+    if len(old) <= WEIGHT_BINS:
+        return old, new
+    pooled = np.cumsum(old + new)
+    bins = np.minimum((pooled - 1) * WEIGHT_BINS // pooled[-1], WEIGHT_BINS - 1)
+    return np.bincount(bins, old, WEIGHT_BINS).astype(np.int64), np.bincount(bins, new, WEIGHT_BINS).astype(np.int64)
+
+
+def _mean_weight(weights: pl.DataFrame) -> float:
+    return float((weights["weight"] * weights["events"]).sum()) / float(weights["events"].sum())
+
+
+def _held(name: str, old: str, new: str, value: float, warn: float, limit: float) -> Check:
+    verdict: Verdict = "fail" if value > limit else "warn" if value > warn else "ok"
+    return Check(name, old, new, round(value, 6), warn, limit, verdict)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2%}"
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

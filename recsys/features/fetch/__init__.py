@@ -1,0 +1,1 @@
+"""Public data sets by name: where they lie, on what terms, fetched whole or not at all."""

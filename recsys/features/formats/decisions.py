@@ -1,0 +1,128 @@
+"""What is decided about a source when it is opened, from the first values of its files.
+
+The first values are those of the first small block that has one, so a decision never depends on the size of a chunk.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+import polars as pl
+
+from recsys.errors import DataError
+from recsys.features.dataset import Order
+from recsys.features.formats.quarantine import Rules, kind_of_ids
+from recsys.features.formats.raw import OpenedFile
+from recsys.features.formats.times import (
+    TimeKind,
+    Unit,
+    detect_unit,
+    iso_to_us,
+    looks_like_times,
+    numbers_of,
+    time_kind,
+)
+from recsys.features.schema import REQUIRED, ReadConfig, near_miss
+from recsys.features.vocabulary import IdKind
+
+DAY_US = 86_400_000_000
+
+
+def order_of(first: OpenedFile, config: ReadConfig) -> tuple[Order, list[str]]:
+    """What orders the events, and what to say about it.
+
+    Raises:
+        DataError: the time column holds nothing.
+    """
+    if config.order in ("rows", "position"):
+        return ("rows" if config.order == "rows" else "position"), []
+    resolved = first.resolved
+    if "timestamp" in resolved:
+        is_told = config.order == "time" or config.time_unit != "auto"
+        if looks_like_times(_first_times(first)) or is_told:
+            return "time", []
+        what = f"{resolved['timestamp']} holds numbers before 1973-03, taken as positions, not times"
+        return "position", [f"{what}; read.order=time reads them as times"]
+    near = near_miss("timestamp", first.names, resolved)
+    hint = f" ({near!r} looks like one: read.columns.timestamp={near})" if near else ""
+    if "position" in resolved:
+        return "position", [f"no time column{hint}: ordered by {resolved['position']}"]
+    return "rows", [f"no time column{hint}: ordered by the rows of the file"]
+
+
+def check_order(other: OpenedFile, first: OpenedFile, order: Order, config: ReadConfig) -> None:
+    """Refuses a file that is not ordered as the first one is.
+
+    Raises:
+        DataError: the files do not go together.
+    """
+    if config.order != "auto" or order == order_of(other, config)[0]:
+        return
+    words = {"time": "times", "position": "positions", "rows": "neither times nor positions"}
+    told = f"holds {words[order_of(other, config)[0]]}, but {first.file.name} holds {words[order]}"
+    raise DataError(f"{other.file.path}: {told}; read them apart, or set read.order=rows for the order of the rows")
+
+
+def decide(opened: Sequence[OpenedFile], order: Order, config: ReadConfig) -> tuple[Rules, list[TimeKind]]:
+    """The rules for all files, and what the times of each are.
+
+    Raises:
+        DataError: a time column holds nothing, or `read.latest_time` is no time.
+    """
+    kinds: list[TimeKind] = []
+    unit: Unit | None = None if config.time_unit == "auto" else config.time_unit
+    for one in opened if order == "time" else []:
+        values = _first_times(one)
+        kinds.append(time_kind(values) or "number")
+        if kinds[-1] == "number" and unit is None:
+            unit = detect_unit(numbers_of(values))
+    rules = Rules(
+        order=order,
+        id_kinds={"user_id": _id_kind(opened, "user_id", config), "item_id": _id_kind(opened, "item_id", config)},
+        told_ids=frozenset(name for name in REQUIRED if _id_rule(name, config) != "auto"),
+        time_kind=kinds[0] if kinds else "number",
+        unit=unit,
+        is_unit_told=config.time_unit != "auto",
+        latest_us=_latest_us(config),
+    )
+    return rules, kinds or ["number"] * len(opened)
+
+
+def _first_times(opened: OpenedFile) -> pl.Series:
+    name = opened.resolved["timestamp"]
+    for table in opened.tables(None):
+        column = table.rows[name]
+        if time_kind(column) is not None and column.null_count() < len(column):
+            return column
+    raise DataError(
+        f"{opened.file.path}: column {name} is empty; name the time column: "
+        "read.columns.timestamp=NAME, or set read.order=rows"
+    )
+
+
+def _id_kind(opened: Sequence[OpenedFile], name: str, config: ReadConfig) -> IdKind:
+    """As set, else by the first ids there are; a source without any holds texts."""
+    rule = _id_rule(name, config)
+    if rule != "auto":
+        return rule
+    for one in opened:
+        for table in one.tables(None):
+            kind = kind_of_ids(table.rows[one.resolved[name]], name, table)
+            if kind is not None:
+                return kind
+    return "str"
+
+
+def _id_rule(name: str, config: ReadConfig) -> IdKind | Literal["auto"]:
+    return config.user_ids if name == "user_id" else config.item_ids
+
+
+def _latest_us(config: ReadConfig) -> int:
+    if config.latest_time is None:
+        return time.time_ns() // 1000 + DAY_US
+    try:
+        return iso_to_us(config.latest_time)
+    except ValueError as error:
+        raise DataError(
+            f"read.latest_time={config.latest_time!r}: wanted an ISO time such as 2024-05-01T00:00:00Z"
+        ) from error

@@ -1,0 +1,1 @@
+"""Readers of text formats: lines in blocks, whatever the size of the file."""

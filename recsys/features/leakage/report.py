@@ -1,0 +1,60 @@
+"""Every check of a prepared dataset in turn, and the report that `prepare` keeps in the manifest."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from recsys.features.dataset import PreparedDataset, Split
+from recsys.features.leakage.exposure import exposure
+from recsys.features.leakage.leak import Leak, refuse_leaks
+from recsys.features.leakage.popularity import part_counts
+from recsys.features.leakage.structure import check_cuts, check_order, check_rule, check_units, check_users
+from recsys.features.leakage.time_split import check_cut_times, check_own_targets, check_sides
+from recsys.features.leakage.vocabulary import check_ids, check_items, check_user_order
+
+DECLARED_LEAKY = ("loo", "loo-novalid", "ratio")
+
+Check = Callable[[PreparedDataset], list[Leak]]
+# What the other checks rely on: their answers mean nothing where one of these fails.
+GROUND: tuple[Check, ...] = (check_cuts, check_users)
+CHECKS: tuple[Check, ...] = (
+    check_sides,
+    check_own_targets,
+    check_items,
+    check_user_order,
+    check_ids,
+    check_order,
+    check_units,
+    check_cut_times,
+    check_rule,
+)
+
+
+def find_leaks(dataset: PreparedDataset) -> list[Leak]:
+    """Every leak of the dataset that its arrays, vocabularies and manifest can show; empty where there is none.
+
+    Reads a million events at a time. docs/protocols.md lists the names, and what no check can see.
+    """
+    leaks = [leak for check in GROUND for leak in check(dataset)]
+    return leaks or [leak for check in CHECKS for leak in check(dataset)]
+
+
+def leakage_report(dataset: PreparedDataset) -> dict[str, Any]:
+    """What training sees of each split's future, as plain values.
+
+    Declared leaky protocols are measured where times are known; see `exposure`.
+
+    Raises:
+        DataError: a leak that the protocol does not declare; the message names it.
+    """
+    refuse_leaks(find_leaks(dataset))
+    is_leaky = dataset.protocol in DECLARED_LEAKY
+    report: dict[str, Any] = {"declared_leaky": is_leaky, "times_known": dataset.order == "time"}
+    if dataset.protocol == "time":
+        num_known = int(np.count_nonzero(part_counts(dataset)[0]))
+        return report | {"training_events_after_a_cut": 0, "items_known_at_cut": num_known}
+    if dataset.order != "time":
+        return report
+    splits: tuple[Split, ...] = ("valid", "test")
+    return report | {split: exposure(dataset, split) for split in splits}

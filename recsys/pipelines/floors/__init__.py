@@ -1,0 +1,1 @@
+"""The floors under every figure: tuned on the validation part, fitted, described."""

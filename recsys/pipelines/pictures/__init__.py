@@ -1,0 +1,1 @@
+"""Pictures of data and of results; each needs matplotlib and says so where it is absent."""

@@ -1,0 +1,160 @@
+"""A comparison as one picture: every scorer's figure with its interval, and what the quality costs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recsys.errors import missing_extra
+from recsys.files import storage_errors
+from recsys.pipelines.compare.comparison import Comparison, Contender, size_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = {"floor": "#8a8f98", "model": "#2060b0", "oracle": "#b07a10"}
+TAKEN = "#d1495b"
+# Where every figure is 0 the axes still need a width.
+_SMALLEST_SPAN = 0.001
+_ROW_INCHES, _FRAME_INCHES = 0.42, 2.0
+
+
+def draw_comparison(found: Comparison, file: Path) -> Path:
+    """Draws the comparison into `file` (PNG), whole or not at all, and returns it.
+
+    Left: NDCG@10 with 95 % intervals, the best at the top; lines at the best floor and at the ceiling. Right: quality
+    against the milliseconds of an answer, the area of a dot as its bytes on a logarithmic scale.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        StorageError: the disk is full or failed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        missing_extra("matplotlib", "tracking", error)
+    height = max(4.2, _FRAME_INCHES + _ROW_INCHES * len(found.contenders))
+    figure = Figure(figsize=(13, height), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    _draw_intervals(left, found)
+    _draw_costs(right, found)
+    figure.suptitle(_title(found), fontsize=11, x=0.01, ha="left")
+    draft = file.with_name(f".{file.name}.tmp")
+    with storage_errors(file, "free some disk space and run the same command again"):
+        figure.savefig(draft, format="png", dpi=130)
+        draft.replace(file)
+    return file
+
+
+def _draw_intervals(axes: "Axes", found: Comparison) -> None:
+    rows = list(reversed(_best_first(found)))
+    for place, one in enumerate(rows):
+        interval, colour = one.ndcg, _colour(one, found)
+        axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2.2, solid_capstyle="butt")
+        for end in (interval.low, interval.high):
+            axes.plot([end, end], [place - 0.13, place + 0.13], color=colour, linewidth=2.2)
+        axes.plot(interval.mean, place, "o", color=colour, markersize=7)
+        axes.annotate(
+            f"{interval.mean:.4f}", (interval.mean, place), (0, 7), textcoords="offset points", ha="center", fontsize=8
+        )
+    axes.set_yticks(range(len(rows)), [_label(one, found) for one in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.1)
+    floor = found.of(found.best_floor).ndcg.mean
+    axes.axvline(floor, color=COLOURS["floor"], linestyle="--", linewidth=1)
+    _name_line(axes, floor, "best floor", COLOURS["floor"])
+    oracle = next((one for one in found.contenders if one.kind == "oracle"), None)
+    if oracle is not None:
+        axes.axvline(oracle.ndcg.mean, color=COLOURS["oracle"], linestyle="--", linewidth=1)
+        _name_line(axes, oracle.ndcg.mean, "ceiling: oracle", COLOURS["oracle"])
+    axes.set_xlim(
+        left=min(0.0, *(one.ndcg.low for one in rows)),
+        right=1.06 * max(_SMALLEST_SPAN, *(one.ndcg.high for one in rows)),
+    )
+    axes.set_xlabel(
+        f"NDCG@10 on the test part, 95 % intervals\n{found.reachable:.1%} of the targets can be reached at all"
+    )
+    axes.grid(axis="x", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_costs(axes: "Axes", found: Comparison) -> None:
+    import math
+
+    shown = [one for one in _best_first(found) if one.cost is not None]
+    axes.set_xscale("log")
+    for one in shown:
+        assert one.cost is not None
+        colour, ms = _colour(one, found), one.cost.median_ms
+        size = 25 + 22 * max(0.0, math.log10(max(1, one.cost.size_bytes)) - 3)
+        axes.plot([ms, max(ms, one.cost.p99_ms)], [one.ndcg.mean] * 2, color=colour, linewidth=1.2, alpha=0.6)
+        axes.scatter(ms, one.ndcg.mean, s=size, color=colour, zorder=3)
+    floor = found.of(found.best_floor).ndcg.mean
+    axes.axhline(floor, color=COLOURS["floor"], linestyle="--", linewidth=1)
+    axes.set_ylim(bottom=0, top=1.15 * max(_SMALLEST_SPAN, *(one.ndcg.mean for one in shown)))
+    times = [value for one in shown if one.cost is not None for value in (one.cost.median_ms, one.cost.p99_ms)]
+    axes.set_xlim(min(times) / 1.6, max(times) * 9)
+    _name_dots(axes, shown)
+    axes.set_xlabel("ms for the ten items of one user: median (dot) to p99 (line end)\nthe dot grows with the bytes")
+    axes.set_ylabel("NDCG@10")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _name_dots(axes: "Axes", shown: list[Contender]) -> None:
+    """Names beside the dots, moved apart where the dots stand too near one another."""
+    apart = 0.055 * axes.get_ylim()[1]
+    y = float("inf")
+    for one in sorted(shown, key=lambda one: -one.ndcg.mean):
+        assert one.cost is not None
+        y = min(one.ndcg.mean, y - apart)
+        x = max(one.cost.median_ms, one.cost.p99_ms)
+        axes.annotate(
+            f"{one.name}, {size_text(one.cost.size_bytes)}",
+            (x, one.ndcg.mean),
+            xytext=(x * 1.35, y),
+            fontsize=8,
+            va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": "#8a8f98",
+                "linewidth": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 1,
+                "relpos": (0, 0.5),
+            },
+            zorder=4,
+        )
+
+
+def _name_line(axes: "Axes", x: float, text: str, colour: str) -> None:
+    axes.annotate(
+        text,
+        (x, 1.0),
+        (3, -2),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        color=colour,
+        fontsize=8,
+        va="top",
+    )
+
+
+def _best_first(found: Comparison) -> list[Contender]:
+    return sorted(found.contenders, key=lambda one: -one.ndcg.mean)
+
+
+def _colour(one: Contender, found: Comparison) -> Any:
+    return TAKEN if one.name == found.advice.take else COLOURS[one.kind]
+
+
+def _label(one: Contender, found: Comparison) -> str:
+    runs = "" if one.runs == 1 else f"\nmean of {one.runs} runs"
+    return f"{one.name}{runs}" + (" \N{LEFTWARDS ARROW} take" if one.name == found.advice.take else "")
+
+
+def _title(found: Comparison) -> str:
+    telling = "" if found.advice.is_telling else " (too little data to tell for sure)"
+    why = "the best, and nothing simpler comes within the noise of it"
+    if found.advice.take != found.best:
+        why = f"the simplest within the noise of the best, {found.best}"
+    budget = f"{found.minutes:g} min of training a model, {found.num_questions:,} questions"
+    return f"take {found.advice.take}{telling}: {why}; {budget}\n{found.protocol}"

@@ -1,0 +1,37 @@
+"""recsys data diff through the command line: a gate."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recsys.cli import main
+
+
+def write(path: Path, users: range) -> str:
+    rows = [f"{u},{(u + n) % 50},{1_500_000_000 + 60 * n}" for u in users for n in range(20)]
+    path.write_text("user,item,ts\n" + "\n".join(rows) + "\n")
+    return str(path)
+
+
+def test_a_gate_passes_warns_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = write(tmp_path / "old.csv", range(100))
+    same, fewer = write(tmp_path / "same.csv", range(100)), write(tmp_path / "fewer.csv", range(40))
+    assert main(["data", "diff", old, same, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == "ok"
+    assert main(["data", "diff", old, fewer, "--json"]) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verdict"], found["fail"]) == ("fail", ["volume.events", "volume.users"])
+    assert main(["data", "diff", old, fewer]) == 3
+    assert "fail: volume.events, volume.users" in capsys.readouterr().out
+    words = ["--set", "volume.max_ratio=2.5", "--json"]
+    assert main(["data", "diff", old, fewer, *words]) == 0
+    assert json.loads(capsys.readouterr().out)["warn"] == ["volume.events", "volume.users"]
+
+
+def test_the_callers_faults_stay_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = write(tmp_path / "old.csv", range(3))
+    assert main(["data", "diff", old, str(tmp_path / "absent.csv")]) == 2
+    assert "absent.csv" in capsys.readouterr().err
+    assert main(["data", "diff", old, old, "--set", "volume.most_ratio=2"]) == 2
+    assert "max_ratio" in capsys.readouterr().err

@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+
+from recsys.pipelines.compare.comparison import Advice, Comparison, Contender
+from recsys.pipelines.compare.cost import Cost
+from recsys.pipelines.evaluation.bootstrap import Interval
+from recsys.pipelines.pictures.compare import draw_comparison
+
+pytest.importorskip("matplotlib", reason="needs the extra tracking")
+
+
+def found(has_oracle: bool, num_floors: int = 3) -> Comparison:
+    def one(name: str, kind: str, ndcg: float, ms: float) -> Contender:
+        interval = Interval(ndcg, max(0.0, ndcg - 0.01), ndcg + 0.01)
+        cost = None if kind == "oracle" else Cost(1000, int(1000 * ms), ms, 4 * ms)
+        return Contender(name, kind, interval, interval, interval, interval, cost, None)  # type: ignore[arg-type]
+
+    floors = [one(f"floor-{n}", "floor", 0.1 + 0.001 * n, 0.1 + 0.01 * n) for n in range(num_floors)]
+    oracle = [one("oracle", "oracle", 0.4, 1.0)] if has_oracle else []
+    return Comparison(
+        protocol="loo/next/full-rank/test/n=500",
+        num_questions=500,
+        reachable=0.97,
+        contenders=(one("sasrec", "model", 0.2, 3.0), *floors, *oracle),
+        best="sasrec",
+        best_floor=floors[-1].name,
+        advice=Advice("sasrec", ("take sasrec",), True),
+        minutes=5,
+        floors_tuned_s=1.0,
+        floors_note="",
+        settings={},
+    )
+
+
+@pytest.mark.parametrize("has_oracle", [False, True])
+def test_a_picture_is_drawn_whole(tmp_path: Path, has_oracle: bool) -> None:
+    file = draw_comparison(found(has_oracle), tmp_path / "compare.png")
+    assert file.read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["compare.png"]
+
+
+def test_a_picture_grows_with_the_number_of_scorers(tmp_path: Path) -> None:
+    few = draw_comparison(found(True), tmp_path / "few.png").read_bytes()
+    many = draw_comparison(found(True, 20), tmp_path / "many.png").read_bytes()
+    assert int.from_bytes(many[20:24], "big") > int.from_bytes(few[20:24], "big")
+    assert many[16:20] == few[16:20]
+
+
+def test_a_figure_of_nothing_is_drawn_too(tmp_path: Path) -> None:
+    zero = found(False)
+    nothing = Interval(0.0, 0.0, 0.0)
+    contenders = tuple(
+        Contender(one.name, one.kind, nothing, nothing, nothing, nothing, one.cost, None) for one in zero.contenders
+    )
+    draw_comparison(Comparison(**{**vars(zero), "contenders": contenders}), tmp_path / "compare.png")
