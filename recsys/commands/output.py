@@ -1,13 +1,15 @@
 """Where a command prints: results on stdout, all else on stderr; with --json one object on stdout and nothing more."""
 
+import functools
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 WIDTH = 160  # of tables that go into a file or a pipe
 
@@ -18,12 +20,24 @@ class Output:
     def __init__(self, is_json: bool = False) -> None:
         self.is_json = is_json
         self.resume_hint = "run the same command again"
-        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+
+    @functools.cached_property
+    def err(self) -> "Console":
+        """Stderr, for bars; rich is imported where a command first draws."""
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False, soft_wrap=True)
+
+    @functools.cached_property
+    def out(self) -> "Console":
+        """Stdout, for tables."""
+        from rich.console import Console
+
+        return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 
     def say(self, line: object) -> None:
         """A line of progress, on stderr."""
-        self.err.print(line, markup=False)
+        sys.stderr.write(f"{line}\n")
 
     def warn(self, line: object) -> None:
         """A warning, on stderr."""
@@ -49,7 +63,7 @@ class Output:
             return
         for line in lines or [f"{key}: {value}" for key, value in values.items()]:
             if isinstance(line, str):
-                self.out.print(line, markup=False, soft_wrap=True)
+                sys.stdout.write(f"{line}\n")
             else:
                 self.out.print(line)
 
@@ -57,8 +71,10 @@ class Output:
         sys.stdout.write(json.dumps(values, default=_plain) + "\n")
 
 
-def table(rows: Sequence[Mapping[str, object]]) -> Table:
+def table(rows: Sequence[Mapping[str, object]]) -> "Table":
     """A table with one column for each key of the first row."""
+    from rich.table import Table
+
     drawn = Table()
     for column in rows[0] if rows else ():
         drawn.add_column(column, overflow="fold")

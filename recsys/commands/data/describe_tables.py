@@ -2,20 +2,22 @@
 
 import datetime
 from collections.abc import Mapping
-from typing import Any
-
-from rich.markup import escape
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from recsys.commands.output import table
 
+if TYPE_CHECKING:
+    from rich.table import Table
 
-def describe_tables(values: Mapping[str, Any]) -> list[Table]:
+
+def describe_tables(values: Mapping[str, Any]) -> list["Table"]:
     """The tables, most general first.
 
     Args:
         values: what `describe_source` or `describe_dataset` found.
     """
+    from rich.markup import escape
+
     rows = [*_counts(values), *_shapes(values), *_order(values)]
     tables = [table([{"what": name, "found": escape(text)} for name, text in rows if text])]
     if values.get("rejected_by_reason") or values["counts"].get("rejected_by_reason"):

@@ -45,7 +45,6 @@ def prepare(
     output: Output = context.obj
     from recsys import config as configs
     from recsys.errors import ConfigError
-    from recsys.features.preparation.append import append as run_append
     from recsys.features.prepare import PrepareConfig
     from recsys.features.prepare import prepare as run
 
@@ -55,6 +54,8 @@ def prepare(
                 "--append takes no --protocol, --config or --set: the settings are those the dataset was prepared by; "
                 "prepare all days anew to change them"
             )
+        from recsys.features.preparation.append import append as run_append
+
         dataset = run_append(source, out, output.say, items)
     else:
         chosen = [f"split.protocol={json.dumps(protocol.value)}"] if protocol else []
