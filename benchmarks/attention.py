@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.record import append
+from benchmarks.support.record import append
 from recsys.kernels.attention.cpu import MASK_CELLS
 from recsys.kernels.attention.op import jagged_attention
 from recsys.kernels.attention.plan import make_plan

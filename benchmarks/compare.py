@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.interaction_sets import data_folder
-from benchmarks.record import append
+from benchmarks.support.interaction_sets import data_folder
+from benchmarks.support.record import append
 
 # Of each set: what differs from the defaults of the command. The models' are those of configs/.
 SETTINGS: dict[str, tuple[str, ...]] = {

@@ -20,9 +20,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from benchmarks.interaction_sets import prepared
 from benchmarks.peers.run import run_peer
-from benchmarks.record import append
+from benchmarks.support.interaction_sets import prepared
+from benchmarks.support.record import append
 from recsys.errors import BundleError
 from recsys.features.batches import query_batches
 from recsys.features.dataset import PreparedDataset

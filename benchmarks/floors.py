@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.interaction_sets import SETS, prepared
-from benchmarks.literature import LITERATURE
-from benchmarks.record import append
+from benchmarks.support.interaction_sets import SETS, prepared
+from benchmarks.support.literature import LITERATURE
+from benchmarks.support.record import append
 from recsys.features.dataset import PreparedDataset
 from recsys.pipelines.floors.tuned import TunedFloors, read_floors
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.record import machine
+from benchmarks.support.record import machine
 from recsys import config as configs
 from recsys.features.batches import TrainBatches, query_batches
 from recsys.features.dataset import PreparedDataset

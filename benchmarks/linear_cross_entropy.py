@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.record import append
+from benchmarks.support.record import append
 from recsys.kernels.linear_cross_entropy import linear_cross_entropy
 
 SHAPES = {"ml-1m": (3_417, 10_000), "beauty": (12_101, 2_000)}

@@ -18,7 +18,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import append
+from benchmarks.support.record import append
 
 SETS = {"ml-1m": ["--set", "filters.min_item_events=5"], "amazon-beauty": []}
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import polars as pl
 
-from benchmarks.big_log import LogConfig, write_log
-from benchmarks.interaction_sets import data_folder
 from benchmarks.peers.run import run_peer
-from benchmarks.record import append
-from benchmarks.timed import Timed, timed
+from benchmarks.support.big_log import LogConfig, write_log
+from benchmarks.support.interaction_sets import data_folder
+from benchmarks.support.record import append
+from benchmarks.support.timed import Timed, timed
 
 Figures = dict[str, Any]
 
@@ -40,7 +40,7 @@ def recsys_prepare(source: Path, out: Path, *more: str) -> Timed:
 
 def step(name: str, *paths: Path) -> Timed:
     """One run of a step of `preparation_step`."""
-    return timed([sys.executable, "-m", "benchmarks.preparation_step", name, *map(str, paths)])
+    return timed([sys.executable, "-m", "benchmarks.support.preparation_step", name, *map(str, paths)])
 
 
 def measure_ml_1m(data: Path, scratch: Path, options: argparse.Namespace) -> Figures:

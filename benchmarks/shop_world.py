@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import append
+from benchmarks.support.record import append
 from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
 from recsys.features.simulate.shop import ShopConfig, simulate
 from recsys.models.oracle import ShopOracle

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.record import append
+from benchmarks.support.record import append
 from recsys import config as configs
 from recsys.features.batches import TrainBatches
 from recsys.features.dataset import PreparedDataset

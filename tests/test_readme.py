@@ -66,7 +66,7 @@ def curl(command: str, port: int) -> dict[str, object]:
 
 
 def test_the_path_of_the_readme_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, asks = blocks()
+    path, asks, knowing = blocks()
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -83,6 +83,11 @@ def test_the_path_of_the_readme_runs_as_written(tmp_path: Path, monkeypatch: pyt
     assert stored == {"accepted": 1, "duplicates": 0, "rejected": [], "durable": True}
     assert before["items"] != after["items"]
     assert (tmp_path / "runs/mine/top10.parquet").is_file()
+    for command in knowing:
+        # Five minutes a model are the reader's.
+        assert main(shlex.split(command.replace("--minutes 5", "--minutes 0.01"), comments=True)[1:]) == 0, command
+    assert (tmp_path / "runs/mine/log/describe.png").is_file()
+    assert (tmp_path / "runs/mine/compare/compare.png").is_file()
 
 
 def test_the_tree_names_every_module_and_nothing_else() -> None:

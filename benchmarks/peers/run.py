@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.peers.build import build, environment_of
-from benchmarks.timed import Timed, timed
+from benchmarks.support.timed import Timed, timed
 
 RUNNERS = Path(__file__).parent / "runners"
 

@@ -1,6 +1,6 @@
 """One step of benchmarks.preparation in a process of its own, so that its memory is its own. Prints one JSON object.
 
-python -m benchmarks.preparation_step hash|read|prepare|polars SOURCE [OUT]
+python -m benchmarks.support.preparation_step hash|read|prepare|polars SOURCE [OUT]
 """
 
 import argparse
