@@ -91,7 +91,8 @@ def load(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError(f"{where + ': ' if where else ''}{error}") from error
+        head = where.rstrip(" :")
+        raise ConfigError(f"{head + ': ' if head else ''}{error}") from error
 
 
 def dump(config: Any) -> dict[str, Any]:

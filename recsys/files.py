@@ -83,7 +83,8 @@ def storage_errors(path: Path, remedy: str) -> Iterator[None]:
 
 def _of(error: Exception, told: int | None, path: Path, remedy: str) -> RecsysError:
     number = getattr(error, "errno", None) or told
-    reason = os.strerror(number) if number else str(error)
+    # numpy gives a write that fell short no number, and counts its elements in the text.
+    reason = os.strerror(number) if number else "disk full or file too large"
     if number in _CALLERS_FAULT or isinstance(error, _CALLERS_KINDS):
         return InputError(f"{path}: cannot be written ({reason}); name another place")
     return StorageError(f"{path}: cannot be written ({reason}); {remedy}")

@@ -1,6 +1,8 @@
 import json
+import resource
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -61,6 +63,17 @@ def test_what_polars_tells_in_words_alone_is_understood(tmp_path: Path) -> None:
     for place in (tmp_path / "file" / "a.parquet", tmp_path):
         with pytest.raises(InputError, match="name another place"), storage_errors(place, "wait"):
             frame.write_parquet(place)
+
+
+def test_a_write_that_fell_short_without_a_number_tells_the_disk_is_full(tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limit[1]))
+    try:
+        wanted = r"a: cannot be written \(disk full or file too large\); wait$"
+        with pytest.raises(StorageError, match=wanted), storage_errors(tmp_path / "a", "wait"):
+            np.save(tmp_path / "a.npy", np.zeros(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
 
 def test_a_bug_stays_a_bug(tmp_path: Path) -> None:

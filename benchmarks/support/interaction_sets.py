@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys import config as configs
+from recsys.errors import RecsysError
 from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import PrepareConfig, prepare
 
@@ -52,9 +53,12 @@ def prepared(name: str, parent: Path) -> PreparedDataset:
     """The set below `parent`, prepared unless it stands there already.
 
     Raises:
-        SystemExit: no such set.
+        SystemExit: no such set, or it cannot be prepared: its file is missing, the disk is full.
     """
     if name not in SETS:
         raise SystemExit(f"error: {name!r} is no set; there are {', '.join(SETS)}")
     config = configs.load(PrepareConfig, SETS[name].settings)
-    return prepare(data_folder() / SETS[name].file, parent / name, config)
+    try:
+        return prepare(data_folder() / SETS[name].file, parent / name, config)
+    except RecsysError as error:
+        raise SystemExit(f"error: {error}") from error

@@ -53,7 +53,7 @@ def compare(
     own = settings.pop("prepare", {})
     names = [name.strip() for name in models.split(",") if name.strip()]
     budget = {"models": names, "minutes": minutes, "trials": trials, "seeds": seeds, "settings": settings}
-    config = configs.load(CompareConfig, budget, "--")
+    config = configs.load(CompareConfig, budget)
     output.resume_hint = f"the same command goes on from there: finished steps lie in {out}"
     dataset = _dataset(source, data, out, own, items, world, output)
     lines = _Lines(output)
@@ -75,7 +75,7 @@ def _dataset(
     output: Output,
 ) -> "PreparedDataset":
     from recsys import config as configs
-    from recsys.features.dataset import PreparedDataset
+    from recsys.features.leakage import find_leaks, open_without_leaks, refuse_leaks
     from recsys.features.prepare import PrepareConfig, prepare
 
     if data is not None:
@@ -83,7 +83,7 @@ def _dataset(
             raise InputError(
                 "--items and --set prepare.… belong to --source; the dataset of --data is prepared already"
             )
-        return PreparedDataset.open(data)
+        return open_without_leaks(data)
     assert source is not None
     mapping: dict[str, Any] = {} if world is None else {"split": {"protocol": "time", "target": "next"}}
     if items is not None:
@@ -91,7 +91,9 @@ def _dataset(
     if not isinstance(own, Mapping):
         raise InputError(f"--set prepare={own}: wanted a setting of it, such as prepare.filters.min_item_events=5")
     config = configs.load(PrepareConfig, _merged(mapping, own), "prepare: ")
-    return prepare(source, out / "data", config, output.say)
+    dataset = prepare(source, out / "data", config, output.say)
+    refuse_leaks(find_leaks(dataset), str(dataset.path))  # it may have stood there before
+    return dataset
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,13 +35,14 @@ def floors(
 ) -> None:
     """Tunes the counting floors on the validation part; writes floors.json into the dataset, for every later figure."""
     output: Output = context.obj
-    from recsys.features.dataset import PreparedDataset
+    from recsys.features.leakage import open_without_leaks
     from recsys.pipelines.floors.tune import tune_floors
-    from recsys.pipelines.floors.tuned import FILE
+    from recsys.pipelines.floors.tuned import FILE, read_floors
     from recsys.progress import Progress
 
     output.resume_hint = "the same command goes on from there"
-    dataset = PreparedDataset.open(data)
+    dataset = open_without_leaks(data)
+    before = read_floors(dataset)
     with Progress(output.err) as progress:
         tuned = tune_floors(dataset, trials, seed, [name.value for name in only or []], observe=progress.observe)
     if out is not None:
@@ -67,7 +68,8 @@ def floors(
         f"{tuned.random_trials} random trials, {len(tuned.trials)} evaluations in all, {tuned.seconds:.0f} s; "
         f"best on the validation part: {tuned.best_family}",
         f"protocol: {tuned.test_protocol}",
-        *(f"written: {file}" for file in files),
+        *(["floors.json holds as many trials of these floors already: nothing was tuned"] if tuned == before else []),
+        *(f"written: {file}" for file in (files if tuned != before else files[1:])),
     ]
     output.result(values, table(_rows(tuned)), *lines)
 

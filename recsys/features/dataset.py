@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from recsys.errors import DataError
 from recsys.features.arrays import load_array
-from recsys.features.manifest import check_files, hash_arrays, read_manifest
+from recsys.features.manifest import check_files, hash_arrays, hash_tables, read_manifest
 from recsys.features.slices import Int32s, Int64s, Queries, Shard, Slices, ranges
 from recsys.features.vocabulary import Vocabulary
 
@@ -169,16 +169,22 @@ class PreparedDataset:
         return f"{self.protocol}/{self.target}/full-rank/{rules[seen]}/ties=expected/{hashes}/{split}/n={number}"
 
     def verify(self) -> None:
-        """Read every array and compare with the data hash.
+        """Read every array and table and compare with the manifest's hashes; older datasets have none of tables.
 
         Raises:
-            DataError: a byte differs.
+            DataError: a byte differs, or a table is missing or new.
         """
         found = hash_arrays(self.path, list(self.manifest["files"]))
         if found != self.data_hash:
             raise DataError(
                 f"{self.path}: data hash {found}, wanted {self.data_hash}; a byte differs: prepare it again"
             )
+        if "tables" not in self.manifest:
+            return
+        told, tables = self.manifest["tables"], hash_tables(self.path)
+        if tables != told:
+            name = min(name for name in {**tables, **told} if tables.get(name) != told.get(name))
+            raise DataError(f"{self.path / name}: its bytes are not those that were prepared; prepare it again")
 
     def _flat(self, column: Callable[[Shard], Int64s]) -> Int64s:
         return np.concatenate([np.asarray(column(shard), np.int64) for shard in self.shards])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import DataError
+from recsys.files import sha256_of
 
 FORMAT = "recsys-dataset"
 FORMAT_VERSION = 1
@@ -40,6 +41,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def is_prepared(folder: Path) -> bool:
+    """Whether a prepared dataset of any version lies there."""
+    try:
+        return bool(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["format"] == FORMAT)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def hash_arrays(folder: Path, names: list[str]) -> str:
     """First 12 hex digits of the sha256 over the bytes of these `.npy` files, in the order of their names."""
     digest = hashlib.sha256()
@@ -48,6 +57,12 @@ def hash_arrays(folder: Path, names: list[str]) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()[:12]
+
+
+def hash_tables(folder: Path) -> dict[str, str]:
+    """The sha256 of every table of the dataset, `.parquet`, by its path in the folder."""
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet"))
+    return {name: sha256_of(folder / name) for name in found}
 
 
 def check_files(folder: Path, manifest: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from recsys.features.dataset import Order, PreparedDataset, Protocol
 from recsys.features.formats.source import hash_files, list_files
 from recsys.features.preparation.assemble import Plan, arrange_shards, finish, split_dataset, write_dataset
 from recsys.features.preparation.filters import FilterConfig, Kept, keep_frequent
-from recsys.features.preparation.folder import refuse_foreign, remove_leftovers, work_folder
+from recsys.features.preparation.folder import only_writer, refuse_foreign, remove_leftovers, work_folder
 from recsys.features.preparation.held_back import NAME, hold_back, nothing_held
 from recsys.features.preparation.items import write_items
 from recsys.features.preparation.policies import EventConfig
@@ -29,7 +29,6 @@ from recsys.features.preparation.progress import Say, Steps, silent
 from recsys.features.preparation.reading import (
     Opened,
     counts_of,
-    notes_of,
     open_source,
     split_source,
     write_rejected,
@@ -60,10 +59,17 @@ def prepare(source: Path, out: Path, config: PrepareConfig, say: Say | None = No
 
     Raises:
         DataError: the source cannot be used as asked, too many of its lines are bad (all of them are left in
-            `OUT.rejected.parquet`), something else stands at `out`, or it cannot be written.
+            `OUT.rejected.parquet`), something else stands at `out`, another process writes there, or it cannot
+            be written.
         StorageError: the disk is full or failed; an older dataset at `out` is kept.
     """
     source, out, tell = Path(source), Path(os.path.abspath(out)), say or silent
+    with only_writer(out):
+        return _prepare(source, out, config, tell)
+
+
+def _prepare(source: Path, out: Path, config: PrepareConfig, tell: Say) -> PreparedDataset:
+    """As `prepare`, under the lock."""
     remove_leftovers(out)
     refuse_foreign(out)
     began = time.perf_counter()
@@ -111,7 +117,7 @@ def _write(
     counts = counts_of(scanned, left_out) | {"events": num_events, "users": num_users, "items": num_items}
     for name, count in counts["left_out"].items():
         tell(f"{count:,} events left out by events policy {name}")
-    told = inputs | {"notes": [*notes_of(source, scanned), *_duplicates(kept, tell)], "counts": counts, "appends": []}
+    told = inputs | {"notes": [*source.notes, *_duplicates(kept, tell)], "counts": counts, "appends": []}
     write_dataset(work, kept, merged, plan, list(scanned.kinds), steps)
     shards, cuts = split_dataset(work, plan)
     told["items_table"] = config.items and write_items(work, config.items, config.items_read, merged.items, tell)

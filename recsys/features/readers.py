@@ -15,6 +15,7 @@ from recsys.errors import DataError, MixedIds
 from recsys.features.dataset import Order
 from recsys.features.formats.interaction_source import Chunk, InteractionSource
 from recsys.features.formats.source import hash_files
+from recsys.features.manifest import is_prepared
 from recsys.features.schema import ReadConfig
 from recsys.features.vocabulary import IdKind
 
@@ -67,8 +68,10 @@ def open_interactions(path: Path, config: ReadConfig) -> InteractionSource:
 
     Raises:
         DataError: nothing is there, a file is empty, damaged, without a needed column, of no known format, or does not
-            go with the others.
+            go with the others; or it is a prepared dataset.
     """
+    if is_prepared(Path(path)):
+        raise DataError(f"{path}: is a prepared dataset; wanted a log, such as the one that it was made from")
     return InteractionSource(Path(path), config)
 
 

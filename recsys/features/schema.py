@@ -39,6 +39,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 COLUMNS = tuple(ALIASES)
 REQUIRED = ("user_id", "item_id")
+SHOWN_NAMES, SHOWN_LETTERS = 20, 40  # of columns in a message
 MOVIELENS_NAMES = ("user_id", "item_id", "rating", "timestamp")
 
 
@@ -90,6 +91,13 @@ def _keyed(encodings: Mapping[str, str]) -> dict[str, str]:
 def plain_name(name: str) -> str:
     """A column's name without case, type suffix, blanks, underscores and dashes."""
     return re.sub(r"[\s_-]", "", name.lower().partition(":")[0])
+
+
+def shown(names: Sequence[str]) -> str:
+    """The names for a message: of one line, whatever they hold and however many they are."""
+    cut = [name if len(name) <= SHOWN_LETTERS else f"{name[:SHOWN_LETTERS]}…" for name in names[:SHOWN_NAMES]]
+    more = f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(name if name.isprintable() else repr(name)[1:-1] for name in cut) + more
 
 
 def names_a_column(names: Sequence[str], config: ReadConfig) -> bool:
@@ -146,8 +154,8 @@ def _named(ours: str, name: str, found: Sequence[str], where: str) -> str:
     if name in found:
         return name
     close = difflib.get_close_matches(name, found, n=1, cutoff=0.0)
-    nearest = f"; the nearest is {close[0]!r}" if close else ""
-    raise DataError(f"{where}: no column {name!r} (read.columns.{ours}); found {', '.join(found)}{nearest}")
+    nearest = f"; the nearest is {close[0][:SHOWN_LETTERS]!r}" if close else ""
+    raise DataError(f"{where}: no column {name!r} (read.columns.{ours}); found {shown(found)}{nearest}")
 
 
 def _by_alias(ours: str, free: Sequence[str], where: str) -> tuple[str | None, list[str]]:
@@ -168,5 +176,6 @@ def _missing(ours: str, found: Sequence[str], resolved: Mapping[str, str], where
     nearest = near_miss(ours, found, resolved)
     free = [name for name in found if name not in resolved.values()]
     guess = nearest or (free[0] if free else "NAME")
-    told = f"; the nearest is {nearest!r}" if nearest else ""
-    return f"{where}: no column for {ours}; found {', '.join(found)}{told}; name it: read.columns.{ours}={guess}"
+    told = f"; the nearest is {nearest[:SHOWN_LETTERS]!r}" if nearest else ""
+    name = shown([guess])
+    return f"{where}: no column for {ours}; found {shown(found)}{told}; name it: read.columns.{ours}={name}"

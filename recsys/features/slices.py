@@ -81,26 +81,33 @@ class Queries(Slices):
     query_time: Int64s | None
     num_cold: int
 
-    def targets(self, i: int) -> Int32s:
-        """Items that followed history i, (targets,) int32."""
-        items: Int32s = self.shards[self.shard[i]].items[self.target_start[i] : self.target_end[i]]
-        return items
+    def targets(self, i: int) -> Int64s:
+        """Distinct items that followed history i, in the order of their first event, (targets,) int64."""
+        return self.target_items[self.target_offsets[i] : self.target_offsets[i + 1]]
 
-    @functools.cached_property
+    @property
     def target_offsets(self) -> Int64s:
         """(N+1,) int64, where each query's targets start in `target_items`."""
-        return offsets_of(self.target_end - self.target_start)
+        return self._targets[0]
+
+    @property
+    def target_items(self) -> Int64s:
+        """Targets of all queries, flat, (sum,) int64; an item that follows twice is one target."""
+        return self._targets[1]
 
     @functools.cached_property
-    def target_items(self) -> Int64s:
-        """Targets of all queries, flat, (sum,) int64."""
-        flat = np.zeros(self.target_offsets[-1], np.int64)
-        position = ranges(self.target_start, self.target_end)
-        owner = np.repeat(self.shard, self.target_end - self.target_start)
+    def _targets(self) -> tuple[Int64s, Int64s]:
+        lengths = self.target_end - self.target_start
+        flat = np.zeros(int(lengths.sum()), np.int64)
+        position, shards = ranges(self.target_start, self.target_end), np.repeat(self.shard, lengths)
         for number, shard in enumerate(self.shards):
-            mine = owner == number
+            mine = shards == number
             flat[mine] = shard.items[position[mine]]
-        return flat
+        if len(flat) == len(lengths):
+            return offsets_of(lengths), flat
+        query = np.repeat(np.arange(len(lengths)), lengths)
+        first = np.sort(np.unique(query * (flat.max() + 1) + flat, return_index=True)[1])
+        return offsets_of(np.bincount(query[first], minlength=len(lengths))), flat[first]
 
 
 def offsets_of(lengths: Int64s) -> Int64s:

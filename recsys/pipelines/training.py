@@ -24,6 +24,7 @@ from recsys import config as configs
 from recsys.errors import CheckpointError, ConfigError, RecsysError, TrainingDiverged
 from recsys.features.batches import JaggedBatch, TrainBatches
 from recsys.features.dataset import PreparedDataset, Queries
+from recsys.features.leakage import open_without_leaks
 from recsys.files import sha256_of, storage_errors
 from recsys.models import registry
 from recsys.models.bundle import save_bundle
@@ -88,7 +89,7 @@ class _Run:
         if self.optimization.threads:
             torch.set_num_threads(self.optimization.threads)
         self.device = _device(self.optimization.device)
-        self.dataset = PreparedDataset.open(config.data)
+        self.dataset = open_without_leaks(config.data)
         seed_of_step(config.seed, -1, 0)
         self.model = registry.build(config.model["name"], config.model_config, self.dataset.num_items)
         self.module = _as_module(self.model).to(self.device)

@@ -46,7 +46,19 @@ def test_bad_input_is_one_line(circle_csv: Path, tmp_path: Path, capsys: pytest.
     assert "name either --source LOG or --data DATASET" in error(capsys, *out)
     assert "name either --source LOG or --data DATASET" in error(capsys, *log, "--data", "x")
     assert "no such model; did you mean 'sasrec'" in error(capsys, *log, "--models", "sasrek")
-    assert "minutes=0: wanted a time above 0" in error(capsys, *log, "--minutes", "0")
+    assert error(capsys, *log, "--models", "foo") == "error: --models foo: no such model; " + (
+        "known models: bert4rec, sasrec"
+    )
+    assert error(capsys, *log, "--models", "").startswith("error: --models: names none; known models: bert4rec")
+    assert error(capsys, *log, "--models", "sasrec,sasrec").startswith("error: --models sasrec,sasrec: names one")
+    assert error(capsys, *log, "--minutes", "0").startswith("error: --minutes 0: wanted a time above 0")
+    assert error(capsys, *log, "--trials", "0") == "error: --trials 0: wanted at least 1"
+    assert error(capsys, *log, "--seeds", "0") == "error: --seeds 0: wanted at least 1"
+    assert error(capsys, *log, "--set", "sasrec.max_len=-3").startswith("error: --set sasrec: max_len=-3 must be")
+    assert error(capsys, *log, "--set", "sasrec.train.lr=-1").startswith("error: --set sasrec.train: lr=-1")
+    assert error(capsys, *log, "--set", "train.lr=x").startswith("error: --set train.lr='x': wanted")
+    no_valid = ["--set", "prepare.split.protocol=loo-novalid"]
+    assert "prepare it with --set prepare.split.protocol=loo" in error(capsys, *log, *QUICK, *no_valid)
     assert "did you mean 'bert4rec'" in error(capsys, *log, "--set", "bertrec.dropout=0.1")
     assert "did you mean 'dropout'" in error(capsys, *log, *QUICK, "--set", "sasrec.droput=0.1")
     assert "belong to --source" in error(capsys, "--data", str(tmp_path), *out, "--set", "prepare.shards=2")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recsys.errors import DataError
 from recsys.features.dataset import PreparedDataset, Split
-from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
+from recsys.features.prepare import FilterConfig, PrepareConfig, SplitConfig, prepare
 from recsys.features.slices import flat_items
 
 START = 1_500_000_000
@@ -66,7 +66,8 @@ def test_histories_and_targets_are_what_the_protocol_says(
         for user, own in events.items():
             before, part = _expected(own, protocol, split, cuts)
             if part and before:
-                wanted[user] = ([i for _, i, _ in before], [i for _, i, _ in (part[:1] if target == "next" else part)])
+                targets = [i for _, i, _ in (part[:1] if target == "next" else part)]
+                wanted[user] = ([i for _, i, _ in before], list(dict.fromkeys(targets)))
             num_cold += bool(part and not before)
         assert _parts(dataset, split) == wanted
         assert dataset.queries(split).num_cold == num_cold
@@ -183,6 +184,29 @@ def test_a_damaged_array_is_one_clear_line(name: str, harm: str, dataset: Prepar
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["items", "items_rejected", "rejected", "held_back", "shards/00000/append"])
+def test_any_byte_of_any_table_is_found_by_verify(name: str, tmp_path: Path) -> None:
+    rows = "".join(f"{user},{item},{item},view\n" for user in range(3) for item in range(user, 6))
+    (tmp_path / "log.csv").write_text(f"user,item,position,event_type\n{rows}")
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{item},t{item}\n" for item in range(6)))
+    config = PrepareConfig(items=tmp_path / "items.csv", filters=FilterConfig(min_item_events=2))
+    dataset = prepare(tmp_path / "log.csv", tmp_path / "data", config)
+    dataset.verify()
+    path = tmp_path / "data" / f"{name}.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match=rf"{name}\.parquet: its bytes are not those that were prepared"):
+        PreparedDataset.open(dataset.path).verify()
+    path.unlink()
+    with pytest.raises(DataError, match=rf"{name}\.parquet: its bytes are not those that were prepared"):
+        PreparedDataset.open(dataset.path).verify()
+    manifest = json.loads((dataset.path / "manifest.json").read_text())
+    del manifest["tables"]
+    (dataset.path / "manifest.json").write_text(json.dumps(manifest))
+    PreparedDataset.open(dataset.path).verify()  # an older version's, which kept no hash of tables
+
+
 def test_a_flipped_byte_is_found_by_verify(dataset: PreparedDataset) -> None:
     path = dataset.path / "shards" / "00000" / "items.npy"
     data = bytearray(path.read_bytes())
@@ -241,3 +265,16 @@ def test_flat_items_keep_the_order_of_the_slices_over_shards(tmp_path: Path) -> 
     slices = dataset.train_slices()
     assert len(dataset.shards) == 3
     assert flat_items(slices).tolist() == [item for i in range(len(slices)) for item in slices.gather(i)[0].tolist()]
+
+
+def test_an_item_that_follows_twice_is_one_target(tmp_path: Path) -> None:
+    log = [(user, 1 + n % 4, n) for user in range(1, 6) for n in range(16)] + [
+        (9, 1, 1),
+        *((9, 7, 14 + n) for n in range(2)),
+    ]
+    dataset = _prepare(tmp_path, sorted(log, key=lambda row: row[2]), protocol="time")
+    queries = dataset.queries("test")
+    for i in range(len(queries)):
+        raw = queries.shards[0].items[queries.target_start[i] : queries.target_end[i]].tolist()
+        assert queries.targets(i).tolist() == list(dict.fromkeys(raw))
+    assert queries.target_offsets[-1] == len(queries.target_items) < (queries.target_end - queries.target_start).sum()

@@ -58,7 +58,7 @@ def test_formats_may_be_mixed_where_columns_and_order_are_the_same(tmp_path: Pat
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (b"user,item\n1,2\n", r"b\.csv: holds neither times nor positions, but a\.csv holds times; read them apart"),
+        (b"user,item\n1,2\n", r"b\.csv: holds neither times nor positions, but a\.csv holds times, as do 2 of 3 files"),
         (b"user,item,ts\n1,2,7\n", r"b\.csv: holds positions, but a\.csv holds times"),
         (b"user,ts\n1,1500000000\n", r"b\.csv: no column for item_id"),
         (gzip.compress(GOOD * 9)[:-9], r"b\.csv: gzip file is cut short"),
@@ -77,8 +77,6 @@ def test_one_broken_file_of_many_is_named_and_may_be_skipped(other: bytes, messa
     with pytest.raises(DataError, match=message) as caught:
         read_interactions(folder, ReadConfig())
     assert "\n" not in str(caught.value)
-    if "read them apart" in str(caught.value) or "holds positions" in str(caught.value):
-        return
     assert str(caught.value).endswith("or set read.bad_files=skip to leave such files out")
     result = read_interactions(folder, ReadConfig(bad_files="skip"))
     assert result.counts["good"] == 4
@@ -236,3 +234,62 @@ def test_every_name_of_a_column_is_documented() -> None:
     rows = [line.split("|") for line in table.splitlines()[2:]]
     named = {row[1].strip(" `"): {plain_name(name) for name in re.findall(r"`([^`]+)`", row[2])} for row in rows}
     assert {ours: set(aliases) - {plain_name(ours)} for ours, aliases in ALIASES.items()} == named
+
+
+PROSE = b"# A log\n\nplease read the terms of it\nthen go on\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "readme", "README.movielens.gz", "sub/LICENSE-MIT", "licence.txt", "notes.rst", "paper.PDF"]
+)
+def test_documents_in_a_folder_are_left_out_and_told(name: str, tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "log", {name: PROSE, "seq.txt": b"1 2 3\n2 3 4\n"})
+    result = read_interactions(folder, ReadConfig())
+    assert result.interactions["user_id"].to_list() == [1, 1, 2, 2]
+    assert result.notes[0] == f"1 documents left out: {name}; one named alone is read"
+    assert [entry["name"] for entry in read_interactions(folder / "*.txt", ReadConfig()).sources][-1:] == ["seq.txt"]
+
+
+def test_a_log_that_is_called_like_a_document_is_read(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "log", {"readme.csv": GOOD, "notice_board.csv.gz": gzip.compress(GOOD)})
+    assert read_interactions(folder, ReadConfig()).counts["good"] == 4
+    alone = _folder(tmp_path / "alone", {"README.md": b"1 2 3\n"})
+    assert read_interactions(alone / "README.md", ReadConfig()).counts["events"] == 2
+    with pytest.raises(DataError, match=r"holds no file to read but documents such as README\.md"):
+        read_interactions(alone, ReadConfig())
+
+
+@pytest.mark.parametrize("good", [b"user,item\n1,2\n1,3\n", GOOD])
+def test_lines_that_only_look_like_sequences_are_refused_among_files_with_columns(good: bytes, tmp_path: Path) -> None:
+    """Prose looks so, too, and there may be more of it than of the log."""
+    folder = _folder(tmp_path / "log", {"about.txt": PROSE * 9, "also.txt": PROSE * 9, "good.csv": good})
+    with pytest.raises(DataError, match=r"about\.txt: looks like 'user item item' lines, but good\.csv has columns"):
+        read_interactions(folder, ReadConfig())
+    result = read_interactions(folder, ReadConfig(bad_files="skip"))
+    assert [entry["name"] for entry in result.sources] == ["good.csv"]
+    assert result.interactions["user_id"].to_list() == [1, 1]
+    assert [note.partition(":")[0] for note in result.notes[:2]] == ["about.txt", "also.txt"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"a.csv": b"user,item\n1,2\n" * 99, "b.csv": GOOD, "c.csv": GOOD},
+            r"a\.csv: holds neither times nor positions, but b\.csv holds times, as do 2 of 3 files",
+        ),
+        ({"a.csv": b"user,item\n1,2\n", "b.csv": GOOD}, r"a\.csv: holds neither .* but b\.csv holds times; read"),
+        ({"a.csv": b"user,item,ts\n1,2,\n", "b.csv": GOOD}, r"a\.csv: column ts is empty"),
+    ],
+)
+def test_the_file_that_differs_is_the_one_that_is_named_and_left_out(
+    files: dict[str, bytes], message: str, tmp_path: Path
+) -> None:
+    folder = _folder(tmp_path / "log", files)
+    with pytest.raises(DataError, match=message) as caught:
+        read_interactions(folder, ReadConfig())
+    assert str(caught.value).endswith("or set read.bad_files=skip to leave such files out")
+    result = read_interactions(folder, ReadConfig(bad_files="skip"))
+    assert result.order == "time"
+    assert [entry["name"] for entry in result.sources] == [name for name in files if name != "a.csv"]
+    assert result.notes[0].startswith("a.csv: left out: ")

@@ -3,12 +3,8 @@ import json
 import os
 import random
 import re
-import resource
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys import config as configuration
-from recsys.errors import ConfigError, DataError, InputError, StorageError
+from recsys.errors import ConfigError, DataError
 from recsys.features.dataset import PreparedDataset
 from recsys.features.preparation import progress, reading
 from recsys.features.preparation.assemble import cuts_of
@@ -141,33 +137,6 @@ def test_each_step_says_its_time_and_counts(tmp_path: Path) -> None:
     assert "events prepared in" in said[-1]
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "shards/mine.csv", "data.csv"])
-def test_what_others_wrote_is_never_replaced(name: str, tmp_path: Path) -> None:
-    out = tmp_path / "data"
-    (out / name).parent.mkdir(parents=True)
-    (out / name).write_text("precious")
-    with pytest.raises(DataError, match="will not be replaced; name an empty or new folder"):
-        prepare(_log(tmp_path / "log.csv"), out, PrepareConfig())
-    assert (out / name).read_text() == "precious"
-
-
-def test_a_foreign_file_beside_a_dataset_keeps_it_from_being_replaced(tmp_path: Path) -> None:
-    out = tmp_path / "data"
-    prepare(_log(tmp_path / "log.csv"), out, PrepareConfig())
-    (out / "notes.txt").write_text("precious")
-    with pytest.raises(DataError, match=r"holds notes\.txt and will not be replaced"):
-        prepare(tmp_path / "log.csv", out, PrepareConfig(split=SplitConfig(protocol="loo")))
-    assert PreparedDataset.open(out).protocol == "time"
-
-
-def test_an_empty_folder_is_taken_and_a_file_is_not(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    log = _log(tmp_path / "log.csv")
-    assert prepare(log, tmp_path / "data", PrepareConfig()).num_events == 240
-    with pytest.raises(DataError, match="is a file; name a folder"):
-        prepare(log, log, PrepareConfig())
-
-
 def test_too_many_bad_lines_stop_the_job_and_can_be_inspected(tmp_path: Path) -> None:
     log, out = _log(tmp_path / "log.csv"), tmp_path / "data"
     kept = prepare(log, out, PrepareConfig()).data_hash
@@ -202,45 +171,6 @@ def test_a_log_too_small_to_test_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no user has a history and a test event"):
         prepare(tmp_path / "a.txt", tmp_path / "data", PrepareConfig())
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-
-
-@contextmanager
-def small_files() -> Iterator[None]:
-    """Inside, no file may grow beyond 2,000 bytes, as on a full disk; pytest's own output may be such a file."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_forbidden_folder_is_the_callers_fault(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"data: cannot be written \(Not a directory\); name another place"):
-        prepare(_log(tmp_path / "log.csv"), tmp_path / "file" / "data", PrepareConfig())
-
-
-def test_a_full_disk_leaves_the_old_dataset(tmp_path: Path) -> None:
-    log, other = _log(tmp_path / "log.csv"), _log(tmp_path / "other.csv", num_users=400, seed=1)
-    before = _bytes(prepare(log, tmp_path / "data", PrepareConfig()).path)
-    with (
-        pytest.raises(StorageError, match=r"data: cannot be written \(.+\); free space or name") as caught,
-        small_files(),
-    ):
-        prepare(other, tmp_path / "data", PrepareConfig())
-    assert not isinstance(caught.value, InputError)
-    assert _bytes(tmp_path / "data") == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "log.csv", "other.csv"]
-
-
-def test_rejected_lines_that_a_full_disk_cannot_hold_are_one_line(tmp_path: Path) -> None:
-    rng = random.Random(0)
-    text = "".join(f"u{n},{rng.randbytes(20).hex()}\n" for n in range(400))
-    (tmp_path / "log.csv").write_text(f"user,item,ts\nu,1,{START}\n" + text)
-    with pytest.raises(StorageError, match=r"data: cannot be written \(.*File too large"), small_files():
-        prepare(tmp_path / "log.csv", tmp_path / "data", PrepareConfig())
-    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
 
 @settings(max_examples=10, deadline=None)
@@ -335,34 +265,6 @@ def test_a_user_with_a_million_events_is_prepared(tmp_path: Path) -> None:
     assert (shard.items[part] == wanted).all()
 
 
-def test_what_killed_runs_left_is_removed_and_what_runs_is_kept(tmp_path: Path) -> None:
-    log, dead = _log(tmp_path / "log.csv"), subprocess.Popen(["true"])
-    dead.wait()
-    names = [f".data.{dead.pid}.tmp", f".data.{dead.pid}.old", f".data.{os.getppid()}.tmp", f".other.{dead.pid}.tmp"]
-    for name in names:
-        (tmp_path / name).mkdir()
-    prepare(log, tmp_path / "data", PrepareConfig())
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["data", "log.csv", *names[2:]])
-
-
-def test_a_dataset_that_a_killed_run_set_aside_is_put_back(tmp_path: Path) -> None:
-    log, out, dead = _log(tmp_path / "log.csv"), tmp_path / "data", subprocess.Popen(["true"])
-    dead.wait()
-    prepare(log, out, PrepareConfig())
-    out.rename(tmp_path / f".data.{dead.pid}.old")
-    said: list[str] = []
-    prepare(log, out, PrepareConfig(), said.append)
-    assert said[-1] == f"{out}: up to date"
-
-
-def test_floors_belong_to_a_dataset_and_go_with_it(tmp_path: Path) -> None:
-    log, out = _log(tmp_path / "log.csv"), tmp_path / "data"
-    prepare(log, out, PrepareConfig())
-    (out / "floors.json").write_text("{}")
-    prepare(log, out, PrepareConfig(split=SplitConfig(protocol="loo")))
-    assert not (out / "floors.json").exists()
-
-
 def test_long_steps_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
     monkeypatch.setattr(reading, "CHUNK_ROWS", 100)
@@ -411,67 +313,6 @@ def test_the_configuration_is_read_from_plain_values() -> None:
         configuration.load(PrepareConfig, {"filters": {"min_item_event": 5}})
     with pytest.raises(ConfigError, match="shards=0"):
         configuration.load(PrepareConfig, {"shards": 0})
-
-
-def _real(name: str) -> Path:
-    folder = os.environ.get("RECSYS_DATA", "")
-    path = Path(folder) / name
-    if not folder or not path.is_file():
-        pytest.skip(f"RECSYS_DATA names no folder with {name}")
-    return path
-
-
-@pytest.mark.parametrize(
-    ("name", "filters", "protocol", "counts"),
-    [
-        ("ml-1m/sequences.parquet", FilterConfig(min_item_events=5), "loo", (6040, 3416, 999_611)),
-        ("ml-1m/sequences.parquet", FilterConfig(), "loo", (6040, 3706, 1_000_209)),
-        ("amazon-beauty/sequences.parquet", FilterConfig(), "loo", (22_363, 12_101, 198_502)),
-        ("amazon-beauty/sequences.parquet", FilterConfig(k_core=5), "loo", (22_363, 12_101, 198_502)),
-        ("amazon-beauty-bert4rec/sequences.parquet", FilterConfig(), "loo", (40_226, 54_542, 353_962)),
-        ("ml-100k/interactions.parquet", FilterConfig(), "time", (943, 1682, 100_000)),
-        ("yelp-text/sequences.parquet", FilterConfig(), "loo", (30_431, 20_033, 316_354)),
-    ],
-)
-def test_real_data_has_the_counts_of_its_readme(
-    name: str, filters: FilterConfig, protocol: str, counts: tuple[int, int, int], tmp_path: Path
-) -> None:
-    dataset = prepare(_real(name), tmp_path / "data", PrepareConfig(filters=filters))
-    assert (dataset.num_users, dataset.num_items, dataset.num_events) == counts
-    assert dataset.protocol == protocol
-
-
-def test_ml_100k_by_time_trains_on_four_fifths(tmp_path: Path) -> None:
-    dataset = prepare(_real("ml-100k/interactions.parquet"), tmp_path / "data", PrepareConfig())
-    assert dataset.manifest["time_unit"] == "s"
-    assert dataset.train_slices().lengths.sum() == pytest.approx(80_000, abs=50)
-    assert dataset.manifest["leakage"]["training_events_after_a_cut"] == 0
-
-
-def test_ml_1m_as_text_is_read_and_prepared_in_seconds(tmp_path: Path) -> None:
-    frame = pl.read_parquet(_real("ml-1m/sequences.parquet"))
-    fields = ["user_id", "item_id", pl.lit(0), "position"]
-    text = frame.select(pl.concat_str(fields, separator="::")).to_series().str.join("\n").item()
-    (tmp_path / "ratings.dat").write_text(text)
-    started = time.perf_counter()
-    dataset = prepare(
-        tmp_path / "ratings.dat", tmp_path / "data", PrepareConfig(filters=FilterConfig(min_item_events=5))
-    )
-    # About 1 s on a quiet machine with 2 cores; the bound holds on a busy one.
-    assert time.perf_counter() - started < 8
-    assert (dataset.num_users, dataset.num_items, dataset.num_events) == (6040, 3416, 999_611)
-    whole = prepare(
-        _real("ml-1m/sequences.parquet"), tmp_path / "typed", PrepareConfig(filters=FilterConfig(min_item_events=5))
-    )
-    assert dataset.data_hash == whole.data_hash
-
-
-def test_real_items_join_their_titles(tmp_path: Path) -> None:
-    config = PrepareConfig(items=_real("ml-1m/movies.dat.gz"), items_read=ReadConfig(encoding="latin-1"))
-    prepare(_real("ml-1m/sequences.parquet"), tmp_path / "data", config)
-    table = pl.read_parquet(tmp_path / "data" / "items.parquet")
-    assert table.height == 3706
-    assert table["title"].null_count() == 0
 
 
 def test_packed_text_is_read_as_it_stands(tmp_path: Path) -> None:

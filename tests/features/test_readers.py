@@ -1,13 +1,17 @@
 """What single formats and settings mean; what all readers have in common stands in test_reader_contract.py."""
 
 import gzip
+import io
 import json
 import random
+import tarfile
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from recsys.errors import DataError
@@ -405,3 +409,44 @@ def test_blank_lines_at_the_end_are_no_data_lines(rows: int, tmp_path: Path) -> 
     chunks = list(open_interactions(path, ReadConfig(max_rejected_share=1.0)).chunks(rows=rows))
     assert sum(chunk.num_lines for chunk in chunks) == 3
     assert [row for chunk in chunks for row in chunk.rejected.rows()] == [("a.csv", 3, "empty line", "")]
+
+
+def test_names_in_a_message_are_one_short_line(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.csv", ",".join(["\x00\x1b" * 200, *(f"c{n}" for n in range(500))]) + "\n1,2\n")
+    for config in ({}, {"header": True}, {"header": True, "columns": {"user_id": "x"}}):
+        with pytest.raises(DataError, match=r"and 481 more") as caught:
+            _read(path, **config)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 700 + len(str(path))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.txt"])
+def test_a_json_array_is_no_csv(name: str, tmp_path: Path) -> None:
+    for text in ('[{"user": 1, "item": 2},\n {"user": 1, "item": 3}]\n', '[\n  {"user": 1, "item": 2}\n]\n'):
+        with pytest.raises(DataError, match="holds a JSON array; wanted one JSON object a line"):
+            _read(_write(tmp_path / name, text))
+
+
+@pytest.mark.parametrize("num_bad", [10, 11])
+def test_undecodable_lines_stop_a_file_just_above_the_share(num_bad: int, tmp_path: Path) -> None:
+    rows = [b"user,item"] + [b"1,caf\xc3\xa9"] * (199 - num_bad) + [b"1,caf\xe9"] * num_bad
+    (tmp_path / "a.csv").write_bytes(b"\n".join(rows))
+    config = ReadConfig(max_rejected_share=0.05)
+    if num_bad == 10:
+        assert read_interactions(tmp_path / "a.csv", config).rejected.height == 10
+        return
+    with pytest.raises(DataError, match=r"11 of 200 lines are not UTF-8"):
+        read_interactions(tmp_path / "a.csv", config)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lambda data: pa.compress(data, "zstd", asbytes=True)])
+def test_a_tar_archive_is_named_as_one(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        data = b"user,item\n1,2\n" * 3000
+        member = tarfile.TarInfo("log.csv")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    (tmp_path / "a.csv").write_bytes(pack(buffer.getvalue()))
+    with pytest.raises(DataError, match="is a tar archive; .* unpack it first"):
+        _read(tmp_path / "a.csv")

@@ -28,7 +28,7 @@ def describe_tables(values: Mapping[str, Any]) -> list["Table"]:
             table([{"event type": escape(name), "events": f"{n:,}"} for name, n in values["event_types"].items()])
         )
     if values.get("splits"):
-        tables.append(table(_splits(values["splits"])))
+        tables.append(table(_splits(values["splits"], values.get("events_by_part") or {})))
     if values.get("leaks"):
         tables.append(
             table(
@@ -54,7 +54,7 @@ def _counts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("users", f"{counts['users']:,} ({values['ids']['users']} ids)"),
         ("items", f"{counts['items']:,} ({values['ids']['items']} ids)"),
         ("data lines", lines if "lines" in counts else ""),
-        ("order", values["order"] + (f", times in {values['time_unit']}" if values.get("time_unit") else "")),
+        ("order", values["order"] + (f", times: {_unit(values['time_unit'])}" if values.get("time_unit") else "")),
     ]
     if values["kind"] == "dataset":
         rows.append(("protocol", f"{values['protocol']}: {_leakage(values['leakage'])}"))
@@ -65,6 +65,10 @@ def _counts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     if missing:
         rows.append(("missing values", ", ".join(f"{name} {count:,}" for name, count in missing.items())))
     return rows
+
+
+def _unit(unit: str) -> str:
+    return {"type": "timestamp column", "iso": "ISO 8601"}.get(unit, f"numbers in {unit}")
 
 
 def _shapes(values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -105,21 +109,15 @@ def _order(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _splits(splits: Mapping[str, Any]) -> list[dict[str, str]]:
-    train = splits["train"]
-    rows = [{"part": "train", "users": f"{train['users']:,}", "events": f"{train['events']:,}", "cold users": ""}]
-    rows[0]["never trained"] = ""
-    for part in ("valid", "test"):
+def _splits(splits: Mapping[str, Any], events: Mapping[str, int]) -> list[dict[str, str]]:
+    """Events add up to those of the dataset; targets are the events that a user with a history is asked for."""
+    rows = []
+    for part in ("train", "valid", "test"):
         found = splits[part]
-        rows.append(
-            {
-                "part": part,
-                "users": f"{found['users']:,}",
-                "events": f"{found['targets']:,}",
-                "cold users": f"{found['cold_users']:,}",
-                "never trained": f"{found['targets_never_trained']:,}",
-            }
-        )
+        names = {"targets": "targets", "cold users": "cold_users", "never trained": "targets_never_trained"}
+        row = {"part": part, "users": f"{found['users']:,}"}
+        row["events"] = f"{events[part]:,}" if part in events else ""
+        rows.append(row | {head: f"{found[name]:,}" if name in found else "" for head, name in names.items()})
     return rows
 
 

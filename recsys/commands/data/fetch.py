@@ -68,22 +68,19 @@ def _list(output: Output) -> None:
 
 
 def _show(found: "Fetched", output: Output) -> None:
-    command = None
-    if found.source is not None:
-        words = ["recsys", "prepare", "--source", str(found.source), "--out", f"runs/{found.name}/data"]
-        command = shlex.join([*words, *(word for setting in found.settings for word in ("--set", setting))])
+    words = ["recsys", "prepare", "--source", str(found.source), "--out", f"runs/{found.name}/data"]
+    command = shlex.join([*words, *(word for setting in found.settings for word in ("--set", setting))])
     values = {
         "name": found.name,
         "folder": str(found.folder),
-        "source": None if found.source is None else str(found.source),
+        "source": str(found.source),
         "settings": list(found.settings),
         "origin": found.origin,
         "trust": found.trust,
         "sha256": found.sha256,
         "next": command,
     }
-    next_line = f"next: {command}" if command else f"its log has no name that is known here; see {found.folder}"
-    output.result(values, f"{found.name} lies in {found.folder}", next_line)
+    output.result(values, f"{found.name} lies in {found.folder}", f"next: {command}")
 
 
 class _Bytes:

@@ -1,9 +1,15 @@
 """What a user should do next with what was described: settings of `prepare`, a protocol, the next command."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from recsys.features.schema import ReadConfig
+
 MANY_TIES, MANY_REPEATS, MANY_CONSECUTIVE, MANY_RARE = 0.05, 0.05, 0.01, 0.3
+ENOUGH_LEFT = 0.5  # of the events, after the filters
+FEW_EVENTS = 1_000  # fewer are not split by time: a part, or everybody's history, may be empty
+SPLIT_EVENTS = 3  # of a user, the fewest that leave one out can split
 
 
 def advice(values: Mapping[str, Any]) -> list[str]:
@@ -14,7 +20,7 @@ def advice(values: Mapping[str, Any]) -> list[str]:
     """
     if values["kind"] == "dataset":
         return _of_dataset(values)
-    lines, settings = [], []
+    lines, policies = [], []
     counts = values["counts"]
     if not counts["events"]:
         return ["no usable event: mend what is rejected, or name the columns with --set read.columns.user_id=NAME"]
@@ -28,19 +34,66 @@ def advice(values: Mapping[str, Any]) -> list[str]:
     if counts["clamped"]:
         lines.append(f"{counts['clamped']:,} times lie in the future and are set back: check the clocks of the clients")
     lines += _on_order(values)
-    for line, setting in (*_on_duplicates(values), *_on_repeats(values), *_on_rare(values)):
+    for line, setting in (*_on_duplicates(values), *_on_repeats(values)):
         lines.append(line)
-        settings += [setting] if setting else []
+        policies += [setting] if setting else []
+    rare = _on_rare(values)
+    filters = [setting for _, setting in rare]
+    dropped = _dropped(values, policies)
+    is_enough = _is_enough(values, dropped, filters)
+    lines += [line if is_enough else f"{line}; a filter may leave too little" for line, _ in rare]
     if len(values["event_types"]) > 1:
         names = ", ".join(list(values["event_types"])[:4])
         lines.append(
             f'{len(values["event_types"])} event types ({names}): keep those that mean interest, events.types=["…"]'
         )
     lines += _on_bots(values)
-    protocol = "time" if values["order"] == "time" else "loo"
-    words = [f"recsys prepare --source {values['path']} --out DATA --protocol {protocol}"]
+    if values["lengths"]["max"] < SPLIT_EVENTS:
+        return [*lines, f"no user has {SPLIT_EVENTS} events: nothing can be split yet; gather more"]
+    is_split = counts["events"] - dropped > (SPLIT_EVENTS - 1) * counts["users"]  # somebody has enough
+    settings = policies if is_split or values["lengths"]["max"] - dropped >= SPLIT_EVENTS else []
+    settings += filters if is_enough and settings == policies else []
+    return [*lines, _next(values, settings)]
+
+
+def _next(values: Mapping[str, Any], settings: list[str]) -> str:
+    counts = values["counts"]
+    protocol = "time" if values["order"] == "time" and counts["events"] >= FEW_EVENTS else "loo"
+    words = [f"recsys prepare --source {shlex.quote(values['path'])} --out DATA --protocol {protocol}"]
     words += [f"--set {setting}" for setting in settings]
-    return [*lines, f"next: {' '.join(words)}"]
+    is_stopped = counts["rejected"] > ReadConfig().max_rejected_share * counts["lines"]
+    return f"next{', once the lines are mended' if is_stopped else ''}: {' '.join(words)}"
+
+
+def _dropped(values: Mapping[str, Any], policies: list[str]) -> int:
+    """The most events that these policies leave out: never the first one of a user with an item."""
+    repeats = values["repeats"]
+    # What stood around a duplicate may be a repeat once it is gone.
+    duplicates = 2 * values["duplicates"]["events"] if "events.duplicates=drop" in policies else 0
+    collapsed = repeats["consecutive"] if "events.repeats=collapse" in policies else 0
+    return int(min(duplicates + collapsed, repeats["events"]))
+
+
+def _is_enough(values: Mapping[str, Any], dropped: int, filters: list[str]) -> bool:
+    """Whether half of the events, and a user that can be split, are left for certain by these filters.
+
+    Exact counts of what is rare and the histogram bound what goes. An item of 5 events that loses one loses all.
+    """
+    events, users, short = values["counts"]["events"], values["counts"]["users"], values["lengths"]["users_below_3"]
+    lost = dropped
+    if "filters.min_item_events=5" in filters:
+        ones, twos = _first_bins(values["popularity"]["histogram"], "items")
+        rare = values["popularity"]["items_below_5"]
+        lost = 5 * dropped + ones + 3 * twos + 4 * max(0, rare - ones - twos)
+    single, _ = _first_bins(values["lengths"]["histogram"], "users")
+    by_long = events - lost - single - 2 * (short - single)
+    return by_long > (SPLIT_EVENTS - 1) * (users - short) and by_long >= ENOUGH_LEFT * events
+
+
+def _first_bins(histogram: list[Mapping[str, int]], what: str) -> tuple[int, int]:
+    """How many have 1 event, and how many 2 or 3."""
+    first = [row[what] for row in histogram[:2]]
+    return (first + [0, 0])[0], (first + [0, 0])[1]
 
 
 def _of_dataset(values: Mapping[str, Any]) -> list[str]:

@@ -35,7 +35,7 @@ def describe_dataset(path: Path, config: DescribeConfig) -> dict[str, Any]:
         "ids": {"users": dataset.users.kind, "items": dataset.items.kind},
         "protocol": dataset.protocol,
         "target": dataset.target,
-        "protocol_string": dataset.protocol_string("test", "exclude"),
+        "protocol_string": dataset.protocol_string("test", "exclude") if _are_cuts_whole(leaks) else "",
         "cuts_us": manifest["cuts_us"],
         "shards": len(dataset.shards),
         "sources": manifest.get("sources", []),
@@ -53,6 +53,10 @@ def describe_dataset(path: Path, config: DescribeConfig) -> dict[str, Any]:
         leak.name in ("misplaced cut", "unknown item", "unknown user", "changed bytes") for leak in leaks
     )
     return values | _shapes(dataset, config) if is_whole else values
+
+
+def _are_cuts_whole(leaks: list[Leak]) -> bool:
+    return all(leak.name != "misplaced cut" for leak in leaks)
 
 
 def _leaks(dataset: PreparedDataset) -> list[Leak]:
@@ -76,13 +80,15 @@ def _shapes(dataset: PreparedDataset, config: DescribeConfig) -> dict[str, Any]:
             low, latest = int(block.times.min()), max(latest, int(block.times.max()))
             earliest = low if earliest is None else min(earliest, low)
     lengths = np.concatenate(tally.lengths) if tally.lengths else np.zeros(0, np.int64)
-    counts = part_counts(dataset).sum(0)[1:]
+    parts = part_counts(dataset)
+    counts = parts.sum(0)[1:]
     raw = dataset.users.decode(np.array([user for user, _ in longest], np.int64))
     top = [(str(user), count) for user, (_, count) in zip(raw, longest, strict=True)]
     # Positions are not kept: without times ties cannot be seen any more.
     order = dataset.order if dataset.order == "time" else "rows"
     return shared_values(lengths, counts[counts > 0], tally, order, config, top) | {
-        "time": time_values(earliest, latest, days.table(), hours, tally)
+        "time": time_values(earliest, latest, days.table(), hours, tally),
+        "events_by_part": dict(zip(("train", "valid", "test"), parts.sum(1).tolist(), strict=True)),
     }
 
 

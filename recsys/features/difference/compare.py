@@ -10,11 +10,12 @@ from recsys.features.difference.config import DiffConfig, DriftLimits, NewLimits
 from recsys.features.difference.drift import drift
 from recsys.features.difference.profile import UNTYPED, LogProfile
 
-Verdict = Literal["ok", "warn", "fail"]
+Verdict = Literal["ok", "warn", "fail", "skipped"]
 WEIGHT_BINS = 20
 SHOWN = 3
 # Another unit is detected and read right; another order or other ids are not the same data any more.
 KIND_VERDICTS: dict[str, Verdict] = {"order": "fail", "time_unit": "warn", "user_id": "fail", "item_id": "fail"}
+EXACT_UNITS = {"type": "timestamp column", "iso": "ISO 8601"}  # nothing is detected: one for the other is no warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Check:
         old, new: the two values, for a reader.
         value: what is held against the limits; None where the check is yes or no.
         warn, limit: above them the verdict is `warn`, `fail`.
-        verdict: of the check.
+        verdict: of the check; `skipped` where it cannot be made: `new` says why.
     """
 
     name: str
@@ -55,8 +56,9 @@ def _kinds(old: LogProfile, new: LogProfile) -> list[Check]:
     checks = []
     for name, verdict in KIND_VERDICTS.items():
         before, after = old.kinds[name], new.kinds[name]
-        is_same = before == after
-        checks.append(Check(f"kind.{name}", str(before), str(after), None, None, None, "ok" if is_same else verdict))
+        is_same = before == after or (name == "time_unit" and {before, after} <= EXACT_UNITS.keys())
+        told = [EXACT_UNITS.get(kind or "", str(kind)) for kind in (before, after)]
+        checks.append(Check(f"kind.{name}", told[0], told[1], None, None, None, "ok" if is_same else verdict))
     return checks
 
 
@@ -118,10 +120,12 @@ def _newness(name: str, old: pl.DataFrame, new: pl.DataFrame, column: str, limit
 
 
 def _types(old: LogProfile, new: LogProfile, config: DiffConfig) -> list[Check]:
-    if not old.types.height or not new.types.height:
-        return []
     limits, checks = config.event_types, []
     for name, here, there in (("event_types.new", new, old), ("event_types.vanished", old, new)):
+        why = _without(old.types, new.types, "event types")
+        if why:
+            checks.append(_skipped(name, why, limits.warn_share, limits.max_share))
+            continue
         unknown = here.types.join(there.types, on="event_type", how="anti").sort("event_type")
         share = int(unknown["events"].sum()) / int(here.types["events"].sum())
         told = _few(unknown["event_type"].to_list())
@@ -131,22 +135,60 @@ def _types(old: LogProfile, new: LogProfile, config: DiffConfig) -> list[Check]:
 
 
 def _drifts(old: LogProfile, new: LogProfile, config: DiffConfig) -> list[Check]:
-    checks = []
+    return [
+        _popularity(old, new, config.popularity),
+        _hours(old, new, config.hours),
+        _type_mix(old, new, config.type_mix),
+        _weights(old, new, config.weights),
+    ]
+
+
+def _popularity(old: LogProfile, new: LogProfile, limits: DriftLimits) -> Check:
     shared = old.items.join(new.items, on="item_id", how="inner").sort("item_id")
-    if shared.height > 1:
-        counts = (shared["events"].to_numpy(), shared["events_right"].to_numpy())
-        checks.append(_drift("popularity", *counts, config.popularity, f"{shared.height:,} shared items"))
-    if old.hours is not None and new.hours is not None:
-        checks.append(_drift("hours", old.hours, new.hours, config.hours, "24 hours"))
-    if old.types.height and new.types.height:
-        counts = _aligned(old.types, new.types, "event_type")
-        checks.append(_drift("type_mix", *counts, config.type_mix, f"{len(counts[0]):,} types"))
-    if old.weights.height and new.weights.height:
-        counts = _binned(*_aligned(old.weights, new.weights, "weight"))
-        means = [_mean_weight(side.weights) for side in (old, new)]
-        check = _drift("weights", *counts, config.weights, "")
-        checks.append(dataclasses.replace(check, old=f"mean {means[0]:.4g}", new=f"mean {means[1]:.4g}"))
-    return checks
+    if shared.height < 2:
+        why = f"{shared.height} shared {'item' if shared.height == 1 else 'items'}; wanted 2"
+        return _skipped("drift.popularity", why, limits.warn_drift, limits.max_drift)
+    counts = (shared["events"].to_numpy(), shared["events_right"].to_numpy())
+    return _drift("popularity", *counts, limits, f"{shared.height:,} shared items")
+
+
+def _hours(old: LogProfile, new: LogProfile, limits: DriftLimits) -> Check:
+    if old.hours is None or new.hours is None:
+        why = _absent(old.hours is not None, new.hours is not None, "times")
+        return _skipped("drift.hours", why, limits.warn_drift, limits.max_drift)
+    return _drift("hours", old.hours, new.hours, limits, "24 hours")
+
+
+def _type_mix(old: LogProfile, new: LogProfile, limits: DriftLimits) -> Check:
+    why = _without(old.types, new.types, "event types")
+    if why:
+        return _skipped("drift.type_mix", why, limits.warn_drift, limits.max_drift)
+    counts = _aligned(old.types, new.types, "event_type")
+    return _drift("type_mix", *counts, limits, f"{len(counts[0]):,} types")
+
+
+def _weights(old: LogProfile, new: LogProfile, limits: DriftLimits) -> Check:
+    why = _without(old.weights, new.weights, "weights")
+    if why:
+        return _skipped("drift.weights", why, limits.warn_drift, limits.max_drift)
+    counts = _binned(*_aligned(old.weights, new.weights, "weight"))
+    means = [_mean_weight(side.weights) for side in (old, new)]
+    check = _drift("weights", *counts, limits, "")
+    return dataclasses.replace(check, old=f"mean {means[0]:.4g}", new=f"mean {means[1]:.4g}")
+
+
+def _without(old: pl.DataFrame, new: pl.DataFrame, what: str) -> str:
+    """Which log has none of it, or an empty text."""
+    return "" if old.height and new.height else _absent(bool(old.height), bool(new.height), what)
+
+
+def _absent(is_in_old: bool, is_in_new: bool, what: str) -> str:
+    side = "the new log" if is_in_old else "the old log" if is_in_new else "either log"
+    return f"no {what} in {side}"
+
+
+def _skipped(name: str, why: str, warn: float, limit: float) -> Check:
+    return Check(name, "", why, None, warn, limit, "skipped")
 
 
 def _drift(name: str, old: np.ndarray, new: np.ndarray, limits: DriftLimits, over: str) -> Check:

@@ -11,20 +11,28 @@ from recsys.errors import DataError
 from recsys.features.fetch.amazon_reviews import REVIEW_TERMS, REVIEWS_URL, amazon_reviews
 from recsys.features.fetch.public_set import PublicSet, plain_name
 
+NEAR = 0.6  # how alike two names are, 0..1
+
+
+def is_listed(name: str) -> bool:
+    """Whether a data set has this very name; case, blanks and underscores do not matter."""
+    return plain_name(name) in _by_name()
+
 
 def find(name: str) -> PublicSet:
     """The data set of this name; case, blanks and underscores do not matter.
 
     Raises:
-        DataError: no such set; the nearest name is given.
+        DataError: no such set; the nearest name is given where one is near.
     """
     known = _by_name()
     plain = plain_name(name)
     plain = _SHORT.get(plain, plain)
     if plain in known:
         return known[plain]
-    close = difflib.get_close_matches(plain, known, n=1, cutoff=0.0)
-    raise DataError(f"{name}: no data set of this name; did you mean {close[0]!r}? recsys data fetch --list shows all")
+    close = difflib.get_close_matches(plain, known, n=1, cutoff=NEAR)
+    nearest = f" did you mean {close[0]!r}?" if close else ""
+    raise DataError(f"{name}: no data set of this name;{nearest} recsys data fetch --list shows all")
 
 
 def all_sets() -> list[PublicSet]:

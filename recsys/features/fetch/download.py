@@ -26,6 +26,7 @@ from recsys.files import storage_errors, write_json
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
 ATTEMPTS = 6  # in a row without a new byte
+MAX_STARTS = 10  # anew: each gives up bytes that had come
 LONGEST_PAUSE_S = 60.0
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 
@@ -65,6 +66,7 @@ def download(
     attempts: int = ATTEMPTS,
     timeout_s: float = TIMEOUT_S,
     sleep: Callable[[float], None] = time.sleep,
+    is_end_needed: bool = False,
 ) -> Path:
     """The file at `url`, written to `path`; a part that an earlier call left there is gone on with.
 
@@ -73,26 +75,28 @@ def download(
         path: where it goes; PATH.part and PATH.part.json stand beside it until it is whole.
         say: told in one line what happens: retries, a new start.
         observe: told {"event": "fetch", "done", "total", "bytes_per_s", "seconds_left"} while bytes come.
-        attempts: tries in a row without a new byte before it gives up.
+        attempts: tries in a row without a byte further than any before, until it gives up.
         timeout_s: of one read.
         sleep: between tries.
+        is_end_needed: an answer that tells neither its length nor its end is refused: torn, it would look whole.
 
     Raises:
-        DataError: no http address, the server has no such file, or it answers with a web page.
+        DataError: no http address, the server has no such file, or it answers with a web page, an empty file, or
+            without an end that can be told.
         RecsysError: the server can not be reached or keeps failing; the part is kept.
         StorageError: the disk is full or failed; the part is kept.
     """
     if not url.startswith(("http://", "https://")):
         raise DataError(f"{url}: wanted an address that begins with http:// or https://")
-    transfer = _Transfer(url, path, say, observe, timeout_s)
+    transfer = _Transfer(url, path, say, observe, timeout_s, is_end_needed=is_end_needed)
     failures = 0
     while True:
-        before = transfer.done
+        before = transfer.furthest
         try:
             transfer.attempt()
             return transfer.finish()
         except _Passing as fault:
-            failures = 1 if transfer.done > before else failures + 1
+            failures = 1 if transfer.furthest > before else failures + 1
             if failures >= attempts:
                 raise RecsysError(
                     f"{url}: {fault}, {failures} times in a row; {transfer.kept()} try again later, or name a mirror "
@@ -106,11 +110,15 @@ def download(
 class _Transfer:
     """The part, and how to make it grow."""
 
-    def __init__(self, url: str, path: Path, say: Say, observe: Observe, timeout_s: float) -> None:
+    def __init__(
+        self, url: str, path: Path, say: Say, observe: Observe, timeout_s: float, *, is_end_needed: bool
+    ) -> None:
         self.url, self.path, self.say, self.observe, self.timeout_s = url, path, say, observe, timeout_s
+        self.is_end_needed, self.num_starts = is_end_needed, 0
         self.part, self.note = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
         self.version = self._noted()
         self.done = self.part.stat().st_size if self.version is not None and self.part.is_file() else 0
+        self.furthest = self.done
         self.began, self.came = time.monotonic(), 0
 
     def kept(self) -> str:
@@ -130,6 +138,9 @@ class _Transfer:
             self._take(response)
 
     def finish(self) -> Path:
+        if not self.done:
+            self._forget()
+            raise DataError(f"{self.url}: the server answers with an empty file; name a mirror by --url")
         with storage_errors(self.path, "free some disk space and run the same command again"):
             self.part.replace(self.path)
             self.note.unlink(missing_ok=True)
@@ -161,7 +172,13 @@ class _Transfer:
         first = self._prepare(response)
         mode = "ab" if self.done else "wb"
         remedy = "free some disk space and run the same command again: it goes on with the part"
-        total = self.version.total if self.version is not None else None
+        total = self._total(response.headers)
+        if self.is_end_needed and total is None and not response.chunked:
+            self._forget()
+            raise DataError(
+                f"{self.url}: the server tells no length, and no checksum is known: whether the file is whole can not "
+                "be told; name a mirror by --url"
+            )
         with storage_errors(self.part, remedy):
             stream = self.part.open(mode, buffering=0)
         with stream:
@@ -170,6 +187,7 @@ class _Transfer:
                 with storage_errors(self.part, remedy):
                     _write_whole(stream, chunk)
                 self.done, self.came = self.done + len(chunk), self.came + len(chunk)
+                self.furthest = max(self.furthest, self.done)
                 self._tell(total)
                 chunk = self._read(response)
         if total is not None and self.done < total:
@@ -199,6 +217,16 @@ class _Transfer:
             write_json(self.note, asdict(found))
         return first
 
+    def _total(self, headers: Message) -> int | None:
+        """The bytes of the whole file: by the first answer, else by what this one tells of the rest."""
+        if self.version is not None and self.version.total is not None:
+            return self.version.total
+        length = headers.get("Content-Length", "")
+        if length.isdigit():
+            return self.done + int(length)
+        total = headers.get("Content-Range", "").rpartition("/")[2]
+        return int(total) if total.isdigit() else None
+
     def _fits(self, headers: Message) -> bool:
         """Whether the answer is the rest of the part."""
         found = headers.get("Content-Range", "").removeprefix("bytes ")
@@ -223,7 +251,13 @@ class _Transfer:
             raise _Passing(f"the connection broke at {self.done:,} bytes ({_reason(error)})") from error
 
     def _start_anew(self, why: str) -> None:
+        self.num_starts += 1
+        if self.num_starts > MAX_STARTS:
+            raise RecsysError(f"{self.url}: started anew {MAX_STARTS} times, and again: {why}; name a mirror by --url")
         self.say(f"{self.url}: starts anew: {why}")
+        self._forget()
+
+    def _forget(self) -> None:
         with storage_errors(self.part, "free some disk space and run the same command again"):
             self.part.unlink(missing_ok=True)
             self.note.unlink(missing_ok=True)

@@ -11,17 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from recsys.errors import DataError, InputError
-from recsys.features.fetch.catalogue import find
+from recsys import config as configuration
+from recsys.errors import DataError, InputError, MixedIds
+from recsys.features.fetch.catalogue import find, is_listed
 from recsys.features.fetch.download import Observe, Say, download
-from recsys.features.fetch.public_set import PublicSet
+from recsys.features.fetch.public_set import PublicSet, plain_name
 from recsys.features.fetch.unpack import unpack_gz, unpack_zip
+from recsys.features.prepare_config import PrepareConfig
+from recsys.features.readers import open_interactions
 from recsys.files import sha256_of, storage_errors, write_json
 
 RECORD = "fetch.json"
 FORMAT_VERSION = 1
 # Under these names a folder of $RECSYS_DATA holds a log that needs no settings.
 _OWN_LOGS = ("interactions.parquet", "sequences.parquet")
+_HEAD_ROWS = 10_000
 _REMEDY = "free some disk space and run the same command again"
 
 
@@ -31,12 +35,12 @@ class Fetched:
 
     origin: `data folder` (it lay in $RECSYS_DATA), `kept` (an earlier fetch, its bytes checked) or `fetched`.
     trust: `published` (its checksum is known) or `first use` (its sha256 was recorded at the first fetch); None where
-    nothing was fetched. source: the log; None in a folder of $RECSYS_DATA that holds none of the known names.
+    nothing was fetched. source: the log.
     """
 
     name: str
     folder: Path
-    source: Path | None
+    source: Path
     settings: tuple[str, ...]
     origin: Literal["data folder", "kept", "fetched"]
     trust: Literal["published", "first use"] | None = None
@@ -57,7 +61,7 @@ def fetch(
     """The data set `wanted`; nothing is fetched where it lies in `data_folder` or, whole, in `out`.
 
     Args:
-        wanted: a name as `recsys data fetch --list` shows it, or a set of your own.
+        wanted: a name as `recsys data fetch --list` shows it, that of a folder in `data_folder`, or a set of your own.
         out: folder of the data set; data/NAME by default.
         accept_terms: its terms have been read and are accepted.
         url: a mirror; its file must be the same.
@@ -72,11 +76,14 @@ def fetch(
         RecsysError: the server can not be reached; what has come is kept.
         StorageError: the disk is full or failed; what has come is kept.
     """
-    chosen = wanted if isinstance(wanted, PublicSet) else find(wanted)
     tell, show = say or _ignore, observe or _ignore
-    found = _in_data_folder(chosen, data_folder)
+    own = wanted if isinstance(wanted, str) and not is_listed(wanted) else None
+    found = None if own is None else _in_data_folder(own, None, data_folder, tell)
+    if found is None:
+        chosen = wanted if isinstance(wanted, PublicSet) else find(wanted)
+        found = _in_data_folder(chosen.name, chosen, data_folder, tell)
     if found is not None:
-        tell(f"{chosen.name}: lies in {found.folder} ($RECSYS_DATA); nothing is fetched")
+        tell(f"{found.name}: lies in {found.folder} ($RECSYS_DATA); nothing is fetched")
         return found
     out = Path("data") / chosen.name if out is None else Path(out)
     _refuse_other_set(chosen, out)
@@ -89,6 +96,7 @@ def fetch(
         raise InputError(
             f"{chosen.name}: its terms are not accepted: {chosen.terms}; read {chosen.terms_url} and add --accept-terms"
         )
+    is_new = not out.exists()
     with storage_errors(out, _REMEDY):
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / ".fetch.lock").open("w", encoding="utf-8")
@@ -97,20 +105,31 @@ def fetch(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"{out}: another process fetches there; wait for it, or name another --out") from error
-        return _fetch(chosen, out, url or chosen.url, tell, show, sleep)
+        try:
+            return _fetch(chosen, out, url or chosen.url, tell, show, sleep)
+        except BaseException:
+            _leave_nothing_empty(out, is_new=is_new)
+            raise
 
 
 def _fetch(chosen: PublicSet, out: Path, url: str, tell: Say, show: Observe, sleep: Callable[[float], None]) -> Fetched:
     record = _record(out)
-    archive = download(url, out / chosen.file_name, say=tell, observe=show, sleep=sleep)
+    # The end of an archive is told by the archive.
+    is_end_needed = chosen.md5 is None and record is None and chosen.unpack == "none"
+    archive = download(url, out / chosen.file_name, say=tell, observe=show, sleep=sleep, is_end_needed=is_end_needed)
     md5, sha256 = _sums(archive)
-    _check(chosen, archive, md5, sha256, record, tell)
+    if chosen.md5 is not None or record is not None:
+        _check(chosen, archive, md5, sha256, record, tell)
     size = archive.stat().st_size
     files = _unpack(chosen, archive, out)
     if not (out / chosen.source).is_file():
         raise DataError(
             f"{archive}: does not hold {chosen.source}, found {', '.join(sorted(files)[:5])}; is it another file?"
         )
+    if chosen.md5 is None:
+        _refuse_no_log(chosen, out / chosen.source)
+    if chosen.md5 is None and record is None:
+        tell(f"{archive.name}: no published checksum is known; trusted at this first fetch: sha256 {sha256}")
     written = {
         "format": FORMAT_VERSION,
         "name": chosen.name,
@@ -131,14 +150,12 @@ def _check(chosen: PublicSet, archive: Path, md5: str, sha256: str, record: dict
     if chosen.md5 is not None:
         wanted, found, kind = chosen.md5, md5, "md5"
         remedy = "another version, or a damaged one: fetch again, or name a mirror by --url"
-    elif record is not None:
+    else:
+        assert record is not None
         wanted, found, kind = str(record["file"]["sha256"]), sha256, "sha256"
         remedy = (
             f"the publisher has changed it since the first fetch: remove {archive.parent / RECORD} to take the new one"
         )
-    else:
-        tell(f"{archive.name}: no published checksum is known; trusted at this first fetch: sha256 {sha256}")
-        return
     if found == wanted:
         tell(f"{archive.name}: {kind} {found} as {'published' if chosen.md5 else 'at the first fetch'}")
         return
@@ -169,14 +186,52 @@ def _unpack(chosen: PublicSet, archive: Path, out: Path) -> dict[str, dict[str, 
     return {name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in files.items()}
 
 
-def _in_data_folder(chosen: PublicSet, data_folder: Path | None) -> Fetched | None:
-    folder = None if data_folder is None else data_folder / chosen.name
-    if folder is None or not folder.is_dir() or not any(folder.iterdir()):
+def _refuse_no_log(chosen: PublicSet, source: Path) -> None:
+    """Refuse, and keep aside, what the settings of the set can not read: no sum would tell that it is another file."""
+    try:
+        log = open_interactions(source, _read_config(chosen))
+        first = next(log.chunks(rows=_HEAD_ROWS))
+        if first.num_good:
+            return
+        why = f"{source}: none of its first {first.num_lines:,} lines is an event"
+    except MixedIds:
+        return
+    except DataError as error:
+        why = str(error)
+    aside = source.with_name(f"{source.name}.wrong")
+    with storage_errors(aside, _REMEDY):
+        source.replace(aside)
+    raise DataError(f"{why}; it is not the log of {chosen.name}: kept as {aside}; name a mirror by --url")
+
+
+def _read_config(chosen: PublicSet) -> Any:
+    return configuration.load(PrepareConfig, configuration.override({}, chosen.settings)).read
+
+
+def _leave_nothing_empty(out: Path, *, is_new: bool) -> None:
+    """Remove the lock where nothing came, and the folder where it was made for this fetch."""
+    if [path.name for path in out.iterdir()] == [".fetch.lock"]:
+        (out / ".fetch.lock").unlink()
+        if is_new:
+            out.rmdir()
+
+
+def _in_data_folder(name: str, chosen: PublicSet | None, data_folder: Path | None, tell: Say) -> Fetched | None:
+    """The log in a folder of this name; told where there is such a folder and no log in it."""
+    if data_folder is None or not name.strip() or name.strip(".") == "" or Path(name).name != name:
         return None
-    if (folder / chosen.source).is_file():
-        return Fetched(chosen.name, folder, folder / chosen.source, chosen.settings, "data folder")
-    logs = [folder / name for name in _OWN_LOGS if (folder / name).is_file()]
-    return Fetched(chosen.name, folder, logs[0] if logs else None, (), "data folder")
+    folder = next((at for at in (data_folder / name, data_folder / plain_name(name)) if at.is_dir()), None)
+    if folder is None or not any(folder.iterdir()):
+        return None
+    for source in [] if chosen is None else [folder / chosen.source, *sorted(folder.glob(f"*/{chosen.source}"))]:
+        if chosen is not None and source.is_file():
+            return Fetched(chosen.name, folder, source, chosen.settings, "data folder")
+    logs = [folder / own for own in _OWN_LOGS if (folder / own).is_file()]
+    if logs:
+        return Fetched(folder.name, folder, logs[0], (), "data folder")
+    known = " or ".join([*([] if chosen is None else [chosen.source]), *_OWN_LOGS])
+    tell(f"{folder}: holds no {known}; passed over")
+    return None
 
 
 def _kept(chosen: PublicSet, out: Path) -> Fetched | None:

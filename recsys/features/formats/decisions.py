@@ -50,17 +50,37 @@ def order_of(first: OpenedFile, config: ReadConfig) -> tuple[Order, list[str]]:
     return "rows", [f"no time column{hint}: ordered by the rows of the file"]
 
 
-def check_order(other: OpenedFile, first: OpenedFile, order: Order, config: ReadConfig) -> None:
-    """Refuses a file that is not ordered as the first one is.
+def misfits(opened: Sequence[OpenedFile], orders: Sequence[Order], config: ReadConfig) -> dict[int, str]:
+    """Why a file does not go with the others, by its number.
 
-    Raises:
-        DataError: the files do not go together.
+    The measure is what most of the files hold, and where that is no answer, what most of the bytes hold. Files with
+    columns go before files that are "user item item" lines by their looks alone, for any prose looks so.
+
+    Args:
+        opened: the files of one source.
+        orders: what orders the events of each.
+        config: `format` and `order` as set.
     """
-    if config.order != "auto" or order == order_of(other, config)[0]:
-        return
+    found: dict[int, str] = {}
+    is_guessed = config.format == "auto" and config.separator is None
+    columnar = next((one for one in opened if not one.is_sequences), None)
+    for number, one in enumerate(opened):
+        if is_guessed and columnar is not None and one.is_sequences:
+            told = f"looks like 'user item item' lines, but {columnar.file.name} has columns"
+            found[number] = f"{one.file.path}: {told}; leave it out of the folder, or read them apart by read.format"
+    groups: dict[Order, list[int]] = {}
+    for number, order in enumerate(orders):
+        if number not in found:
+            groups.setdefault(order, []).append(number)
+    usual = max(groups, key=lambda order: (len(groups[order]), sum(opened[n].file.bytes for n in groups[order])))
     words = {"time": "times", "position": "positions", "rows": "neither times nor positions"}
-    told = f"holds {words[order_of(other, config)[0]]}, but {first.file.name} holds {words[order]}"
-    raise DataError(f"{other.file.path}: {told}; read them apart, or set read.order=rows for the order of the rows")
+    like = f"{opened[groups[usual][0]].file.name} holds {words[usual]}"
+    like += f", as do {len(groups[usual]):,} of {len(opened):,} files" if len(groups[usual]) > 1 else ""
+    for order, numbers in groups.items():
+        for number in numbers if order != usual else []:
+            told = f"{opened[number].file.path}: holds {words[order]}, but {like}"
+            found[number] = f"{told}; read them apart, or set read.order=rows for the order of the rows"
+    return found
 
 
 def decide(opened: Sequence[OpenedFile], order: Order, config: ReadConfig) -> tuple[Rules, list[TimeKind]]:

@@ -13,7 +13,8 @@ from pathlib import Path
 import polars as pl
 
 from recsys.errors import DataError
-from recsys.features.formats.decisions import check_order, decide, order_of
+from recsys.features.dataset import Order
+from recsys.features.formats.decisions import decide, misfits, order_of
 from recsys.features.formats.opening import open_file
 from recsys.features.formats.quarantine import Rules, judge
 from recsys.features.formats.raw import OpenedFile, RawTable
@@ -69,6 +70,7 @@ class InteractionSource:
         self._is_one = len(listed) == 1
         self.files: list[SourceFile] = []
         opened = [one for file in listed if (one := self._open(file)) is not None]
+        opened, self.order, order_notes = self._of_one_order(opened)
         if not opened:
             raise DataError(f"{path}: none of its {len(listed)} files has an event; the last: {self._notes[-1]}")
         self.files = [one.file for one in opened]
@@ -76,10 +78,7 @@ class InteractionSource:
         self.names = list(dict.fromkeys(name for one in opened for name in one.names))
         for one in opened:
             self._notes += [note if self._is_one else f"{one.file.name}: {note}" for note in one.notes]
-        self.order, notes = order_of(opened[0], config)
-        self._notes += notes
-        for one in opened[1:]:
-            check_order(one, opened[0], self.order, config)
+        self._notes += order_notes
         self._rules, self._time_kinds = decide(opened, self.order, config)
         self._opened = opened
         self.user_kind, self.item_kind = self._rules.id_kinds["user_id"], self._rules.id_kinds["item_id"]
@@ -118,9 +117,9 @@ class InteractionSource:
                 yield chunk
         if num_clamped:
             at = ", ".join(clamped)
-            self.notes.append(
-                f"{num_clamped:,} times in the future set back to the latest credible one, the first: {at}"
-            )
+            times = "time" if num_clamped == 1 else "times"
+            where = f"the latest credible one, the first: {at}"
+            self.notes.append(f"{num_clamped:,} {times} in the future set back to {where}")
 
     def _chunk(self, number: int, opened: OpenedFile, table: RawTable, rules: Rules) -> Chunk:
         judged = judge(table, opened.resolved, rules, f"{opened.file.path}")
@@ -144,11 +143,7 @@ class InteractionSource:
                 for _ in opened.tables(CHUNK_ROWS):
                     pass
         except DataError as error:
-            if self._is_one:
-                raise
-            if self._config.bad_files == "stop":
-                raise DataError(f"{error}; or set read.bad_files=skip to leave such files out") from error
-            self._notes.append(f"{file.name}: left out: {error}")
+            self._leave_out(file, error)
             return None
         if opened.num_rows_estimate == 0:
             if self._is_one:
@@ -156,6 +151,38 @@ class InteractionSource:
             self._notes.append(f"{file.name}: has a header and no data")
             return None
         return opened
+
+    def _of_one_order(self, opened: list[OpenedFile]) -> tuple[list[OpenedFile], Order, list[str]]:
+        """The files that go together, what orders their events, and what to say about it.
+
+        Raises:
+            DataError: one does not go with the others and may not be skipped.
+        """
+        kept, orders, notes = [], list[Order](), list[list[str]]()
+        for one in opened:
+            try:
+                order, told = order_of(one, self._config)
+            except DataError as error:
+                self._leave_out(one.file, error)
+                continue
+            kept.append(one)
+            orders.append(order)
+            notes.append(told)
+        if not kept:
+            return [], "rows", []
+        wrong = misfits(kept, orders, self._config)
+        for number, why in wrong.items():
+            self._leave_out(kept[number].file, DataError(why))
+        first = next(number for number in range(len(kept)) if number not in wrong)
+        return [one for number, one in enumerate(kept) if number not in wrong], orders[first], notes[first]
+
+    def _leave_out(self, file: SourceFile, error: DataError) -> None:
+        """Tell that the file is skipped; raises where it is not to be."""
+        if self._is_one:
+            raise error
+        if self._config.bad_files == "stop":
+            raise DataError(f"{error}; or set read.bad_files=skip to leave such files out") from error
+        self._notes.append(f"{file.name}: left out: {error}")
 
     def _tables(self, opened: OpenedFile, rows: int) -> Iterator[RawTable]:
         try:

@@ -37,7 +37,7 @@ def typed_column(column: pl.Series, where: str, lines: pl.Series) -> pl.Series:
         DataError: vectors of several lengths, or with a value that is no finite number.
     """
     told = RECBOLE_TYPE.search(column.name)
-    name = column.name[: told.start()] if told else column.name
+    name = column_name(column.name)
     kind = told[1] if told else None
     column = column.rename(name)
     if column.dtype in (pl.Categorical, pl.Enum):
@@ -54,6 +54,32 @@ def typed_column(column: pl.Series, where: str, lines: pl.Series) -> pl.Series:
     if kind is None and plain_name(name) in CATEGORIES and filled.str.contains("|", literal=True).any():
         return filled.str.split("|")
     return filled if kind in ("token", "token_seq") else _number(filled)
+
+
+def column_name(name: str) -> str:
+    """The name without RecBole's suffix."""
+    return RECBOLE_TYPE.sub("", name)
+
+
+def broken_number(typed: pl.Series, told_name: str, file: str, lines: pl.Series) -> list[str]:
+    """What to tell of a column of texts most of which are numbers: the first value that is none; nothing of others.
+
+    Args:
+        typed: a column that `typed_column` gave.
+        told_name: its name in the file; a type that RecBole's suffix tells is no accident.
+        file: the file's name, for the note.
+        lines: the line of each row.
+    """
+    suffix = RECBOLE_TYPE.search(told_name)
+    if typed.dtype != pl.String or suffix is not None and suffix[1] != "float":
+        return []
+    numbers = numbers_of(typed)
+    is_other = typed.is_not_null() & (typed != "") & numbers.is_null()
+    if not 0 < int(is_other.sum()) < numbers.count():
+        return []
+    line, value = lines.filter(is_other)[0], typed.filter(is_other)[0]
+    told = f"column {typed.name} is text: {value[:40]!r} is no number"
+    return [f"{file}:{line}: {told}, though {numbers.count():,} of {len(typed):,} values are"]
 
 
 def availability(column: pl.Series, ours: str) -> tuple[pl.Series, pl.Series]:

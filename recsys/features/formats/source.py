@@ -4,6 +4,7 @@ import dataclasses
 import glob
 import gzip
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
@@ -20,6 +21,12 @@ OTHER_PACKERS = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b
 PACKED_SUFFIXES = (".gz", ".zst", ".zstd")
 MAGIC_BYTES = 8
 PIECE_BYTES = 1 << 24
+# What tells about data and is none; a name that ends like a log is one.
+DOCUMENT = re.compile(
+    r"(?!.*\.(csv|tsv|parquet|jsonl|ndjson|inter)(\.(gz|zstd?))?$)"
+    r"((readme|licen[cs]e|copying|notice|changelog|citation|authors)([._-].*)?$|.*\.(md|rst|pdf|html?|docx?|tex|bib)$)",
+    re.IGNORECASE,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +52,7 @@ class SourceFile:
 
 
 def list_files(path: Path) -> tuple[list[SourceFile], list[str]]:
-    """The files of a source in the order of their names, and what was left out.
+    """The files of a source in the order of their names, and what was left out: of many, hidden files and documents.
 
     Args:
         path: a file, a folder (with its folders), or a glob such as `logs/2024-*.csv.gz`.
@@ -180,18 +187,33 @@ def _base_of(path: Path) -> Path:
 
 def _listed(base: Path, found: Sequence[Path], nothing: str) -> tuple[list[SourceFile], list[str]]:
     files = sorted((_described(path, base) for path in found), key=lambda file: file.name)
-    kept = [file for file in files if not _is_hidden(file.name)]
-    hidden = [file.name for file in files if _is_hidden(file.name)]
+    left_out: dict[str, list[str]] = {"hidden": [], "document": []}
+    kept = []
+    for file in files:
+        kind = "hidden" if _is_hidden(file.name) else "document" if _is_document(file.name) else None
+        if kind is None:
+            kept.append(file)
+        else:
+            left_out[kind].append(file.name)
+    hidden, documents = left_out["hidden"], left_out["document"]
     if not kept:
         told = f" but hidden ones such as {hidden[0]}" if hidden else ""
+        told = f" but documents such as {documents[0]}" if documents else told
         raise DataError(f"{nothing}{told}; name a file, a folder or a glob")
     notes = [f"{len(hidden):,} hidden files left out: {', '.join(hidden[:3])}"] if hidden else []
+    if documents:
+        notes.append(f"{len(documents):,} documents left out: {', '.join(documents[:3])}; one named alone is read")
     return kept, notes
 
 
 def _is_hidden(name: str) -> bool:
     """Names that Hadoop, Spark and file systems give to what is no data."""
     return any(part.startswith((".", "_")) for part in _parts(name))
+
+
+def _is_document(name: str) -> bool:
+    """README, LICENSE, Markdown and the like: prose that would read as "user item item" lines."""
+    return DOCUMENT.match(name.rpartition("/")[2]) is not None
 
 
 def _parts(name: str) -> Iterator[str]:

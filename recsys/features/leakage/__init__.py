@@ -2,6 +2,15 @@
 
 from recsys.features.leakage.leak import Leak, refuse_leaks
 from recsys.features.leakage.popularity import check_bundle, check_counts, check_vocabulary
-from recsys.features.leakage.report import find_leaks, leakage_report
+from recsys.features.leakage.report import find_leaks, leakage_report, open_without_leaks
 
-__all__ = ["Leak", "check_bundle", "check_counts", "check_vocabulary", "find_leaks", "leakage_report", "refuse_leaks"]
+__all__ = [
+    "Leak",
+    "check_bundle",
+    "check_counts",
+    "check_vocabulary",
+    "find_leaks",
+    "leakage_report",
+    "open_without_leaks",
+    "refuse_leaks",
+]

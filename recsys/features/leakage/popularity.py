@@ -12,35 +12,50 @@ from recsys.features.slices import Int64s
 from recsys.features.vocabulary import Vocabulary
 
 
-def part_counts(dataset: PreparedDataset) -> Int64s:
-    """Events of each item in training, validation and test part, (3, V+1) int64."""
+def part_counts(dataset: PreparedDataset, since_us: int | None = None) -> Int64s:
+    """Events of each item in training, validation and test part, (3, V+1) int64; `since_us`: from that time on.
+
+    Raises:
+        ValueError: `since_us` without times.
+    """
     width = dataset.num_items + 1
     counts = np.zeros(3 * width, np.int64)
     for block in blocks(dataset):
-        counts += np.bincount(block.parts() * np.int64(width) + block.items, minlength=3 * width)
+        keys = block.parts() * np.int64(width) + block.items
+        if since_us is not None:
+            if block.times is None:
+                raise ValueError(f"since_us={since_us}: the dataset has no times")
+            keys = keys[block.times >= since_us]
+        counts += np.bincount(keys, minlength=3 * width)
     return counts.reshape(3, width)
 
 
-def check_counts(dataset: PreparedDataset, counts: np.ndarray, where: str, *, is_window: bool = False) -> list[Leak]:
+def check_counts(
+    dataset: PreparedDataset, counts: np.ndarray, where: str, *, since_us: int | None = None
+) -> list[Leak]:
     """Counts of events by item that are not those of the training part: `popularity from test`.
 
     Args:
         dataset: whose training part they must count.
         counts: (V+1,) of any number type.
         where: what holds them, such as `popularity.npy`.
-        is_window: they count a part of the training part (recent popularity): fewer is no leak.
+        since_us: they count the training events from this time on alone (recent popularity).
+
+    Raises:
+        ValueError: `since_us` without times.
     """
     if counts.shape != (dataset.num_items + 1,):
         example = f"shape {counts.shape}, wanted ({dataset.num_items + 1},)"
         return [Leak("vocabulary from test", f"{where} counts other items than the dataset has", 1, example)]
-    parts = part_counts(dataset)
-    is_wrong = counts > parts[0] if is_window else counts != parts[0]
+    parts = part_counts(dataset, since_us)
+    is_wrong = counts != parts[0]  # what is not finite is wrong too
     if not is_wrong.any():
         return []
     item = int(np.flatnonzero(is_wrong)[0])
     example = f"item index {item}: {counts[item]} instead of {parts[0, item]}"
     what = _what(counts, parts)
-    name = "popularity from test" if (counts > parts[0]).any() else "another popularity"
+    is_less = since_us is None and bool((np.isfinite(counts) & (counts <= parts[0])).all())
+    name = "another popularity" if is_less else "popularity from test"
     return [Leak(name, f"{where} counts {what}", int(is_wrong.sum()), example)]
 
 

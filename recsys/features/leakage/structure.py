@@ -12,7 +12,7 @@ UNIT_RATIO = 500  # units of time are a factor of 1,000 apart
 
 
 def check_cuts(dataset: PreparedDataset) -> list[Leak]:
-    """Cuts outside of their user's events, and offsets that go back: `misplaced cut`."""
+    """Cuts outside of their user's events, offsets that go back: `misplaced cut`; empty rows: `user without events`."""
     leaks = []
     for number, shard in enumerate(dataset.shards):
         lengths = np.diff(shard.offsets)
@@ -23,6 +23,10 @@ def check_cuts(dataset: PreparedDataset) -> list[Leak]:
             row = int(np.flatnonzero(is_wrong)[0])
             cuts = f"{shard.train_end[row]} <= {shard.valid_end[row]} <= {lengths[row]}"
             leaks.append(_misplaced(number, int(is_wrong.sum()), f"user index {shard.users[row]}: not 0 <= {cuts}"))
+        empty = np.flatnonzero(lengths == 0)
+        if len(empty):
+            example = _user(int(shard.users[empty[0]]))
+            leaks.append(Leak("user without events", f"rows of shard {number}", len(empty), example))
     return leaks
 
 

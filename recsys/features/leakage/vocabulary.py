@@ -39,8 +39,9 @@ def check_items(dataset: PreparedDataset) -> list[Leak]:
 
     Names: `unknown item` for an index outside 1..V, `vocabulary from test` where an item without an event, or one that
     appeared after the first cut, stands before items known at it, `vocabulary order` for any other disorder. Order is
-    that of first appearance, and can be checked where times are known; of items and users that an append brought, among
-    themselves. As many disorders as the manifest declares late events are no leak.
+    that of first appearance, and can be checked where times are known. As many disorders as the manifest declares late
+    events are no leak: in all, and among what an append brought of those since. With events.repeats=last indices given
+    before an append that superseded events have no order that could be checked.
     """
     size, lowest, highest = dataset.num_items, 1, 1
     has_times = dataset.order == "time"
@@ -87,6 +88,13 @@ def _disorder(dataset: PreparedDataset, what: Literal["item", "user"], first: In
     appends = dataset.manifest.get("appends") or []
     starts = [1, *(int(append[f"first_new_{what}_index"]) for append in appends), len(first)]
     late = [int(append.get("late_events", 0)) for append in appends]
+    unsettled = _num_unsettled(dataset)
+    starts, late = starts[unsettled:], late[unsettled:]
+    everything = _without_never(first[starts[0] :])
+    is_early = everything < np.maximum.accumulate(everything)
+    if is_early.sum() > sum(late):
+        # More than all late events can explain: what came by which append does not matter.
+        starts, late = [starts[0], len(first)], [0]
     cut = dataset.manifest["cuts_us"][0] if dataset.protocol == "time" and dataset.manifest["cuts_us"] else None
     known, other = 0, 0
     example = {"known": "", "other": ""}
@@ -114,6 +122,17 @@ def _disorder(dataset: PreparedDataset, what: Literal["item", "user"], first: In
     return leaks
 
 
+def _num_unsettled(dataset: PreparedDataset) -> int:
+    """How many of the first source and the appends gave indices whose order nothing tells any more.
+
+    With events.repeats=last a later event takes out the first appearance itself, of any index given before it.
+    """
+    if dataset.manifest.get("config", {}).get("events", {}).get("repeats") != "last":
+        return 0
+    appends = dataset.manifest.get("appends") or []
+    return max((n + 1 for n, append in enumerate(appends) if append.get("superseded_events", 0)), default=0)
+
+
 def _without_never(times: Int64s) -> Int64s:
     """The times, with the earliest in place of indices that never appear: those are told apart."""
     is_never = times == NEVER
@@ -125,7 +144,7 @@ def _repeated(vocabulary: Vocabulary) -> Int64s:
     hashes = np.empty(len(vocabulary), np.uint64)
     for start in range(0, len(vocabulary), IDS_PER_BLOCK):
         end = min(start + IDS_PER_BLOCK, len(vocabulary))
-        hashes[start:end] = _hashes(vocabulary, start, end)
+        hashes[start:end] = id_numbers(vocabulary, start, end)
     ordered = np.sort(hashes)
     suspected = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if not len(suspected):
@@ -141,7 +160,7 @@ def _repeated(vocabulary: Vocabulary) -> Int64s:
     return np.array(again, np.int64)
 
 
-def _hashes(vocabulary: Vocabulary, start: int, end: int) -> UInt64s:
+def id_numbers(vocabulary: Vocabulary, start: int, end: int) -> UInt64s:
     """A number for each id, (n,) uint64: equal ids have equal ones; an integer's is its value."""
     offsets = np.asarray(vocabulary.offsets[start : end + 1])
     data = np.asarray(vocabulary.data[offsets[0] : offsets[-1]])

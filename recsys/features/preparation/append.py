@@ -22,14 +22,13 @@ from recsys.features.dataset import PreparedDataset
 from recsys.features.formats.source import hash_files, list_files
 from recsys.features.preparation.assemble import Plan, arrange_shards, finish, split_dataset, write_dataset
 from recsys.features.preparation.filters import Booleans, Kept
-from recsys.features.preparation.folder import refuse_foreign, remove_leftovers, work_folder
+from recsys.features.preparation.folder import only_writer, refuse_foreign, remove_leftovers, work_folder
 from recsys.features.preparation.held_back import NAME, hold_back, keep_eligible, nothing_held
 from recsys.features.preparation.items import carry_items, write_items
 from recsys.features.preparation.progress import Say, Steps, silent
 from recsys.features.preparation.reading import (
     Opened,
     counts_of,
-    notes_of,
     open_source,
     split_source,
     write_rejected,
@@ -54,11 +53,17 @@ def append(source: Path, out: Path, say: Say | None = None, items: Path | None =
         items: a table of items that replaces the one the dataset has.
 
     Raises:
-        DataError: `out` is no dataset that can grow, some files of the source are in it already, the source is ordered
-            otherwise, cannot be read, or has too many bad lines.
+        DataError: `out` is no dataset that can grow, another process writes there, some files of the source are in it
+            already, the source is ordered otherwise, cannot be read, or has too many bad lines.
         StorageError: the disk is full or failed; the dataset is kept as it was.
     """
     source, out, tell = Path(source), Path(os.path.abspath(out)), say or silent
+    with only_writer(out):
+        return _append(source, out, items, tell)
+
+
+def _append(source: Path, out: Path, items: Path | None, tell: Say) -> PreparedDataset:
+    """As `append`, under the lock."""
     remove_leftovers(out)
     refuse_foreign(out)
     began = time.perf_counter()
@@ -125,12 +130,12 @@ def _write(work: Path, dataset: PreparedDataset, opened: Opened, config: Prepare
     if config.filters.leaves_out:
         hold_back(kept, merged, held).write_parquet(work / NAME)
     day = _day(dataset, opened, kept, merged, held)
-    for name in ("new_users", "new_items", "late_events", "newly_eligible_items"):
+    for name in ("new_users", "new_items", "late_events", "superseded_events", "newly_eligible_items"):
         tell(f"{day[name]:,} {name.replace('_', ' ')}")
     told = {
         "sources": manifest["sources"],
         "config": manifest["config"] | ({"items": hash_files(list_files(config.items)[0])} if config.items else {}),
-        "notes": manifest["notes"] + [note for note in notes_of(source, scanned) if note not in manifest["notes"]],
+        "notes": manifest["notes"] + [note for note in source.notes if note not in manifest["notes"]],
         "counts": _counts(manifest["counts"], scanned, kept, merged),
         "appends": [*manifest["appends"], day],
     }
@@ -197,6 +202,7 @@ def _day(dataset: PreparedDataset, opened: Opened, kept: Kept, merged: Merged, h
         "new_users": len(merged.users) - dataset.num_users,
         "new_items": len(new_items),
         "late_events": _count_late(dataset, kept),
+        "superseded_events": dataset.num_events - sum(int(np.count_nonzero(part.row < 0)) for part in kept.parts),
         "newly_eligible_items": int(new_items.is_in(held.filter(pl.col("what") == "item")["id"].implode()).sum()),
         "first_new_user_index": first_user,
         "first_new_item_index": first_item,

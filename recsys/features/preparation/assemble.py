@@ -15,10 +15,11 @@ from recsys.errors import DataError
 from recsys.features.arrays import load_array
 from recsys.features.dataset import Order, PreparedDataset, Protocol
 from recsys.features.leakage import leakage_report
-from recsys.features.manifest import FORMAT, FORMAT_VERSION, hash_arrays
+from recsys.features.manifest import FORMAT, FORMAT_VERSION, hash_arrays, hash_tables
 from recsys.features.preparation.describe import describe_splits
 from recsys.features.preparation.filters import Kept
 from recsys.features.preparation.folder import PARTS
+from recsys.features.preparation.in_order import in_order
 from recsys.features.preparation.progress import Say, Steps
 from recsys.features.preparation.steps.arrange import arrange
 from recsys.features.preparation.steps.encode import encode, split_shard
@@ -87,9 +88,13 @@ def write_dataset(
 ) -> None:
     """Write vocabulary and shards; times are not cut yet."""
     steps.start("writing", sum(len(part.item) for part in kept.parts), "events")
-    for number in range(plan.num_shards):
+
+    def written(number: int) -> int:
         encode(kept, merged, number, plan.order, list(kinds), work / "shards" / f"{number:05d}")
-        steps.advance(len(kept.parts[number].item))
+        return len(kept.parts[number].item)
+
+    for num_events in in_order(written, range(plan.num_shards)):
+        steps.advance(num_events)
     merged.users.save(work / "vocabulary", "users")
     merged.items.save(work / "vocabulary", "items")
     shutil.rmtree(work / PARTS)
@@ -156,13 +161,15 @@ def finish(
         "num_shards": plan.num_shards,
         "files": {name: (work / name).stat().st_size for name in arrays},
         "data_hash": hash_arrays(work, arrays),
+        "tables": hash_tables(work),
     }
     hashed = time.perf_counter() - began
     dataset = PreparedDataset(work, manifest, shards)
     manifest["split_hash"] = split_hash(dataset)
     manifest["splits"] = describe_splits(dataset)
     manifest["leakage"] = leakage_report(dataset)
-    manifest["leakage"]["filters_count_all_events"] = plan.config.filters.leaves_out
+    takes_back = plan.protocol == "time" and plan.config.events.repeats == "last"
+    manifest["leakage"]["filters_count_all_events"] = plan.config.filters.leaves_out or takes_back
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     (work / "manifest.json").write_text(text + "\n", encoding="utf-8")
     checked = time.perf_counter() - began - hashed

@@ -1,8 +1,8 @@
 """Where a dataset is written: what may be replaced there, and what a killed run left behind."""
 
 import contextlib
+import fcntl
 import glob
-import json
 import os
 import re
 import shutil
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from recsys.errors import DataError
-from recsys.features.manifest import FORMAT
+from recsys.features.manifest import is_prepared
 from recsys.files import storage_errors
 
 OWN_NAMES = {
@@ -41,9 +41,60 @@ def refuse_foreign(out: Path) -> None:
     if not names:
         return
     foreign = sorted(names - OWN_NAMES)
-    if foreign or not _is_own(out):
+    if foreign or not is_prepared(out):
         what = f"holds {foreign[0]}" if foreign else "holds no dataset of ours"
         raise DataError(f"{out}: {what} and will not be replaced; name an empty or new folder")
+
+
+@contextlib.contextmanager
+def only_writer(out: Path) -> Iterator[None]:
+    """Keeps every other process from writing a dataset at `out`; a killed one keeps nobody out.
+
+    The lock is on `.NAME.lock` beside `out`, which is removed at the end, as are folders made for it that stay empty.
+    Where the folder cannot be written there is none: nothing can be lost there.
+
+    Raises:
+        DataError: another process writes there.
+        StorageError: the disk is full or failed.
+        InputError: no lock can be made there.
+    """
+    path = out.with_name(f".{out.name}.lock")
+    made = [folder for folder in out.parents if not folder.exists()]
+    with storage_errors(out, "free space or name another folder"):
+        for folder in reversed(made):
+            folder.mkdir(exist_ok=True)
+        file = _locked(path) if os.access(out.parent, os.W_OK) else None
+    try:
+        yield
+    finally:
+        if file is not None:
+            path.unlink(missing_ok=True)
+            os.close(file)
+        with contextlib.suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+
+
+def _locked(path: Path) -> int:
+    """The open, locked file that stands at this path."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its last holder may have removed the file between our two calls: then it locks nobody out.
+            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+                return file
+        except BlockingIOError:
+            os.close(file)
+            raise DataError(f"{_named(path)}: another process writes there; wait for it") from None
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _named(lock: Path) -> Path:
+    return lock.with_name(lock.name.removeprefix(".").removesuffix(".lock"))
 
 
 @contextlib.contextmanager
@@ -87,10 +138,3 @@ def _is_running(pid: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def _is_own(out: Path) -> bool:
-    try:
-        return bool(json.loads((out / "manifest.json").read_text(encoding="utf-8"))["format"] == FORMAT)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False

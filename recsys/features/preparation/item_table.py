@@ -6,12 +6,19 @@ from pathlib import Path
 import polars as pl
 
 from recsys.errors import DataError
-from recsys.features.formats.item_columns import availability, availability_name, typed_column
+from recsys.features.formats.item_columns import (
+    AVAILABILITY,
+    availability,
+    availability_name,
+    broken_number,
+    column_name,
+    typed_column,
+)
 from recsys.features.formats.item_files import RawItems, read_item_file
 from recsys.features.formats.quarantine import CONTROL
 from recsys.features.formats.raw import LINE
 from recsys.features.formats.source import SourceFile, list_files
-from recsys.features.schema import ALIASES, ReadConfig, plain_name
+from recsys.features.schema import ALIASES, ReadConfig, plain_name, shown
 from recsys.features.vocabulary import Vocabulary
 
 RESERVED = ("item_id", "item_index")
@@ -81,6 +88,7 @@ def join_items(table: pl.DataFrame, items: Vocabulary) -> tuple[pl.DataFrame, di
 def _read(path: Path, config: ReadConfig) -> ItemsResult:
     files, notes = list_files(path)
     parts = [_judged(file, read_item_file(file, config), config, notes) for file in files]
+    notes += _split_types(files, [rows for rows, _ in parts])
     table = pl.concat([rows for rows, _ in parts], how="diagonal_relaxed")
     rejected = pl.concat([bad for _, bad in parts])
     num_lines = table.height + rejected.height
@@ -94,6 +102,20 @@ def _read(path: Path, config: ReadConfig) -> ItemsResult:
     if not described:
         notes.append("the table describes nothing: it holds item_id alone")
     return ItemsResult(table, rejected, num_lines, notes)
+
+
+def _split_types(files: list[SourceFile], tables: list[pl.DataFrame]) -> list[str]:
+    """What to tell of columns that are numbers in one file and text in another."""
+    kinds: dict[str, dict[str, str]] = {}
+    for file, rows in zip(files, tables, strict=True):
+        for name, dtype in rows.schema.items():
+            if dtype == pl.String and rows[name].null_count() < rows.height or dtype.is_numeric():
+                kinds.setdefault(name, {}).setdefault("text" if dtype == pl.String else "numbers", file.name)
+    return [
+        f"column {name} is text: it holds numbers in {found['numbers']}, but text in {found['text']}"
+        for name, found in kinds.items()
+        if len(found) > 1
+    ]
 
 
 def _judged(file: SourceFile, raw: RawItems, config: ReadConfig, notes: list[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -110,18 +132,25 @@ def _judged(file: SourceFile, raw: RawItems, config: ReadConfig, notes: list[str
             columns[ours], problem = availability(rows[column], ours)
             reason = reason.zip_with(reason.is_not_null(), problem)
         else:
-            typed = typed_column(rows[column], str(file.path), rows[LINE])
-            columns[typed.name] = typed
+            columns[column_name(column)] = rows[column]
     if "available_from" in columns and "available_until" in columns:
         is_late = (columns["available_from"] > columns["available_until"]).fill_null(value=False)
         later = pl.Series(["available_from is later than available_until"]).new_from_index(0, len(is_late))
         reason = reason.zip_with(reason.is_not_null() | ~is_late, later)
     is_bad = reason.is_not_null()
-    frame = pl.DataFrame([ids.alias("item_id"), *(column.alias(key) for key, column in columns.items())])
+    lines = rows[LINE].filter(~is_bad)
+    kept = [ids.alias("item_id").filter(~is_bad)]
+    for key, raw_values in columns.items():
+        values = raw_values.filter(~is_bad)
+        if key not in AVAILABILITY:  # a row that is set aside has no say in the type of a column
+            told_name, values = values.name, typed_column(values, str(file.path), lines)
+            notes += broken_number(values, told_name, file.name, lines)
+        kept.append(values.alias(key))
+    frame = pl.DataFrame(kept)
     texts = pl.Series("text", raw.texts, pl.String).filter(is_bad)
     bad = pl.DataFrame([rows[LINE].filter(is_bad).alias("line"), reason.filter(is_bad).alias("reason"), texts])
     rejected = pl.concat([raw.rejected, bad]).sort("line", maintain_order=True)
-    return frame.filter(~is_bad), rejected.select(pl.lit(file.name).alias("file"), pl.all())
+    return frame, rejected.select(pl.lit(file.name).alias("file"), pl.all())
 
 
 def _ids(raw: pl.Series) -> tuple[pl.Series, pl.Series]:
@@ -147,7 +176,7 @@ def _id_column(found: list[str], config: ReadConfig, where: str, notes: list[str
     if told is not None or not fitting:
         first = found[0] if found else "NAME"
         missing = f"no column {told!r}" if told is not None else "no column for item_id"
-        raise DataError(f"{where}: {missing}; found {', '.join(found)}; name it: read.columns.item_id={first}")
+        raise DataError(f"{where}: {missing}; found {shown(found)}; name it: read.columns.item_id={shown([first])}")
     if len(fitting) > 1:
         others = f"not from {', '.join(fitting[1:])}; read.columns.item_id={fitting[1]} reads the other"
         notes.append(f"item_id is read from column {fitting[0]}, {others}".replace("read.c", "items_read.c"))

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from recsys.errors import DataError
 from recsys.features.preparation.item_table import join_items, read_items
 from recsys.features.preparation.progress import Say
 from recsys.features.preparation.steps.merge import series_of
@@ -23,10 +24,16 @@ def write_items(work: Path, path: Path, config: ReadConfig, items: Vocabulary, t
         tell: called with the counts.
 
     Raises:
-        DataError: the table cannot be read as asked.
+        DataError: the table cannot be read as asked, or describes no item of the log.
     """
     read = read_items(path, config)
     joined, counts = join_items(read.table, items)
+    if not counts["described"] and read.table.height and len(items):
+        there, known = read.table["item_id"][0], items.decode([1])[0]
+        raise DataError(
+            f"{path}: describes none of the {len(items):,} items of the log: it has {there[:40]!r}, the log has "
+            f"{str(known)[:40]!r}; name the column of the log's ids: items_read.columns.item_id=NAME"
+        )
     joined.write_parquet(work / "items.parquet")
     read.rejected.write_parquet(work / "items_rejected.parquet")
     counts = {"lines": read.num_lines, "rejected": read.rejected.height} | counts

@@ -80,11 +80,10 @@ def split_source(
     while True:
         check_policies(events, source.columns, source.order, str(opened.path))
         num = num_shards or default_num_shards(source.num_rows_estimate)
-        names = [file.name for file in source.files]
         steps.start("reading", source.num_rows_estimate, "lines")
         try:
             folder = work / PARTS / f"scan-{attempt}"
-            scanned = scan(source.chunks(rows=CHUNK_ROWS), names, source.order, num, events, folder, steps)
+            scanned = scan(source.chunks(rows=CHUNK_ROWS), source.order, num, events, folder, steps)
             break
         except MixedIds as mixed:
             config = with_string_ids(config, mixed.column)
@@ -94,15 +93,6 @@ def split_source(
     _refuse_bad_source(scanned, config, out)
     _refuse_absent_types(scanned, events, str(opened.path))
     return source, scanned, num
-
-
-def notes_of(source: InteractionSource, scanned: Scan) -> list[str]:
-    """What was detected and a reader of the log should know."""
-    notes = list(source.notes)
-    if scanned.clamped:
-        at = ", ".join(scanned.clamped_at)
-        notes.append(f"{scanned.clamped:,} times in the future set back to the latest credible one, the first: {at}")
-    return notes
 
 
 def counts_of(scanned: Scan, left_out: Counter[str]) -> dict[str, Any]:
@@ -121,7 +111,7 @@ def counts_of(scanned: Scan, left_out: Counter[str]) -> dict[str, Any]:
 def _say_read(name: str, source: InteractionSource, scanned: Scan, seconds: float, tell: Say) -> None:
     speed = f"{scanned.lines:,} lines read in {seconds:.2f} s ({scanned.lines / max(seconds, 1e-9):,.0f} a second)"
     tell(f"{name}: {speed}: {scanned.good:,} good, {scanned.rejected:,} rejected, order: {source.order}")
-    for note in notes_of(source, scanned):
+    for note in source.notes:
         tell(f"{name}: {note}")
 
 

@@ -42,6 +42,8 @@ def advise(contenders: Sequence[Contender], best: str, best_floor: str, num_ques
         chosen.to_best is None or -chosen.to_best.low <= TELLING_SHARE * top.ndcg.mean
     )
     text = [_choice(chosen, top)]
+    if chosen.name == SIMPLEST_FIRST[0]:
+        text.append(_without_history(chosen))
     text += _against_floor(ordered, best_floor)
     if not is_telling:
         text.append(_too_small(chosen, num_questions))
@@ -62,6 +64,11 @@ def _choice(chosen: Contender, top: Contender) -> str:
     best = f"the best, {top.name}, has {interval_text(top.ndcg)}"
     difference = f"the difference {difference_text(chosen.to_best)} may be nothing"
     return f"{figure}; {best}, and {difference}{_price(chosen)}; {top.name} costs{_cost_words(top)}"
+
+
+def _without_history(chosen: Contender) -> str:
+    relation = "is better than" if chosen.to_best is None else "can be told from"
+    return f"nothing here {relation} {chosen.name}: no scorer uses the history to effect"
 
 
 def _against_floor(ordered: Sequence[Contender], best_floor: str) -> list[str]:

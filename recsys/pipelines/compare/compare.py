@@ -3,6 +3,7 @@
 Every step's result is kept in the folder and found again where its inputs are the same, so that the same command goes
 on after any interruption:
 
+    floors.json   the tuned floors, where the dataset does not hold as thorough ones of its own
     steps/        figures of each scorer: its NDCG@10 and HR@10 of every question (.npy), cost, seconds
     models/       a run folder of each model, seed and setting
     compare.json  compare.png
@@ -10,6 +11,7 @@ on after any interruption:
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,11 +72,15 @@ def compare(
     Raises:
         ConfigError: a setting of a model is unknown or out of range.
         DataError: no validation part, too few questions, or a world of another log.
+        InputError: `out` cannot be written.
         Stopped: SIGINT or SIGTERM while a model trained; the same call goes on from there.
         StorageError: the disk is full or failed; finished steps are kept.
     """
-    _refuse_unfit(dataset)
-    return _Job(dataset, Path(out), config, world, observe or _ignore).run()
+    _refuse_unfit(dataset, is_own=_is_within(dataset.path, out))
+    job = _Job(dataset, Path(out), config, world, observe or _ignore)
+    with storage_errors(out, _REMEDY):
+        _check_place(out)
+    return job.run()
 
 
 class _Job:
@@ -128,16 +134,19 @@ class _Job:
     def _floors(self) -> tuple[float, str]:
         inputs = {**self.inputs, "trials": self.config.trials}
         done = self.kept.find("floors", inputs)
-        names = [] if done is None else done["names"]
-        if done is None or not all(self._is_kept(name, inputs) for name in names):
-            tuned = tuned_floors(self.dataset, self.config.trials, self.observe)
-            done = {"names": list(tuned.floors), "seconds": tuned.tuning_s, "note": tuned.note}
+        settings = {} if done is None else dict(done.get("settings", ()))
+        kept = (self._is_kept(name, {**inputs, "settings": own}) for name, own in settings.items())
+        if done is None or not settings or not all(kept):
+            folder = self.dataset.path if _is_within(self.dataset.path, self.out) else self.out
+            tuned = tuned_floors(self.dataset, self.config.trials, folder, self.observe)
+            done = {"settings": list(tuned.settings.items()), "seconds": tuned.tuning_s, "note": tuned.note}
             for name, floor in tuned.floors.items():
-                self._add(name, "floor", self._measured(name, inputs, floor, seconds=tuned.fit_s[name]))
+                made_of = {**inputs, "settings": tuned.settings[name]}
+                self._add(name, "floor", self._measured(name, made_of, floor, seconds=tuned.fit_s[name]))
             self.kept.keep("floors", inputs, done)
             return float(done["seconds"]), str(done["note"])
-        for name in names:
-            self._add(name, "floor", self._measured(name, inputs, None))
+        for name, own in settings.items():
+            self._add(name, "floor", self._measured(name, {**inputs, "settings": own}, None))
         return float(done["seconds"]), str(done["note"])
 
     def _model(self, name: str, seed: int, run: TrainConfig) -> None:
@@ -251,12 +260,25 @@ class _Job:
         return evaluate({"popularity": Popularity.fit(self.dataset)}, self.dataset).reachable
 
 
-def _refuse_unfit(dataset: PreparedDataset) -> None:
+def _is_within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(Path(folder).resolve())
+
+
+def _check_place(out: Path) -> None:
+    """Before anything is tuned or trained: a file can be written there."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out):
+        pass
+
+
+def _refuse_unfit(dataset: PreparedDataset, *, is_own: bool) -> None:
+    """`is_own`: the comparison prepared the dataset itself."""
     num_valid, num_test = len(dataset.queries("valid")), len(dataset.queries("test"))
+    remedy = "--set prepare.split.protocol=loo" if is_own else "recsys prepare --protocol loo"
     if num_valid == 0:
         raise DataError(
             f"{dataset.path}: its validation part asks no question (protocol {dataset.protocol}), so neither floors "
-            "nor models can be tuned; prepare it with --protocol loo, time or ratio"
+            f"nor models can be tuned; prepare it with {remedy} (or time, or ratio)"
         )
     if num_test < FEWEST_QUESTIONS:
         raise DataError(

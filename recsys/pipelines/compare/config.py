@@ -27,17 +27,25 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.minutes <= 60 * 24 * 30:
-            raise ValueError(f"minutes={self.minutes:g}: wanted a time above 0, such as 5")
+            raise ConfigError(f"--minutes {self.minutes:g}: wanted a time above 0 and at most 30 days, such as 5")
         for name in ("trials", "seeds"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: wanted at least 1")
-        if not self.models:
-            raise ValueError(f"models is empty; known models: {', '.join(registry.names())}")
-        if len(set(self.models)) != len(self.models):
-            raise ValueError(f"models={','.join(self.models)}: names one model twice; use seeds for more than one run")
-        for name in self.models:
-            registry.config_class(name)
+                raise ConfigError(f"--{name} {getattr(self, name)}: wanted at least 1")
+        _check_models(self.models)
         _check_groups(self.settings, self.models)
+
+
+def _check_models(models: tuple[str, ...]) -> None:
+    known = registry.names()
+    if not models:
+        raise ConfigError(f"--models: names none; known models: {', '.join(known)}")
+    for name in models:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known models: {', '.join(known)}"
+            raise ConfigError(f"--models {name}: no such model; {hint}")
+    if len(set(models)) != len(models):
+        raise ConfigError(f"--models {','.join(models)}: names one model twice; --seeds N trains each N times")
 
 
 def _check_groups(settings: Mapping[str, Any], models: tuple[str, ...]) -> None:
@@ -55,6 +63,7 @@ def _check_groups(settings: Mapping[str, Any], models: tuple[str, ...]) -> None:
             raise ConfigError(f"--set {name}.train={training}: wanted a setting of it, such as {name}.train.lr=1e-3")
         if "max_seconds" in training:
             raise ConfigError(f"--set {name}…max_seconds: the budget is the same for all models; set --minutes")
-        configs.load(OptimizationConfig, training, f"{name}.train" if name != "train" else name)
+        configs.load(OptimizationConfig, training, f"--set {name}.train" if name != "train" else "--set train")
         if name != "train":
-            registry.full_config(name, {key: value for key, value in group.items() if key != "train"})
+            own = {key: value for key, value in group.items() if key != "train"}
+            configs.load(registry.config_class(name), own, f"--set {name}")

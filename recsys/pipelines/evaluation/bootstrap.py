@@ -29,6 +29,18 @@ class Interval:
         return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
+@dataclass(frozen=True)
+class MeanAlone:
+    """A mean of too few queries for an interval: resamples of one query say it is certain."""
+
+    mean: float
+    low: None = None
+    high: None = None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} [-]"
+
+
 def resampled_means(values: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
     """(S, M): the mean of each column over each resample of the queries.
 

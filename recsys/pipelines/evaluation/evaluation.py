@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recsys.pipelines.evaluation.bootstrap import Interval
+from recsys.pipelines.evaluation.bootstrap import Interval, MeanAlone
 from recsys.pipelines.evaluation.slices import SliceReport
 
 Floats = npt.NDArray[np.float64]
@@ -97,7 +97,7 @@ class Evaluation:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Interval | SliceReport):
+    if isinstance(value, Interval | MeanAlone | SliceReport):
         return {name.name: _plain(getattr(value, name.name)) for name in fields(value)}
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}

@@ -11,6 +11,7 @@ import numpy as np
 
 from recsys.errors import DataError, InputError
 from recsys.features.dataset import PreparedDataset
+from recsys.features.leakage import check_bundle, find_leaks, refuse_leaks
 from recsys.files import write_json
 from recsys.models.bundle import Bundle, attach_metrics, load_bundle, resolve
 from recsys.models.oracle import ShopOracle
@@ -92,9 +93,11 @@ def evaluate_bundle(
 
     Raises:
         BundleError: no bundle there, or a damaged one.
-        DataError: the dataset is not the one the model was trained on, or its split asks no question.
+        DataError: the dataset is not the one the model was trained on, or its split asks no question; a leak of the
+            dataset or the bundle, by its name.
     """
     bundle, dataset = _open(source, data, tracking_uri)
+    _refuse_leaks(dataset, [bundle])
     scorers = _beside_floors(dataset, {bundle.name: bundle.model}, world)
     evaluation = evaluate(
         scorers,
@@ -134,6 +137,7 @@ def evaluate_bundle_sampled(
         BundleError, DataError: as `evaluate_bundle`; a user with too few items to draw from.
     """
     bundle, dataset = _open(source, data, tracking_uri)
+    _refuse_leaks(dataset, [bundle])
     scorers = _beside_floors(dataset, {bundle.name: bundle.model}, world)
     evaluation = evaluate_sampled(scorers, dataset, split, num_negatives=num_negatives, by=by, sample_seed=sample_seed)
     file = _folder_of(bundle) / "evaluation.sampled.json"
@@ -167,6 +171,7 @@ def evaluate_runs(
     dataset = opened[0][1]
     for bundle, _ in opened[1:]:
         _refuse_other_data(dataset, bundle)
+    _refuse_leaks(dataset, [bundle for bundle, _ in opened])
     repeated = [version for version, n in Counter(bundle.version for bundle, _ in opened).items() if n > 1]
     if repeated:
         raise InputError(f"bundle version {repeated[0]} is given twice; runs of several seeds differ in their weights")
@@ -252,6 +257,13 @@ def _refuse_other_data(dataset: PreparedDataset, bundle: Bundle) -> None:
             f"{dataset.path}: data hash {dataset.data_hash}, but bundle {bundle.path} was trained on {trained_on}; "
             "with other data or another split its targets may have been trained on: name the dataset it was trained on"
         )
+
+
+def _refuse_leaks(dataset: PreparedDataset, bundles: Sequence[Bundle]) -> None:
+    refuse_leaks(find_leaks(dataset), str(dataset.path))
+    for bundle in bundles:
+        leaks = check_bundle(dataset, bundle.path)
+        refuse_leaks(leaks, str(bundle.path), "train and save the bundle again")
 
 
 def _trained_on(bundle: Path) -> Path:

@@ -1,8 +1,9 @@
 """Ranks among sampled negatives, for comparison with papers that report such figures, and for nothing else.
 
-A target competes with `num_negatives` items that are neither in the user's history nor among the query's targets, drawn
-without replacement, uniformly or by popularity. Such figures are far higher than full-ranking ones and may order
-models otherwise: Krichene and Rendle 2020, On sampled metrics for item recommendation (KDD).
+A target competes with the query's other targets and with `num_negatives` items that are neither in the user's history
+nor among the targets, drawn without replacement, uniformly or by popularity. Such figures are far higher than
+full-ranking ones and may order models otherwise: Krichene and Rendle 2020, On sampled metrics for item recommendation
+(KDD).
 
 The negatives are a function of (seed, user index) and the data alone, the same for every scorer.
 
@@ -81,7 +82,7 @@ def sampled_ranks(
     name: str | None = None,
     states: QueryStates | None = None,
 ) -> Floats:
-    """Expected rank of every target among itself and its query's negatives, (R,) float64.
+    """Expected rank of every target among its query's targets and negatives, (R,) float64.
 
     A target that was never trained on competes like any other; where its score is -inf it ranks `inf`.
 
@@ -104,7 +105,8 @@ def sampled_ranks(
                 raise TrainingDiverged(f"{name}: a score is NaN; train again with a lower learning rate")
             against = others[torch.from_numpy(of_target)]  # (targets, K)
             better, equal = (against > own[:, None]).sum(1), (against == own[:, None]).sum(1)
-            found = 1.0 + better.numpy() + equal.numpy() / 2.0
+            more, alike = _among_targets(own.numpy(), *_targets(queries, rows))
+            found = 1.0 + better.numpy() + more + (equal.numpy() + alike) / 2.0
             found[own.numpy() == -np.inf] = np.inf
             ranks[ranges(queries.target_offsets[rows], queries.target_offsets[rows + 1])] = found
     return ranks
@@ -166,6 +168,16 @@ def _scores(
         asked[row, negatives.shape[1] + place] = target
         scores = scorer.scores(batch.to(device), torch.from_numpy(asked).to(device)).float().cpu()
         yield rows, scores[row, negatives.shape[1] + place], scores[:, : negatives.shape[1]], row
+
+
+def _among_targets(scores: npt.NDArray[np.float32], row: Integers, item: Integers) -> tuple[Integers, Integers]:
+    """How many other items among the targets of its query have a greater, and an equal score, (r,) each."""
+    _, number = np.unique(scores, return_inverse=True)
+    key = row * len(scores) + number  # ascending in the score within a query
+    _, first = np.unique(row * (item.max(initial=0) + 1) + item, return_index=True)
+    keys = np.sort(key[first])  # an item asked for twice competes once
+    below, upto = np.searchsorted(keys, key), np.searchsorted(keys, key, side="right")
+    return np.searchsorted(keys, (row + 1) * len(scores)) - upto, upto - below - 1
 
 
 def _targets(queries: Queries, rows: Integers) -> tuple[Integers, Integers]:

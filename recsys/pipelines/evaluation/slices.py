@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from recsys.features.dataset import PreparedDataset
 from recsys.features.slices import Queries, offsets_of
-from recsys.pipelines.evaluation.bootstrap import Interval, interval_of, resampled_means
+from recsys.pipelines.evaluation.bootstrap import Interval, MeanAlone, interval_of, resampled_means
 from recsys.pipelines.evaluation.list_metrics import first_training_times
 from recsys.pipelines.evaluation.metrics import metrics_per_query
 
 RESAMPLES = 1_000
+LEAST_QUERIES = 10  # of a slice with intervals
 HISTORY_BOUNDS = (5, 10, 20, 50, 100)  # events; the first slice ends before 5
 DAY_US = 86_400_000_000
 AGE_BOUNDS = {"1 day": DAY_US, "7 days": 7 * DAY_US, "30 days": 30 * DAY_US, "180 days": 180 * DAY_US}
@@ -60,7 +61,7 @@ class SliceReport:
 def slice_metrics(
     ranks: Mapping[str, Floats], dataset: PreparedDataset, queries: Queries, *, k: int = 10, seed: int = 0
 ) -> SliceReport:
-    """HR, NDCG and MRR at k of every scorer in every slice that holds a query, with intervals.
+    """HR, NDCG and MRR at k of every scorer in every slice that holds a query, with intervals from 10 queries on.
 
     Args:
         ranks: scorer -> expected rank of each target, (R,).
@@ -159,11 +160,17 @@ def _slice(
     return {"n": len(offsets) - 1, "scorers": _intervals(columns, k, seed)}
 
 
-def _intervals(columns: Mapping[str, dict[str, Floats]], k: int, seed: int) -> dict[str, dict[str, Interval]]:
+def _intervals(
+    columns: Mapping[str, dict[str, Floats]], k: int, seed: int
+) -> dict[str, dict[str, Interval | MeanAlone]]:
     names = [(scorer, f"{metric}@{k}") for scorer in columns for metric in ("hr", "ndcg", "mrr")]
     table = np.stack([columns[scorer][metric] for scorer, metric in names], axis=1)
+    result: dict[str, dict[str, Interval | MeanAlone]] = {scorer: {} for scorer in columns}
+    if len(table) < LEAST_QUERIES:
+        for (scorer, metric), mean in zip(names, table.mean(0).tolist(), strict=True):
+            result[scorer][metric] = MeanAlone(mean)
+        return result
     means = resampled_means(table, resamples=RESAMPLES, seed=seed)
-    result: dict[str, dict[str, Interval]] = {scorer: {} for scorer in columns}
     for column, (scorer, metric) in enumerate(names):
         result[scorer][metric] = interval_of(float(table[:, column].mean()), means[:, column])
     return result

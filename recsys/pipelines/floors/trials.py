@@ -5,11 +5,13 @@ again, whichever plan asks for it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from recsys.features.dataset import PreparedDataset
 from recsys.files import storage_errors, write_json
+from recsys.pipelines.floors.entries import fault_of_trials
 from recsys.pipelines.floors.tuned import TunedFloors
 
 FILE = "floors.partial.json"
@@ -19,13 +21,22 @@ _REMEDY = "free space and run the same command again; it goes on from there"
 class TrialStore:
     """Figures by family, settings and number of questions."""
 
-    def __init__(self, dataset: PreparedDataset, seed: int, earlier: TunedFloors | None) -> None:
-        """Take over what an earlier tuning of this data, split and seed measured, finished or stopped."""
-        self.path = dataset.path / FILE
+    def __init__(self, dataset: PreparedDataset, seed: int, earlier: Iterable[TunedFloors], folder: Path) -> None:
+        """Take over what earlier tunings of this data, split and seed measured, finished or stopped.
+
+        Args:
+            dataset: what the trials run on.
+            seed: of the trials.
+            earlier: finished tunings, of whichever data.
+            folder: where the file lies.
+        """
+        self.path = folder / FILE
+        self.fault: str | None = None  # why the file that lay there was left aside
         self._of = {"data_hash": dataset.data_hash, "split_hash": dataset.split_hash, "seed": seed}
         self._known: dict[str, dict[str, Any]] = {}
-        if earlier is not None and earlier.is_of(dataset) and earlier.seed == seed:
-            self._take(earlier.trials)
+        for tuned in earlier:
+            if tuned.is_of(dataset):
+                self._take([trial for trial in tuned.seeded_trials() if trial["seed"] == seed])
         self._take(self._stopped())
 
     def __len__(self) -> int:
@@ -65,10 +76,16 @@ class TrialStore:
             return []
         try:
             values = json.loads(self.path.read_text(encoding="utf-8"))
-            trials: list[dict[str, Any]] = values.pop("trials")
-        except (ValueError, TypeError, KeyError):
+        except ValueError:
+            values = None
+        if not isinstance(values, dict):
+            self.fault = "no JSON object"
             return []
-        return trials if values == self._of else []
+        trials = values.pop("trials", None)
+        if values != self._of:
+            return []
+        self.fault = fault_of_trials(trials)
+        return [] if self.fault is not None else trials
 
 
 def _key(family: str, settings: Mapping[str, Any], n: int) -> str:

@@ -12,6 +12,7 @@ Dims: N questions.
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,15 @@ import numpy.typing as npt
 from recsys.errors import DataError, InputError
 from recsys.features.dataset import PreparedDataset
 from recsys.features.slices import Queries
+from recsys.files import storage_errors
 from recsys.models.floors.ease import why_not
 from recsys.pipelines.evaluation.bootstrap import interval_of, resampled_means
 from recsys.pipelines.evaluation.metrics import metrics_per_query
 from recsys.pipelines.floors.families import FAMILIES, MAX_WINDOW, Settings, drawn, named, nearby, turns
 from recsys.pipelines.floors.fitter import Fitter
+from recsys.pipelines.floors.merge import merge_best, merge_trials
 from recsys.pipelines.floors.ranking import rank_floor
+from recsys.pipelines.floors.time_left import INVERSE, Part, TimeLeft, parts_of
 from recsys.pipelines.floors.trials import TrialStore
 from recsys.pipelines.floors.tuned import FILE, TunedFloors, read_floors
 
@@ -33,12 +37,14 @@ TRIALS = 60
 SAMPLE = 5_000  # questions that the many trials are compared on
 METRIC = "ndcg@10"
 _LOCAL_FAMILIES = ("recent-popularity", "transition-knn", "item-knn")
+_BLENDED = ("transition-knn", "item-knn")
 _LOCAL_ROUNDS, _LOCAL_TRIALS = 2, 6
 _SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
 _FINALISTS = 6
 
 Floats = npt.NDArray[np.float64]
 Observe = Callable[[dict[str, Any]], None]
+Figures = dict[str, dict[str, dict[str, float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,31 +63,51 @@ def tune_floors(
     *,
     sample: int = SAMPLE,
     observe: Observe | None = None,
+    folder: Path | None = None,
 ) -> TunedFloors:
     """The best settings of each family by NDCG@10 on the validation part, and what they reach on the test part.
 
-    Writes floors.json into the dataset's folder. Trials that an earlier tuning of the same data, split and seed ran are
-    not run again; the same arguments give the same result, stopped and resumed or not.
+    Writes floors.json into `folder`, joined to the one of the same data and split that lies there: families that were
+    not asked for stay, so do all trials, and an earlier setting that is better. Trials of the same seed are not run
+    again, and nothing is tuned where a floors.json of the same data holds as many of these families. From nothing, the
+    same arguments give the same result, stopped and resumed or not.
 
     Args:
         dataset: its validation part and its test part ask questions.
         trials: random trials over all families, at least 1; beside them run the named settings and the later stages.
         seed: of the trials, the sample and the bootstrap.
-        only: families; all by default. `blend` needs transition-knn and item-knn.
+        only: families; all by default. `blend` brings along transition-knn and item-knn, which it adds.
         sample: questions that the stages before the last are compared on; all where there are no more than these.
-        observe: told {"event": "trial", "done", "total", "family", "stage", "ndcg@10", "seconds_left"}.
+        observe: told {"event": "trial", "done", "total", "family", "stage", "ndcg@10", "seconds_left"}, and
+            {"event": "warning", "message"} of a damaged floors.partial.json.
+        folder: where floors.json and floors.partial.json are kept, the dataset's own by default. In another one the
+            dataset's floors.json is read too, with trials of any seed, and never written.
 
     Raises:
-        DataError: no validation or no test question; EASE asked for by name where it cannot be fitted.
-        InputError: an unknown family, no trial, a damaged floors.json, a folder that cannot be written.
+        DataError: no validation or no test question; a damaged floors.json; EASE asked for by name where it cannot be
+            fitted.
+        InputError: an unknown family, no trial, a folder that cannot be written.
         StorageError: the disk is full or failed.
     """
     if trials < 1:
         raise InputError(f"trials={trials}: wanted at least 1")
     families, left_out = _families(dataset, only)
-    tuning = _Tuning(dataset, trials, seed, families, sample, observe)
-    best, records = tuning.run()
-    test, differences = _on_test(dataset, tuning.fitter, best, seed)
+    valid, test_queries = _asked(dataset, "valid"), _asked(dataset, "test")
+    place = folder or dataset.path
+    places = dict.fromkeys((place, dataset.path))
+    found = [one for one in (read_floors(dataset, at) for at in places) if one is not None and one.is_of(dataset)]
+    for one in found:
+        if one.has_run(families, trials, None if folder else seed):
+            return one
+    earlier = found[0] if found else None
+    with storage_errors(place, "free space and run the same command again"):
+        place.mkdir(parents=True, exist_ok=True)
+    store = TrialStore(dataset, seed, found, place)
+    tuning = _Tuning(dataset, trials, seed, families, _sampled(valid, sample, seed), valid, store, observe)
+    new_best, new_records = tuning.run()
+    best, records = merge_best(earlier, new_best), merge_trials(earlier, new_records)
+    test, differences = _on_test(tuning.fitter, test_queries, best, seed, earlier)
+    left_out = {**(earlier.left_out if earlier else {}), **left_out}
     tuned = TunedFloors(
         data_hash=dataset.data_hash,
         split_hash=dataset.split_hash,
@@ -89,16 +115,16 @@ def tune_floors(
         test_protocol=dataset.protocol_string("test", "exclude"),
         seed=seed,
         random_trials=sum(record["stage"] == "random" and not record["name"] for record in records),
-        families=families,
-        left_out=left_out,
+        families=list(best),
+        left_out={family: why for family, why in left_out.items() if family not in best},
         best=best,
         test=test,
         differences=differences,
         seconds=round(sum(record["seconds"] for record in records), 1),
         trials=records,
     )
-    tuned.save(dataset.path / FILE)
-    tuning.store.close()
+    tuned.save(place / FILE)
+    store.close()
     return tuned
 
 
@@ -111,17 +137,21 @@ class _Tuning:
         trials: int,
         seed: int,
         families: list[str],
-        sample: int,
+        sampled: Queries,
+        queries: Queries,
+        store: TrialStore,
         observe: Observe | None,
     ) -> None:
         self.dataset, self.trials, self.seed, self.families = dataset, trials, seed, families
-        self.queries, self.observe = _asked(dataset, "valid"), observe
-        self.sampled = _sampled(self.queries, sample, seed)
-        self.store = TrialStore(dataset, seed, read_floors(dataset))
-        self.store.flush()
+        self.sampled, self.queries, self.store, self.observe = sampled, queries, store, observe
+        if store.fault is not None:
+            self._say({"event": "warning", "message": f"{store.path}: damaged ({store.fault}); begun anew"})
+        store.flush()
         self.fitter = Fitter(dataset, MAX_WINDOW)
         self.records: list[dict[str, Any]] = []
-        self.done, self.spent, self.last = 0, 0.0, _FINALISTS + len(families)
+        self.done, self.time_left = 0, TimeLeft()
+        self.l2: float | None = None  # whose inverse the fitter holds
+        self.later = self._guessed()  # trials of each stage after this one, by family
 
     def run(self) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
         """Best settings and validation figure of each family, and a record of each trial."""
@@ -129,21 +159,21 @@ class _Tuning:
         for round_number in range(_LOCAL_ROUNDS):
             self._stage(self._local(round_number), self.sampled)
         self._stage(self._blends(), self.sampled)
-        first, finalists = len(self.records), self._finalists()
-        self.last = len(finalists)
-        self._stage(finalists, self.queries)
+        first = len(self.records)
+        self._stage(self._finalists(), self.queries)
         final = self.records[first:]
         best = {family: _best(record for record in final if record["family"] == family) for family in self.families}
         return {f: {"settings": b["settings"], "valid": b[METRIC]} for f, b in best.items()}, self.records
 
-    @property
-    def total(self) -> int:
-        """Trials of all stages, the last one guessed before it is known."""
-        local = _LOCAL_ROUNDS * _LOCAL_TRIALS * len(set(_LOCAL_FAMILIES) & set(self.families))
-        fixed = sum(len(named(self.dataset, family)) for family in self.families)
-        blends = len(_SHARES) * ("blend" in self.families)
-        drawn_at_random = sum(1 for _ in turns(self.families, self.trials))
-        return drawn_at_random + local + fixed + blends + self.last
+    def _guessed(self) -> list[list[Part]]:
+        """The trials of every stage, by what is known before the first."""
+        n = len(self.sampled)
+        local = [Part(family, n) for family in _LOCAL_FAMILIES if family in self.families for _ in range(_LOCAL_TRIALS)]
+        blends = [Part("blend", n)] * (len(_SHARES) if "blend" in self.families else 0)
+        finalists = [family for family in _BLENDED if family in self.families] or self.families
+        last = [Part(INVERSE) if family == "ease" else Part(family, len(self.queries)) for family in self.families]
+        last += [Part(finalists[0], len(self.queries))] * _FINALISTS
+        return [[], *[local] * _LOCAL_ROUNDS, blends, last]
 
     def _random(self) -> list[_Trial]:
         found = [
@@ -184,9 +214,13 @@ class _Tuning:
 
     def _stage(self, trials: list[_Trial], queries: Queries) -> None:
         """Run trials, those that share counts one after another, and record them in the order of the plan."""
-        records = [self._run(trial, queries) for trial in sorted(trials, key=_costly_parts)]
-        order = {id(trial): place for place, trial in enumerate(sorted(trials, key=_costly_parts))}
-        self.records += [records[order[id(trial)]] for trial in trials]
+        self.later.pop(0)
+        places = sorted(range(len(trials)), key=lambda place: _costly_parts(trials[place]))
+        records: dict[int, dict[str, Any]] = {}
+        for turn, place in enumerate(places):
+            records[place] = self._run(trials[place], queries)
+            self._tell(trials[place], records[place][METRIC], [trials[left] for left in places[turn + 1 :]], queries)
+        self.records += [records[place] for place in range(len(trials))]
 
     def _run(self, trial: _Trial, queries: Queries) -> dict[str, Any]:
         known = self.store.get(trial.family, trial.settings, len(queries))
@@ -197,15 +231,23 @@ class _Tuning:
             seconds = round(time.perf_counter() - began, 3)
             self.store.put(trial.family, trial.settings, len(queries), ndcg, seconds)
             known = {METRIC: ndcg, "seconds": seconds}
-        self.done, self.spent = self.done + 1, self.spent + known["seconds"]
-        self._tell(trial, known[METRIC])
-        return {**dataclasses.asdict(trial), "n": len(queries), METRIC: known[METRIC], "seconds": known["seconds"]}
+            self.time_left.add(parts_of([(trial.family, trial.settings)], len(queries), self.l2)[0], seconds)
+            self.l2 = trial.settings.get("l2", self.l2)
+        told = {"n": len(queries), METRIC: known[METRIC], "seconds": known["seconds"], "seed": self.seed}
+        return {**dataclasses.asdict(trial), **told}
 
-    def _tell(self, trial: _Trial, ndcg: float) -> None:
+    def _tell(self, trial: _Trial, ndcg: float, rest: list[_Trial], queries: Queries) -> None:
+        """rest: of this stage; those that were run by an earlier tuning cost nothing."""
+        self.done += 1
+        later = [part for stage in self.later for part in stage]
+        unknown = [(t.family, t.settings) for t in rest if self.store.get(t.family, t.settings, len(queries)) is None]
+        left = self.time_left.of(parts_of(unknown, len(queries), self.l2) + later)
+        told = {"done": self.done, "total": self.done + len(rest) + len(later), "seconds_left": round(left, 1)}
+        self._say({"event": "trial", "family": trial.family, "stage": trial.stage, **told, METRIC: ndcg})
+
+    def _say(self, event: dict[str, Any]) -> None:
         if self.observe is not None:
-            left = self.spent / self.done * (self.total - self.done)
-            told = {"done": self.done, "total": self.total, "seconds_left": round(left, 1), METRIC: ndcg}
-            self.observe({"event": "trial", "family": trial.family, "stage": trial.stage, **told})
+            self.observe(event)
 
 
 def _families(dataset: PreparedDataset, only: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -213,9 +255,8 @@ def _families(dataset: PreparedDataset, only: Sequence[str]) -> tuple[list[str],
     for name in only:
         if name not in FAMILIES:
             raise InputError(f"only={name}: no such floor; wanted one of {', '.join(FAMILIES)}")
-    if "blend" in only and not {"transition-knn", "item-knn"} <= set(only):
-        raise InputError("only=blend: it adds transition-knn and item-knn; name these two as well")
-    families = [name for name in FAMILIES if not only or name in only]
+    added = _BLENDED if "blend" in only else ()
+    families = [name for name in FAMILIES if not only or name in only or name in added]
     why = why_not(dataset) if "ease" in families else None
     if why is None:
         return families, {}
@@ -251,8 +292,9 @@ def _sampled(queries: Queries, sample: int, seed: int) -> Queries:
 
 
 def _costly_parts(trial: _Trial) -> tuple[int, str]:
-    shared = trial.settings.get("l2", trial.settings.get("window"))
-    return FAMILIES.index(trial.family), str(shared)
+    """EASE soon after the start: its price is most of the time, and known from then on."""
+    order = ("popularity", "ease", *FAMILIES)
+    return order.index(trial.family), str(trial.settings.get("l2", trial.settings.get("window")))
 
 
 def _best(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -261,20 +303,26 @@ def _best(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _on_test(
-    dataset: PreparedDataset, fitter: Fitter, best: dict[str, dict[str, Any]], seed: int
-) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, dict[str, dict[str, float]]]]:
-    """Figures with 95 % intervals, and paired differences to popularity, of each family."""
-    queries = _asked(dataset, "test")
+    fitter: Fitter, queries: Queries, best: dict[str, dict[str, Any]], seed: int, earlier: TunedFloors | None
+) -> tuple[Figures, Figures]:
+    """Figures with 95 % intervals, and paired differences to popularity, of each family.
+
+    A family that the earlier tuning asked with the same settings keeps its figures: it is not fitted again.
+    """
+    kept = [] if earlier is None else [family for family in best if _stands(family, best, earlier, fitter.dataset)]
+    if earlier is not None and len(kept) == len(best):
+        return earlier.test, earlier.differences
+    asked = [family for family in best if family not in kept or family == "popularity"]
     values: dict[str, dict[str, Floats]] = {}
-    for family in sorted(best, key=lambda family: family != "ease"):  # its map is still at hand
-        ranks = rank_floor(fitter.fit(family, best[family]["settings"]), dataset, queries)
+    for family in sorted(asked, key=lambda family: family != "ease"):  # its map is still at hand
+        ranks = rank_floor(fitter.fit(family, best[family]["settings"]), fitter.dataset, queries)
         values[family] = metrics_per_query(ranks, queries.target_offsets)
-    pairs = [(family, metric) for family in best for metric in values[family]]
+    pairs = [(family, metric) for family in asked for metric in values[family]]
     table = np.stack([values[family][metric] for family, metric in pairs], axis=1)  # (N, metrics of all families)
     means = dict(zip(pairs, table.mean(0).tolist(), strict=True))
     draws = dict(zip(pairs, resampled_means(table, seed=seed).T, strict=True))
-    test: dict[str, dict[str, dict[str, float]]] = {family: {} for family in best}
-    differences: dict[str, dict[str, dict[str, float]]] = {}
+    test: Figures = {family: {} for family in best}
+    differences: Figures = {}
     for family, metric in pairs:
         own = (family, metric)
         test[family][metric] = dataclasses.asdict(interval_of(means[own], draws[own]))
@@ -282,4 +330,15 @@ def _on_test(
             base = ("popularity", metric)
             found = interval_of(means[own] - means[base], draws[own] - draws[base])
             differences.setdefault(family, {})[metric] = dataclasses.asdict(found)
-    return test, differences
+    if earlier is not None:
+        test |= {family: earlier.test[family] for family in kept}
+        differences |= {family: earlier.differences[family] for family in kept if family in earlier.differences}
+    return test, {family: differences[family] for family in best if family in differences}
+
+
+def _stands(family: str, best: dict[str, dict[str, Any]], earlier: TunedFloors, dataset: PreparedDataset) -> bool:
+    """Whether the earlier figures of a family hold on, its difference to popularity among them, if it can be had."""
+    if family not in earlier.best or earlier.best[family] != best[family]:
+        return False
+    is_told = family in earlier.differences or family == "popularity" or "popularity" not in best
+    return is_told or (family == "ease" and why_not(dataset) is not None)

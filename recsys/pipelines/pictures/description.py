@@ -94,15 +94,27 @@ def _popularity(axes: Any, values: Mapping[str, Any]) -> None:
 
 def _concentration(axes: Any, values: Mapping[str, Any]) -> None:
     shape = values["popularity"]
-    percent = range(len(shape["lorenz"]))
+    percent, shares = lorenz_points(shape["lorenz"], values["counts"]["items"])
     axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--", label="all items alike")
-    axes.plot(percent, [100 * share for share in shape["lorenz"]], color=ORANGE, linewidth=2, label="events")
-    axes.fill_between(percent, [100 * share for share in shape["lorenz"]], list(percent), color=ORANGE, alpha=0.12)
+    axes.plot(percent, shares, color=ORANGE, linewidth=2, label="events")
+    axes.fill_between(percent, shares, percent, color=ORANGE, alpha=0.12)
     told = f"Gini {shape['gini']:.2f}\ntop 1 % of items\nhave {100 * shape['top_1_percent_share']:.0f} % of events"
     axes.text(5, 76, told, fontsize=8.5, va="top")
     axes.set(title="Concentration", xlabel="items, least popular first (%)", ylabel="share of events (%)")
     axes.set(xlim=(0, 100), ylim=(0, 100))
     axes.legend(loc="upper left")
+
+
+def lorenz_points(lorenz: Sequence[float], num_items: int) -> tuple[list[float], list[float]]:
+    """Percent of the items and of the events along the curve: one point an item where there are few, no steps between.
+
+    Args:
+        lorenz: (101,) share of events of the least popular 0, 1, … 100 % of the items, rounded down to whole items.
+        num_items: V.
+    """
+    steps = min(max(num_items, 1), len(lorenz) - 1)
+    places = [-(-(len(lorenz) - 1) * step // steps) for step in range(steps + 1)]
+    return [100 * step / steps for step in range(steps + 1)], [100 * lorenz[place] for place in places]
 
 
 def _days(axes: Any, values: Mapping[str, Any]) -> None:
@@ -112,6 +124,7 @@ def _days(axes: Any, values: Mapping[str, Any]) -> None:
     axes.set(title="Events over time", ylabel=f"events per {unit}")
     axes.margins(x=0)
     axes.set_ylim(0, max(heights) * 1.3)
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     cuts = values.get("cuts_us") or []
     for cut, name, style in zip(cuts, ("validation", "test"), ("--", "-"), strict=True) if cuts else ():
@@ -176,6 +189,9 @@ def _log_bars(axes: Any, histogram: Sequence[Mapping[str, int]], what: str, colo
     axes.set_ylim(0.7, 30 * max(row[what] for row in histogram) if histogram else 10)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:,.0f} M")
+        axis.set_minor_formatter("")
+    # A bar of its own decade: short axes would have no tick with a number.
+    axes.set_xlim(0.8, max(2.2 * max(lows, default=1), 12))
 
 
 def _periods(by_day: Sequence[Sequence[int]]) -> tuple[list[datetime.datetime], list[int], str]:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from recsys.cli import main
@@ -53,6 +54,37 @@ def test_a_dataset_with_a_leak_is_shown_and_ends_with_two(
     assert main(["data", "describe", str(tmp_path / "data"), "--json"]) == 2
     found = json.loads(capsys.readouterr().out)
     assert {"changed bytes", "duplicated user"} <= {leak["name"] for leak in found["leaks"]}
+
+
+def test_the_events_of_the_parts_add_up_and_targets_stand_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By time 80 of 100 events train; users 8 and 9 come later and have no history; 7 is asked for the next event."""
+    rows = [f"{n % 8 if n < 80 else 7 + n % 3},{n % 9},{1_500_000_000 + n}" for n in range(100)]
+    (tmp_path / "log.csv").write_text("user,item,ts\n" + "\n".join(rows) + "\n")
+    words = ["--out", str(tmp_path / "data"), "--set", "split.target=next"]
+    assert main(["prepare", "--source", str(tmp_path / "log.csv"), *words]) == 0
+    capsys.readouterr()
+    assert main(["data", "describe", str(tmp_path / "data"), "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["events_by_part"] == {"train": 80, "valid": 10, "test": 10}
+    assert main(["data", "describe", str(tmp_path / "data")]) == 0
+    lines = [line.replace("│", " ").replace("┃", " ").split() for line in capsys.readouterr().out.splitlines()]
+    header = next(line for line in lines if line[:1] == ["part"])
+    assert header == ["part", "users", "events", "targets", "cold", "users", "never", "trained"]
+    valid = next(line for line in lines if line[:1] == ["valid"])
+    assert valid[2:4] == ["10", "1"]  # events, targets
+
+
+def test_times_are_told_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    times = {"a": ["1500000000", "1500000001"], "b": ["2020-01-01T00:00:00", "2020-01-02T00:00:00"]}
+    for name, (first, last) in times.items():
+        (tmp_path / f"{name}.csv").write_text(f"user,item,ts\n1,2,{first}\n1,3,{last}\n")
+    frame = pl.DataFrame({"user_id": [1, 1], "item_id": [2, 3], "timestamp": [1_500_000_000, 1_500_000_001]})
+    frame.with_columns(pl.from_epoch("timestamp")).write_parquet(tmp_path / "c.parquet")
+    for name, told in (("a.csv", "numbers in s"), ("b.csv", "ISO 8601"), ("c.parquet", "timestamp column")):
+        assert main(["data", "describe", str(tmp_path / name)]) == 0
+        assert f"time, times: {told}" in capsys.readouterr().out
 
 
 def test_what_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from recsys.cli import main
+from recsys.features.dataset import PreparedDataset
 
 
 def write(path: Path, users: range) -> str:
@@ -35,3 +36,23 @@ def test_the_callers_faults_stay_two(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "absent.csv" in capsys.readouterr().err
     assert main(["data", "diff", old, old, "--set", "volume.most_ratio=2"]) == 2
     assert "max_ratio" in capsys.readouterr().err
+
+
+def test_a_prepared_dataset_is_no_log(
+    circle: PreparedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "diff", str(circle.path), str(circle.path)]) == 2
+    assert f"{circle.path}: is a prepared dataset; diff compares logs" in capsys.readouterr().err
+    assert main(["prepare", "--source", str(circle.path), "--out", str(tmp_path / "data")]) == 2
+    assert f"{circle.path}: is a prepared dataset; wanted a log" in capsys.readouterr().err
+
+
+def test_a_skipped_check_is_shown_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = write(tmp_path / "old.csv", range(100))
+    rows = [f"{u},{1000 + (u + n) % 50},{1_500_000_000 + 60 * n}" for u in range(100) for n in range(20)]
+    (tmp_path / "new.csv").write_text("user,item,ts\n" + "\n".join(rows) + "\n")
+    words = ["--set", "new_items.max_share=1", "--set", "new_items.warn_share=1", "--json"]
+    assert main(["data", "diff", old, str(tmp_path / "new.csv"), *words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "drift.popularity" in found["skipped"]
+    assert found["verdict"] == "ok"

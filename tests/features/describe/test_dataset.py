@@ -1,5 +1,6 @@
 """A prepared dataset's figures are those of its log; its leaks are named."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from recsys.features.describe.advice import advice
 from recsys.features.describe.config import DescribeConfig
 from recsys.features.describe.dataset import describe_dataset
 from recsys.features.describe.source import describe_source
+from recsys.features.prepare import PrepareConfig, prepare
 
 
 def test_a_dataset_without_filters_is_described_as_its_log_is(circle: PreparedDataset, circle_csv: Path) -> None:
@@ -27,6 +29,17 @@ def test_a_dataset_without_filters_is_described_as_its_log_is(circle: PreparedDa
     assert "trains on other users' future, as declared" in advice(found)[0]
 
 
+@pytest.mark.parametrize("cuts", [None, [1, 2, 3]])
+def test_a_split_by_time_without_its_cuts_is_described_all_the_same(
+    circle_csv: Path, cuts: list[int] | None, tmp_path: Path
+) -> None:
+    prepare(circle_csv, tmp_path / "data", PrepareConfig())
+    file = tmp_path / "data" / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"cuts_us": cuts}))
+    found = describe_dataset(tmp_path / "data", DescribeConfig())
+    assert {leak["name"] for leak in found["leaks"]} == {"misplaced cut"}
+
+
 def test_a_byte_that_was_changed_is_a_leak_by_name(circle: PreparedDataset, tmp_path: Path) -> None:
     shutil.copytree(circle.path, tmp_path / "data")
     file = tmp_path / "data" / "shards" / "00000" / "train_end.npy"
@@ -34,7 +47,12 @@ def test_a_byte_that_was_changed_is_a_leak_by_name(circle: PreparedDataset, tmp_
     cuts[3] += 1
     np.save(file, cuts)
     found = describe_dataset(tmp_path / "data", DescribeConfig())
-    assert {leak["name"] for leak in found["leaks"]} == {"changed bytes", "changed split", "misplaced cut"}
+    assert {leak["name"] for leak in found["leaks"]} == {
+        "changed bytes",
+        "changed manifest",
+        "changed split",
+        "misplaced cut",
+    }
     assert "the dataset leaks" in advice(found)[0]
 
 

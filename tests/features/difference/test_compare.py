@@ -148,6 +148,37 @@ def test_a_new_column_and_another_time_unit_are_a_warning(
     assert told(checks, "warn") == {"columns.new", "kind.time_unit"}
 
 
+def test_exact_times_are_one_kind(halves: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path) -> None:
+    old, new = (half.with_columns(pl.from_epoch("timestamp").cast(pl.Datetime("us"))) for half in halves)
+    old.write_parquet(tmp_path / "old.parquet")
+    new.write_csv(tmp_path / "new.csv", datetime_format="%Y-%m-%dT%H:%M:%S")
+    before, after = (profile_log(tmp_path / name, ReadConfig(), quiet) for name in ("old.parquet", "new.csv"))
+    check = next(check for check in compare_logs(before, after, LIMITS) if check.name == "kind.time_unit")
+    assert (check.old, check.new, check.verdict) == ("timestamp column", "ISO 8601", "ok")
+
+
+def test_what_cannot_be_checked_is_skipped_and_says_why(
+    halves: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path
+) -> None:
+    old, new = halves
+    other = new.with_columns(pl.col("item_id") + 10_000)
+    check = compared(tmp_path, old, other)["drift.popularity"]
+    assert (check.verdict, check.value, check.new) == ("skipped", None, "0 shared items; wanted 2")
+    one = other.with_columns(pl.when(ROW == 0).then(old["item_id"][0]).otherwise("item_id").alias("item_id"))
+    assert compared(tmp_path, old, one)["drift.popularity"].new == "1 shared item; wanted 2"
+    checks = compared(tmp_path, old.drop("weight"), new.drop("event_type", "timestamp"))
+    why = {name: check.new for name, check in checks.items() if check.verdict == "skipped"}
+    types = "no event types in the new log"
+    assert why == {
+        "event_types.new": types,
+        "event_types.vanished": types,
+        "drift.hours": "no times in the new log",
+        "drift.type_mix": types,
+        "drift.weights": "no weights in the old log",
+    }
+    assert compared(tmp_path, old.drop("weight"), new.drop("weight"))["drift.weights"].new == "no weights in either log"
+
+
 def test_all_users_new_fails_by_default(halves: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path) -> None:
     assert told(compared(tmp_path, *halves, DiffConfig())) == {"new_users"}
 

@@ -236,3 +236,89 @@ def test_a_full_disk_is_told_in_one_line_and_the_part_stays(server: Any, tmp_pat
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     assert watch.get(url, tmp_path / "log.csv") == DATA
     assert server.asked[-1]["Range"] == "bytes=100000-"
+
+
+def send_without_length(request: Any, data: bytes) -> None:
+    """The whole of an answer that tells its end by closing the connection alone."""
+    request.send_response(200)
+    request.send_header("ETag", '"one"')
+    request.end_headers()
+    request.wfile.write(data)
+    request.close_connection = True
+
+
+def send_half_in_chunks(request: Any) -> None:
+    """A half of what was asked for, in chunks, torn; as 206 without the range where a part was asked for."""
+    asked = request.headers.get("Range")
+    rest = DATA[int(asked[6:].partition("-")[0]) :] if asked else DATA
+    request.send_response(206 if asked else 200)
+    request.send_header("ETag", '"one"')
+    request.send_header("Transfer-Encoding", "chunked")
+    request.end_headers()
+    half = rest[: len(rest) // 2]
+    request.wfile.write(b"%x\r\n" % len(half) + half + b"\r\n")
+    request.close_connection = True
+
+
+def test_an_empty_file_is_refused(server: Any, tmp_path: Path, watch: Watch) -> None:
+    with pytest.raises(DataError, match=r"log\.csv: the server answers with an empty file; name a mirror"):
+        watch.get(server.put("/log.csv", b""), tmp_path / "log.csv")
+    assert parts(tmp_path) == []
+
+
+def test_without_an_end_that_is_told_a_file_is_taken_only_where_a_checksum_follows(
+    server: Any, tmp_path: Path, watch: Watch
+) -> None:
+    url = server.put("/log.csv", DATA)
+    server.faults += [lambda request: send_without_length(request, DATA)] * 2
+    assert watch.get(url, tmp_path / "log.csv") == DATA
+    (tmp_path / "log.csv").unlink()
+    with pytest.raises(DataError, match="tells no length, and no checksum is known: whether the file is whole can not"):
+        watch.get(url, tmp_path / "log.csv", is_end_needed=True)
+    assert parts(tmp_path) == []
+    assert watch.get(url, tmp_path / "log.csv", is_end_needed=True) == DATA
+
+
+def test_the_rest_of_a_file_of_unknown_length_is_as_long_as_its_answer_tells(
+    server: Any, tmp_path: Path, watch: Watch
+) -> None:
+    url = server.put("/log.csv", DATA)
+    server.faults += [send_half_in_chunks, lambda request: request.send_file(end=200_000)]
+    assert watch.get(url, tmp_path / "log.csv", is_end_needed=True) == DATA
+    assert [asked.get("Range") for asked in server.asked] == [None, "bytes=150000-", "bytes=200000-"]
+
+
+def test_a_torn_rest_is_told_by_its_length_where_its_range_tells_no_total(
+    server: Any, tmp_path: Path, watch: Watch
+) -> None:
+    def torn(request: Any) -> None:
+        request.send_response(206)
+        request.send_header("Content-Range", "bytes 150000-299999/*")
+        request.send_header("Content-Length", "150000")
+        request.end_headers()
+        request.wfile.write(DATA[150_000:160_000])
+        request.close_connection = True
+
+    server.faults += [send_half_in_chunks, torn]
+    assert watch.get(server.put("/log.csv", DATA), tmp_path / "log.csv") == DATA
+
+
+def test_bytes_that_came_before_are_no_progress(server: Any, tmp_path: Path, watch: Watch) -> None:
+    url = server.put("/log.csv", DATA)
+    server.faults += [send_half_in_chunks] * 50
+    with pytest.raises(RecsysError, match="6 times in a row"):
+        watch.get(url, tmp_path / "log.csv")
+    assert len(server.asked) <= 8
+
+
+def test_a_file_that_starts_anew_again_and_again_is_given_up(server: Any, tmp_path: Path, watch: Watch) -> None:
+    """Each try gets further than the one before, and nothing is ever gone on with."""
+    url = server.put("/log.csv", DATA, etag=None)
+
+    def torn(end: int) -> Any:
+        return lambda request: request.send_file(end=end)
+
+    server.faults += [torn(end) for end in range(10_000, 290_000, 10_000)]
+    with pytest.raises(RecsysError, match=r"started anew 10 times, and again: the server gives no ETag"):
+        watch.get(url, tmp_path / "log.csv")
+    assert len(server.asked) == 11

@@ -204,3 +204,99 @@ def test_a_dead_server_leaves_nothing_that_looks_whole(small: PublicSet, server:
         get(small, tmp_path / "ml")
     assert not (tmp_path / "ml" / "fetch.json").exists()
     assert get(small, tmp_path / "ml")[0].origin == "fetched"
+
+
+def sequences(server: Any, data: bytes) -> PublicSet:
+    """amazon-toys, a plain text without a published checksum, as this test's server has it."""
+    return replace(find("amazon-toys"), url=server.put("/Toys_and_Games.txt", data))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (zipped(), r"Toys_and_Games\.txt: is packed by zip"),
+        (b"one\ntwo\n", r"Toys_and_Games\.txt: none of its first 2 lines is an event"),
+        (bytes(5000), r"Toys_and_Games\.txt: looks binary"),
+    ],
+)
+def test_what_is_no_log_is_kept_aside_and_not_trusted(data: bytes, message: str, server: Any, tmp_path: Path) -> None:
+    chosen = sequences(server, data)
+    with pytest.raises(DataError, match=rf"{message}.*; it is not the log of amazon-toys: kept as .*\.txt\.wrong"):
+        get(chosen, tmp_path / "toys")
+    assert sorted(path.name for path in (tmp_path / "toys").iterdir()) == [".fetch.lock", "Toys_and_Games.txt.wrong"]
+    sequences(server, b"1 2 3\n2 3\n")
+    assert get(chosen, tmp_path / "toys")[0].trust == "first use"
+
+
+def test_a_log_whose_columns_its_settings_do_not_name_is_refused(server: Any, tmp_path: Path) -> None:
+    url = server.put("/Video_Games.csv.gz", gzip.compress(b"who,what\na,b\n"))
+    with pytest.raises(DataError, match=r"Video_Games\.csv: no column for user_id.*kept as .*Video_Games\.csv\.wrong"):
+        get(replace(find("amazon-2023-video-games"), url=url), tmp_path / "games")
+    assert not (tmp_path / "games" / "fetch.json").exists()
+
+
+def test_a_log_of_mixed_ids_is_one(server: Any, tmp_path: Path) -> None:
+    chosen = sequences(server, b"12345678901234567 123456789012345678\n" * 9_000 + b"x 2\n")
+    assert get(chosen, tmp_path / "toys")[0].trust == "first use"
+
+
+def test_an_answer_without_an_end_is_not_trusted_at_first_use(server: Any, tmp_path: Path) -> None:
+    def endless(request: Any) -> None:
+        request.send_response(200)
+        request.end_headers()
+        request.wfile.write(b"1 2 3\n2 3\n")
+        request.close_connection = True
+
+    chosen = sequences(server, b"1 2 3\n2 3\n")
+    server.faults += [endless]
+    with pytest.raises(DataError, match="whether the file is whole can not be told"):
+        get(chosen, tmp_path / "toys")
+    assert not (tmp_path / "toys").exists()
+    get(chosen, tmp_path / "toys")
+    (tmp_path / "toys" / "Toys_and_Games.txt").unlink()
+    server.faults += [endless]
+    assert get(chosen, tmp_path / "toys")[0].origin == "fetched"  # now there is a sum to compare with
+
+
+def test_a_fetch_that_brought_nothing_leaves_nothing(small: PublicSet, server: Any, tmp_path: Path) -> None:
+    server.files.clear()
+    with pytest.raises(DataError, match="404"):
+        get(small, tmp_path / "ml")
+    assert not (tmp_path / "ml").exists()
+    (tmp_path / "ml").mkdir()
+    with pytest.raises(DataError, match="404"):
+        get(small, tmp_path / "ml")
+    assert list((tmp_path / "ml").iterdir()) == []
+
+
+def test_an_archive_unpacked_by_hand_is_found_with_its_settings(small: PublicSet, server: Any, tmp_path: Path) -> None:
+    inner = tmp_path / "all" / "ml-100k" / "ml-100k"
+    inner.mkdir(parents=True)
+    (inner / "u.data").write_bytes(LOG)
+    found, _ = get(small, tmp_path / "ml", data_folder=tmp_path / "all")
+    assert (found.source, found.settings) == (inner / "u.data", small.settings)
+    assert server.asked == []
+
+
+def test_a_folder_of_recsys_data_without_a_log_is_told_and_passed_over(small: PublicSet, tmp_path: Path) -> None:
+    (tmp_path / "all" / "ml-100k").mkdir(parents=True)
+    (tmp_path / "all" / "ml-100k" / "README.md").write_text("see elsewhere")
+    found, lines = get(small, tmp_path / "ml", data_folder=tmp_path / "all")
+    assert found.origin == "fetched"
+    assert "ml-100k: holds no u.data or interactions.parquet or sequences.parquet; passed over" in lines[0]
+
+
+def test_a_set_of_recsys_data_that_no_catalogue_lists_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "all" / "yelp-text"
+    folder.mkdir(parents=True)
+    (folder / "sequences.parquet").write_bytes(b"PAR1")
+    found = fetch("Yelp text", data_folder=tmp_path / "all")
+    assert (found.name, found.source) == ("yelp-text", folder / "sequences.parquet")
+    for name in ("nope", "..", ".", "", "../all/yelp-text"):
+        with pytest.raises(DataError, match="no data set of this name"):
+            fetch(name, data_folder=tmp_path / "all")
+
+
+def test_a_name_like_no_other_gets_no_guess() -> None:
+    with pytest.raises(DataError, match="^nope: no data set of this name; recsys data fetch --list shows all$"):
+        find("nope")

@@ -165,3 +165,10 @@ def test_typed_times_keep_their_moment() -> None:
 )
 def test_small_numbers_are_places_and_not_times(values: list[str], are_times: bool) -> None:
     assert looks_like_times(pl.Series(values)) is are_times
+
+
+@pytest.mark.parametrize(("unit", "bound"), [("s", 10**11), ("ms", 10**14), ("us", 10**17)])
+def test_the_first_number_of_the_next_unit_is_in_another_one(unit: Unit, bound: int) -> None:
+    latest = 2**62
+    times = parse_times(pl.Series([bound, bound // 2]), "number", unit, latest)
+    assert _problems(times) == [f"timestamp is in another unit than the source's ({unit})", None]

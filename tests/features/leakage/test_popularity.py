@@ -9,6 +9,7 @@ from recsys.errors import DataError
 from recsys.features.dataset import PreparedDataset
 from recsys.features.leakage import check_bundle, check_counts
 from recsys.features.leakage.popularity import part_counts
+from recsys.features.prepare import PrepareConfig, prepare
 from recsys.features.vocabulary import Vocabulary
 
 
@@ -48,13 +49,36 @@ def test_one_event_too_many_is_found(circle: PreparedDataset) -> None:
     assert "item index 3" in leak.example
 
 
-def test_fewer_events_are_another_popularity_and_allowed_of_a_window(circle: PreparedDataset) -> None:
+def test_fewer_events_are_another_popularity(circle: PreparedDataset) -> None:
     counts = circle.train_counts()
     counts[3] -= 1
     assert [leak.name for leak in check_counts(circle, counts, "counts")] == ["another popularity"]
-    assert check_counts(circle, counts, "counts", is_window=True) == []
-    counts[3] += 2
-    assert [leak.name for leak in check_counts(circle, counts, "counts", is_window=True)] == ["popularity from test"]
+
+
+def test_a_window_counts_its_own_training_events_and_no_others(circle: PreparedDataset) -> None:
+    times = np.concatenate([circle.train_slices().gather(i)[1] for i in range(circle.num_users)])
+    since = int(np.median(times))
+    recent, all_time = part_counts(circle, since), part_counts(circle)
+    assert 0 < recent[0].sum() == np.count_nonzero(times >= since) < len(times)
+    assert check_counts(circle, recent[0], "recent", since_us=since) == []
+    for wrong in (np.minimum(all_time[2], all_time[0]), all_time[0], recent[0] // 2, recent[2]):
+        assert [leak.name for leak in check_counts(circle, wrong, "recent", since_us=since)] == ["popularity from test"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("is_window", [True, False])
+def test_counts_that_are_not_finite_are_found(circle: PreparedDataset, value: float, is_window: bool) -> None:
+    counts = circle.train_counts().astype(float)
+    counts[3] = value
+    (leak,) = check_counts(circle, counts, "counts", since_us=0 if is_window else None)
+    assert leak.name == "popularity from test"
+
+
+def test_a_window_in_time_wants_times(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1 2 3 4\n2 3 4 5\n")
+    dataset = prepare(tmp_path / "a.txt", tmp_path / "data", PrepareConfig())
+    with pytest.raises(ValueError, match="since_us=7: the dataset has no times"):
+        check_counts(dataset, dataset.train_counts(), "recent", since_us=7)
 
 
 def test_counts_of_other_items_are_found(circle: PreparedDataset) -> None:

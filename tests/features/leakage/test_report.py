@@ -351,25 +351,168 @@ def test_a_vocabulary_with_more_items_than_the_dataset_is_found(prepared: Prepar
     assert names(dataset) == {"vocabulary from test"}
 
 
-def test_late_events_that_an_append_declares_are_no_leak(prepared: Prepared) -> None:
-    def change(shards: list[Arrays], manifest: Manifest) -> None:
-        items_after_the_cut_permuted(shards, manifest)
-        manifest["appends"] = [{"late_events": 1, "first_new_item_index": len_items + 1, "first_new_user_index": 25}]
+def appended(dataset: PreparedDataset, *change: Change, **day: int) -> PreparedDataset:
+    """The dataset after these changes, whose manifest tells of one append."""
+    told = {"events": 3, "late_events": 0, "first_new_item_index": dataset.num_items + 1, "first_new_user_index": 25}
 
+    def make(shards: list[Arrays], manifest: Manifest) -> None:
+        for one in change:
+            one(shards, manifest)
+        manifest["appends"] = [told | day]
+
+    return changed(dataset, make)
+
+
+def test_as_many_disorders_as_late_events_of_an_append_are_no_leak(prepared: Prepared) -> None:
     dataset = prepared("time")
-    len_items = dataset.num_items
-    assert names(changed(dataset, items_after_the_cut_permuted)) == {"vocabulary order"}
-    assert names(changed(dataset, change)) == set()
+    assert "vocabulary order" in names(changed(dataset, items_after_the_cut_permuted))
+    assert "vocabulary order" in names(appended(dataset, items_after_the_cut_permuted))
+    assert "vocabulary order" not in names(appended(dataset, items_after_the_cut_permuted, late_events=1))
 
 
-def test_indices_that_an_append_brought_are_ordered_among_themselves(prepared: Prepared) -> None:
+def last_item_before_two(shards: list[Arrays], manifest: Manifest) -> None:
+    """The last item stands before two that appeared earlier: two disorders."""
+    last = manifest["counts"]["items"]
+    place = np.arange(last + 1, dtype=np.int32)
+    place[last], place[last - 2 : last] = last - 2, (last - 1, last)
+    for arrays in shards:
+        arrays["items"] = place[arrays["items"]]
+
+
+@pytest.mark.parametrize("new_items", [0, 2, 10])
+def test_one_disorder_more_than_late_events_is_found_wherever_the_border_is(prepared: Prepared, new_items: int) -> None:
+    dataset = prepared("time")
+    for late, is_found in ((1, True), (2, False)):
+        first = dataset.num_items + 1 - new_items
+        # An append's own disorders are excused by late events of later ones alone.
+        is_own = new_items == 10
+        found = names(appended(dataset, last_item_before_two, late_events=late, first_new_item_index=first))
+        assert ("vocabulary order" in found) is (is_found or is_own)
+
+
+@pytest.mark.parametrize(("late", "is_found"), [((2, 0), True), ((2, 1), True), ((1, 2), False)])
+def test_disorders_inside_an_append_are_excused_by_late_events_since_alone(
+    prepared: Prepared, late: tuple[int, int], is_found: bool
+) -> None:
+    dataset = prepared("time")
+
     def change(shards: list[Arrays], manifest: Manifest) -> None:
-        items_after_the_cut_permuted(shards, manifest)
-        manifest["appends"] = [
-            {"late_events": 0, "first_new_item_index": manifest["counts"]["items"], "first_new_user_index": 25}
-        ]
+        last_item_before_two(shards, manifest)
+        days = zip(late, (dataset.num_items - 9, dataset.num_items + 1), strict=True)
+        told = {"events": 3, "first_new_user_index": 25}
+        manifest["appends"] = [told | {"late_events": count, "first_new_item_index": first} for count, first in days]
 
-    assert names(changed(prepared("time"), change)) == set()
+    assert ("vocabulary order" in names(changed(dataset, change))) is is_found
+
+
+def test_the_border_of_an_append_hides_no_disorder(prepared: Prepared) -> None:
+    dataset = prepared("time")
+    last = dataset.num_items
+    found = names(appended(dataset, items_after_the_cut_permuted, first_new_item_index=last))
+    assert "vocabulary order" in found
+    future_first = names(appended(dataset, items_of_the_future_first, first_new_item_index=2))
+    assert "vocabulary from test" in future_first
+
+
+@pytest.mark.parametrize(
+    "days",
+    [
+        [{"late_events": 4}],
+        [{"late_events": 10**9, "events": 10**9}],
+        [{"late_events": -1}],
+        [{"first_new_item_index": 0}],
+        [{"first_new_item_index": 999}],
+        [{"first_new_item_index": 30}, {"first_new_item_index": 29}],
+        [{"first_new_user_index": 9}, {"first_new_user_index": 8}],
+    ],
+)
+def test_an_append_that_cannot_have_been_is_found(prepared: Prepared, days: list[dict[str, int]]) -> None:
+    dataset = prepared("time")
+    told = {"events": 3, "late_events": 0, "first_new_item_index": dataset.num_items, "first_new_user_index": 25}
+
+    def change(shards: list[Arrays], manifest: Manifest) -> None:
+        del shards
+        manifest["appends"] = [told | day for day in days]
+
+    assert "changed manifest" in names(changed(dataset, change))
+
+
+@pytest.mark.parametrize("cuts", [[2, 1], [1, 2, 3], [1], None, [], "12"])
+def test_a_split_by_time_has_two_ascending_cuts(prepared: Prepared, cuts: Any) -> None:
+    def change(shards: list[Arrays], manifest: Manifest) -> None:
+        del shards
+        manifest["cuts_us"] = cuts
+
+    assert names(changed(prepared("time"), change)) == {"misplaced cut"}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "found"), [("time", {"changed manifest", "misplaced cut"}), ("loo", {"changed manifest"})]
+)
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_times_under_another_order_are_found(
+    prepared: Prepared, protocol: str, found: set[str], is_listed: bool
+) -> None:
+    def change(shards: list[Arrays], manifest: Manifest) -> None:
+        del shards
+        manifest["order"] = "rows"
+        if not is_listed:
+            manifest["files"] = {name: n for name, n in manifest["files"].items() if not name.endswith("times.npy")}
+
+    assert names(changed(prepared(protocol, 2), change)) == found
+
+
+def test_an_order_by_time_lists_the_times_of_every_shard(prepared: Prepared) -> None:
+    def change(shards: list[Arrays], manifest: Manifest) -> None:
+        del shards, manifest["files"]["shards/00001/times.npy"]
+
+    assert names(changed(prepared("loo", 2), change)) == {"changed manifest"}
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [("counts", "events"), ("test", "targets"), ("train", "users"), ("valid", "cold_users")]
+)
+def test_a_count_that_the_arrays_do_not_give_is_found(prepared: Prepared, group: str, name: str) -> None:
+    def change(shards: list[Arrays], manifest: Manifest) -> None:
+        del shards
+        (manifest["counts"] if group == "counts" else manifest["splits"][group])[name] += 1
+
+    assert names(changed(prepared("time"), change)) == {"changed manifest"}
+
+
+def test_a_row_without_events_is_found(prepared: Prepared) -> None:
+    def change(shards: list[Arrays], manifest: Manifest) -> None:
+        """The second user gets the first one's events too."""
+        del manifest
+        arrays = shards[0]
+        arrays["offsets"][1] = arrays["offsets"][0]
+        arrays["train_end"][0] = arrays["valid_end"][0] = 0
+
+    assert "user without events" in names(changed(prepared("loo"), change))
+
+
+@pytest.mark.parametrize("prefix", ["", "-", "u", "a long user name "])
+def test_users_of_exchanged_shards_are_found(prefix: str, tmp_path: Path) -> None:
+    rows = [f"{prefix}{user + 1},{item},{1_500_000_000 + 60 * item}" for user in range(20) for item in range(5)]
+    (tmp_path / "log.csv").write_text("user,item,ts\n" + "\n".join(rows) + "\n")
+    config = PrepareConfig(split=SplitConfig(protocol="loo"), shards=3)
+    dataset = prepare(tmp_path / "log.csv", tmp_path / "data", config)
+    assert names(dataset) == set()
+
+    def change(shards: list[Arrays], manifest: Manifest) -> None:
+        del manifest
+        shards[0], shards[1] = shards[1], shards[0]
+
+    assert names(changed(dataset, change)) == {"misplaced user"}
+
+
+@pytest.mark.parametrize(("factor", "is_found"), [(1, False), (100, False), (1000, True)])
+def test_another_unit_is_a_factor_of_a_thousand_away(prepared: Prepared, factor: int, is_found: bool) -> None:
+    def change(shards: list[Arrays], manifest: Manifest) -> None:
+        del manifest
+        shards[0]["times"] //= factor
+
+    assert ("times of another unit" in names(changed(prepared("loo", 3), change))) is is_found
 
 
 EVENTS = st.lists(

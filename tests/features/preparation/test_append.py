@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from recsys.errors import DataError, StorageError
 from recsys.features.dataset import PreparedDataset
+from recsys.features.leakage import find_leaks
 from recsys.features.preparation.append import append
 from recsys.features.preparation.policies import EventConfig
 from recsys.features.prepare import FilterConfig, PrepareConfig, ReadConfig, SplitConfig, prepare
@@ -119,6 +120,7 @@ def test_what_a_day_brought_stands_in_the_manifest(tmp_path: Path) -> None:
         "new_users": 1,
         "new_items": 2,
         "late_events": 2,
+        "superseded_events": 0,
         "newly_eligible_items": 0,
         "first_new_user_index": 6,
         "first_new_item_index": 7,
@@ -271,10 +273,13 @@ def test_clamped_times_take_the_latest_credible_one_of_all_days(tmp_path: Path) 
     last = max(int(shard.times.max()) for shard in PreparedDataset.open(out).shards if shard.times is not None)
     day = tmp_path / "day.csv"
     day.write_text(f"user,item,event,ts\n1,1,v,{START + 5}\n1,2,v,9999999999\n")
-    grown = append(day, out)
+    told: list[str] = []
+    grown = append(day, out, told.append)
     assert grown.manifest["counts"]["clamped"] == 1
     assert _sequences(grown)[1][1][-1] == last
-    assert "1 times in the future set back" in grown.manifest["notes"][-1]
+    said = "1 time in the future set back to the latest credible one, the first: day.csv:3"
+    assert [note for note in grown.manifest["notes"] if "future" in note] == [said]
+    assert [line for line in told if "future" in line] == [f"day.csv: {said}"]
 
 
 KILL = """
@@ -347,3 +352,77 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
         append(second, out, interrupt)
     assert PreparedDataset.open(out).num_events == 30
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "first.csv", "second.csv"]
+
+
+@pytest.mark.parametrize("repeats", ["keep", "collapse", "first", "last"])
+@pytest.mark.parametrize("ties", ["file", "item", "shuffle"])
+@pytest.mark.parametrize("duplicates", ["keep", "drop"])
+def test_every_policy_takes_a_day_that_comes_back_to_old_items(
+    repeats: Any, ties: Any, duplicates: Any, tmp_path: Path
+) -> None:
+    first = [(u, 1 + (u + n) % 7, 100 * n + u // 2, "v") for n in range(8) for u in range(1, 6)]
+    again = [(u, 1 + (u + n) % 7, 900 + 10 * n, "v") for n in (0, 1) for u in (1, 2, 3)]
+    tied = [(4, 3, 700, "v"), (4, 3, 702, "v"), (1, 2, 700, "v"), (5, 9, 921, "v"), (5, 9, 921, "v"), (6, 1, 930, "v")]
+    config = PrepareConfig(events=EventConfig(repeats=repeats, ties=ties, duplicates=duplicates), shards=2)
+    before = prepare(_write(tmp_path / "0.csv", first), tmp_path / "data", config)
+    known = before.items.decode(range(1, before.num_items + 1))
+    grown = append(_write(tmp_path / "1.csv", [*again, *tied]), tmp_path / "data")
+    assert grown.items.decode(range(1, len(known) + 1)) == known
+    rebuilt = prepare(_write(tmp_path / "all.csv", [*first, *again, *tied]), tmp_path / "rebuilt", config)
+    assert _sequences(grown) == _sequences(rebuilt)
+    superseded = grown.manifest["appends"][0]["superseded_events"]
+    assert (superseded > 0) == (repeats == "last")
+    # A third day still finds the order of what the second brought.
+    assert append(_write(tmp_path / "2.csv", [(6, 9, 1000, "v"), (7, 10, 1001, "v")]), tmp_path / "data").num_items == 9
+
+
+def test_superseded_events_excuse_no_order_where_no_policy_supersedes(tmp_path: Path) -> None:
+    first, second = _days(tmp_path)
+    out = prepare(first, tmp_path / "data", PrepareConfig()).path
+    append(second, out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["appends"][0] |= {"superseded_events": 1, "late_events": 0}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert "vocabulary order" in {leak.name for leak in find_leaks(PreparedDataset.open(out))}
+    manifest["appends"][0]["superseded_events"] = 12
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert {leak.name for leak in find_leaks(PreparedDataset.open(out))} == {"changed manifest"}
+
+
+def test_an_event_of_the_last_old_moment_is_not_late(tmp_path: Path) -> None:
+    first = [(u, 1 + (u + n) % 4, 10 * n, "v") for u in (1, 2, 3) for n in range(10)]
+    out = prepare(_write(tmp_path / "0.csv", first), tmp_path / "data", PrepareConfig()).path
+    grown = append(_write(tmp_path / "1.csv", [(1, 2, 90, "v"), (2, 3, 89, "v"), (3, 4, 91, "v")]), out)
+    assert grown.manifest["appends"][0]["late_events"] == 1
+
+
+def test_a_position_the_user_has_already_is_not_late(tmp_path: Path) -> None:
+    first = [(u, 1 + (u + n) % 4, n, "v") for u in (1, 2) for n in range(5)]
+    config = PrepareConfig(split=SplitConfig(protocol="loo"))
+    out = prepare(_write(tmp_path / "0.csv", first, "position"), tmp_path / "data", config).path
+    grown = append(_write(tmp_path / "1.csv", [(1, 2, 4, "v"), (2, 3, 3, "v"), (1, 4, 5, "v")], "position"), out)
+    assert grown.manifest["appends"][0]["late_events"] == 1
+
+
+def test_a_second_writer_is_refused_and_a_dead_one_is_not_waited_for(tmp_path: Path) -> None:
+    first, second = _days(tmp_path)
+    folder = tmp_path / "kept"
+    out = prepare(first, folder / "data", PrepareConfig()).path
+    refused: list[str] = []
+
+    def meanwhile(line: str) -> None:
+        if "split" not in line:
+            return
+        for arguments in (["--append"], ["--set", "split.protocol=loo"]):
+            command = [sys.executable, "-m", "recsys", "prepare", "--source", str(first), "--out", str(out), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 2
+            refused.append(done.stderr.strip().splitlines()[-1])
+
+    assert append(second, out, meanwhile).num_events == 41
+    assert len(refused) == 2
+    assert all(line.endswith("data: another process writes there; wait for it") for line in refused)
+    (folder / ".data.lock").touch()
+    third = _write(tmp_path / "third.csv", [(1, 1, 9000, "v")])
+    assert append(third, out).num_events == 42
+    assert [path.name for path in folder.iterdir()] == ["data"]

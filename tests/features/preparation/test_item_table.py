@@ -8,6 +8,7 @@ import pytest
 
 from recsys.errors import DataError
 from recsys.features.preparation.item_table import join_items, read_items
+from recsys.features.preparation.items import write_items
 from recsys.features.schema import ReadConfig
 from recsys.features.vocabulary import Vocabulary
 
@@ -204,3 +205,45 @@ def test_text_ids_join_by_their_text(tmp_path: Path) -> None:
     path.write_text("item_id,title\n007,bond\n7,seven\n")
     table, _ = _joined(path, items=Vocabulary.from_ids(["007", "7"]))
     assert table["title"].to_list() == ["bond", "seven"]
+
+
+def test_the_first_value_that_is_no_number_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,price,title\n10,1.5,a\n20,2,7\n30,abc,c\n40,,d\n50,odd,e\n60,9,f\n")
+    result = read_items(path, ReadConfig())
+    assert result.table["price"].to_list() == ["1.5", "2", "abc", None, "odd", "9"]
+    assert result.notes == ["items.csv:4: column price is text: 'abc' is no number, though 3 of 6 values are"]
+
+
+def test_rows_that_are_set_aside_have_no_say_in_a_type(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,price,available_from\n10,1.5,\n,abc,\n30,odd,soon\n40,2,2020-01-01\n")
+    result = read_items(path, ReadConfig(max_rejected_share=1.0))
+    assert result.table["price"].to_list() == [1.5, 2.0]
+    assert result.rejected.height == 2
+    assert result.notes == []
+
+
+def test_types_that_are_told_are_no_accident(tmp_path: Path) -> None:
+    path = tmp_path / "a.item"
+    path.write_text("item_id:token\tyear:token\tprice:float\n10\t1995\t1\n20\t1996\t2\n30\t199x\t3x\n")
+    notes = read_items(path, ReadConfig()).notes
+    assert notes == ["a.item:4: column price is text: '3x' is no number, though 2 of 3 values are"]
+
+
+def test_a_column_of_two_types_in_two_files_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("item_id,price\n10,1.5\n")
+    (tmp_path / "b.csv").write_text("item_id,price\n20,cheap\n")
+    result = read_items(tmp_path, ReadConfig())
+    assert result.notes == ["column price is text: it holds numbers in a.csv, but text in b.csv"]
+
+
+def test_a_table_that_describes_no_item_of_the_log_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,title\n7,a\n8,b\n")
+    with pytest.raises(
+        DataError, match=r"describes none of the 3 items of the log: it has '7', the log has '30'; name"
+    ):
+        write_items(tmp_path, path, ReadConfig(), ITEMS, lambda _: None)
+    path.write_text("item_id,title\n7,a\n20,b\n")
+    assert write_items(tmp_path, path, ReadConfig(), ITEMS, lambda _: None)["described"] == 1

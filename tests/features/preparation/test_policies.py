@@ -171,3 +171,16 @@ def test_a_setting_that_means_nothing_is_refused(setting: dict[str, Any]) -> Non
     (name,) = setting
     with pytest.raises(ValueError, match=f"{name}="):
         EventConfig(**setting)
+
+
+@pytest.mark.parametrize(
+    ("repeats", "protocol", "wanted"), [("last", None, True), ("first", None, False), ("last", "loo", False)]
+)
+def test_a_split_by_time_tells_that_later_events_take_out_earlier_ones(
+    repeats: Any, protocol: Any, wanted: bool, tmp_path: Path
+) -> None:
+    rows = [f"{u},{n % 4},{START + 50 * n + u}" for n in range(12) for u in range(9)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,ts", *rows, *(f"8,{9 + n},{START + n}" for n in range(9))]))
+    config = PrepareConfig(events=EventConfig(repeats=repeats), split=SplitConfig(protocol=protocol))
+    dataset = prepare(tmp_path / "log.csv", tmp_path / "data", config)
+    assert dataset.manifest["leakage"]["filters_count_all_events"] is wanted

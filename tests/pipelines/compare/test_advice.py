@@ -83,6 +83,24 @@ def test_too_small_data_is_said_to_be_too_small(num: int, low: float) -> None:
     assert str(num) in advice.text[-1]
 
 
+def test_from_so_many_questions_on_the_data_is_not_called_few() -> None:
+    narrow = Interval(-0.001, -0.01, 0.008)
+    assert advise(three(narrow, narrow), "sasrec", "transition-knn", 200).is_telling
+
+
+def test_where_popularity_is_taken_the_history_is_said_to_be_of_no_effect() -> None:
+    advice = advise(three(around(-0.004), around(-0.002)), "sasrec", "transition-knn", 5000)
+    told = "nothing here can be told from popularity: no scorer uses the history to effect"
+    assert advice.text[1] == told
+    best = [
+        contender("popularity", "floor", 0.3, None),
+        contender("sasrec", "model", 0.2, around(-0.1), around(-0.1)),
+    ]
+    told = "nothing here is better than popularity: no scorer uses the history to effect"
+    assert advise(best, "popularity", "popularity", 5000).text[1] == told
+    assert "history" not in str(advise(three(around(-0.2), around(-0.005)), "sasrec", "transition-knn", 5000))
+
+
 def test_simplicity_is_the_documented_order_and_models_follow_by_their_parameters() -> None:
     floors = ["ease", "other-floor", "popularity", "blend", "item-knn", "recent-popularity", "transition-knn"]
     contenders = [contender(name, "floor", 0.1, around(0.0)) for name in floors]

@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recsys.errors import DataError
+from recsys.errors import DataError, InputError
 from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import PrepareConfig, prepare
 from recsys.features.splits import SplitConfig
 from recsys.models.bundle import load_bundle
+from recsys.models.floors import Popularity
 from recsys.pipelines.compare.compare import compare
 from recsys.pipelines.compare.comparison import Comparison
 from recsys.pipelines.compare.config import CompareConfig
 from recsys.pipelines.evaluation.evaluate import evaluate
+from recsys.pipelines.floors.tune import tune_floors
+from recsys.pipelines.floors.tuned import FILE
 from recsys.pipelines.training import Stopped
 
 SMALL = {"d_model": 16, "num_layers": 1, "d_ff": 32}
@@ -40,7 +43,20 @@ def place(data: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> tu
     return out, compare(data, out, CONFIG, observe=events.append), events
 
 
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    """Users at random, of whom the last item is another than the ones before: no two parts have the same figures."""
+    folder, rng = tmp_path_factory.mktemp("noisy"), np.random.default_rng(0)
+    lines = ["user_id,item_id,position"]
+    for user in range(60):
+        items = rng.permutation(12)[:6]
+        lines += [f"u{user},i{item},{n}" for n, item in enumerate(items)]
+    (folder / "log.csv").write_text("\n".join(lines))
+    return prepare(folder / "log.csv", folder / "data", PrepareConfig(split=SplitConfig(protocol="loo")))
+
+
 Place = tuple[Path, Comparison, list[Any]]
+BRIEF = CompareConfig(models=("sasrec",), minutes=0.002, trials=12, settings={"sasrec": SMALL, "train": TRAIN})
 
 
 def test_floors_and_models_stand_in_one_list_the_best_first(place: Place) -> None:
@@ -186,6 +202,76 @@ def test_data_without_a_validation_part_is_refused(circle_csv: Path, tmp_path: P
     with pytest.raises(DataError, match=r"validation part asks no question \(protocol loo-novalid\)"):
         compare(dataset, tmp_path / "out", CONFIG)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_remedy_is_one_that_the_caller_has(circle_csv: Path, tmp_path: Path) -> None:
+    own = prepare(circle_csv, tmp_path / "out" / "data", PrepareConfig(split=SplitConfig(protocol="loo-novalid")))
+    with pytest.raises(DataError, match=r"prepare it with --set prepare\.split\.protocol=loo \(or time, or ratio\)"):
+        compare(own, tmp_path / "out", CONFIG)
+    with pytest.raises(DataError, match=r"prepare it with recsys prepare --protocol loo"):
+        compare(own, tmp_path / "elsewhere", CONFIG)
+
+
+def test_the_figures_are_of_the_test_part_and_of_this_log_alone(
+    place: Place, noisy: PreparedDataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(place[0], out)  # what was found on another log stands there
+    found = compare(noisy, out, BRIEF)
+    popularity = {"popularity": Popularity.fit(noisy)}
+    on_test, on_valid = (
+        evaluate(popularity, noisy, split).metrics["popularity"]["ndcg@10"].mean for split in ("test", "valid")
+    )
+    assert abs(on_test - on_valid) > 1e-3
+    assert found.of("popularity").ndcg.mean == pytest.approx(on_test, abs=1e-12)
+    assert found.num_questions == 60
+
+
+def test_the_difference_to_the_best_floor_is_what_the_scorer_has_more(place: Place) -> None:
+    _, found, _ = place
+    floor = found.of(found.best_floor).ndcg.mean
+    told = {one.name: one.to_floor.mean for one in found.contenders if one.to_floor is not None}
+    wanted = {one.name: one.ndcg.mean - floor for one in found.contenders if one.name != found.best_floor}
+    assert told == pytest.approx(wanted)
+    assert min(told.values()) < -0.01
+
+
+def test_a_comparison_leaves_the_dataset_as_it_was(noisy: PreparedDataset, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(noisy.path, data)
+    dataset = PreparedDataset.open(data)
+    before = sorted(path.name for path in data.iterdir())
+    compare(dataset, out, BRIEF)
+    assert sorted(path.name for path in data.iterdir()) == before
+    assert json.loads((out / FILE).read_text())["random_trials"] == 12
+
+
+@pytest.mark.parametrize(("trials", "is_taken"), [(12, True), (13, True), (11, False)])
+def test_tuned_floors_of_the_dataset_are_taken_where_they_are_as_thorough(
+    noisy: PreparedDataset, tmp_path: Path, trials: int, is_taken: bool
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(noisy.path, data)
+    dataset = PreparedDataset.open(data)
+    tune_floors(dataset, trials, seed=5)
+    before, events = (data / FILE).read_bytes(), []  # type: ignore[var-annotated]
+    found = compare(dataset, out, BRIEF, observe=events.append)
+    assert (data / FILE).read_bytes() == before
+    assert any(event.get("event") == "trial" for event in events) is not is_taken
+    assert (out / FILE).exists() is not is_taken
+    assert (f"taken from {data / FILE}" in found.floors_note) is is_taken
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_tuned(
+    noisy: PreparedDataset, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    events: list[Any] = []
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(InputError, match="cannot be written .*; name another place"):
+            compare(noisy, out, BRIEF, observe=events.append)
+    assert events == []
+    assert not (noisy.path / FILE).exists()
 
 
 def test_too_few_users_are_refused(tmp_path: Path) -> None:

@@ -51,11 +51,11 @@ def test_every_model_gets_the_same_and_what_is_given_goes_before(circle: Prepare
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"minutes": 0.0}, "minutes=0: wanted a time above 0"),
-        ({"minutes": -1.0}, "minutes=-1"),
-        ({"seeds": 0}, "seeds=0"),
-        ({"trials": 0}, "trials=0"),
-        ({"models": ()}, "models is empty"),
+        ({"minutes": 0.0}, "--minutes 0: wanted a time above 0"),
+        ({"minutes": -1.0}, "--minutes -1: wanted"),
+        ({"seeds": 0}, "--seeds 0: wanted"),
+        ({"trials": 0}, "--trials 0: wanted"),
+        ({"models": ()}, "--models: names none"),
         ({"models": ("sasrek",)}, "did you mean 'sasrec'"),
         ({"models": ("sasrec", "sasrec")}, "names one model twice"),
         ({"settings": {"bert4rc": {"dropout": 0.1}}}, "did you mean 'bert4rec'"),

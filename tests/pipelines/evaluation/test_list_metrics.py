@@ -6,7 +6,7 @@ import torch
 
 from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
-from recsys.pipelines.evaluation.list_metrics import Diversity, gini, list_metrics
+from recsys.pipelines.evaluation.list_metrics import Diversity, gini, list_metrics, new_items
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,17 @@ def test_items_that_entered_late_are_new(tmp_path: Path) -> None:
     queries, late = dataset.queries("test"), int(dataset.items.encode(["late"])[0])
     lists = np.array([[late, 1], [1, 2], [1, 2], [1, 2]])
     assert list_metrics(lists, dataset, queries)["new_items"] == pytest.approx(1 / 8)
+
+
+def test_an_item_that_entered_at_the_very_start_of_the_last_tenth_is_new(tmp_path: Path) -> None:
+    """Eleven training events at 0, 1, … 10 minutes: the last tenth begins at 9."""
+    rows = [("abcabcabdeab"[n], 1_600_000_000 + 60 * n) for n in range(12)]
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + "".join(f"u,{i},{t}\n" for i, t in rows))
+    split = SplitConfig(protocol="loo-novalid")
+    dataset = prepare(tmp_path / "log.csv", tmp_path / "data", PrepareConfig(split=split))
+    is_new = new_items(dataset)
+    assert is_new is not None
+    assert is_new[dataset.items.encode(list("abcde"))].tolist() == [False, False, False, False, True]
 
 
 def test_empty_lists_have_no_figures_and_other_lists_are_refused(shop: PreparedDataset) -> None:

@@ -2,14 +2,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
 from recsys.errors import DataError
+from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
 from recsys.models.floors import Popularity
 from recsys.models.sasrec import SASRec, SASRecConfig
 from recsys.pipelines.evaluation.evaluate import evaluate_sampled
 from recsys.pipelines.evaluation.full_ranking import rank_targets
+from recsys.pipelines.evaluation.metrics import metrics_per_query
 from recsys.pipelines.evaluation.sampled import By, draw_negatives, sampled_ranks
 
 
@@ -65,6 +71,54 @@ def test_with_all_items_as_negatives_the_ranks_are_the_full_ones(tmp_path: Path)
     for scorer in (Popularity.fit(dataset), model):
         full = rank_targets(scorer, dataset, queries)
         assert sampled_ranks(scorer, dataset, queries, negatives=negatives)[keep] == full[keep]
+
+
+class Fixed:
+    """A Scorer with one row of scores for everybody."""
+
+    def __init__(self, row: list[float]) -> None:
+        self.row = torch.tensor([-torch.inf, *row])
+
+    def scores(self, batch: JaggedBatch, candidates: Tensor | None = None) -> Tensor:
+        return self.row.expand(len(batch.lengths), -1) if candidates is None else self.row[candidates]
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    """Two users with four targets each, one item twice among those of the second; all 12 items are trained on."""
+    folder = tmp_path_factory.mktemp("several")
+    rows = ["1 1 2 3 4 5 6 7 8", "2 5 6 7 8 9 10 9 11", "3 " + " ".join(str(1 + n % 12) for n in range(30))]
+    (folder / "log.txt").write_text("\n".join(rows) + "\n")
+    split = SplitConfig(protocol="ratio", target="all", valid_share=0.0, test_share=0.5)
+    return prepare(folder / "log.txt", folder / "data", PrepareConfig(split=split))
+
+
+@settings(max_examples=60, deadline=None)
+@given(row=st.lists(st.sampled_from([-np.inf, -1.0, -0.0, 0.0, 1.0, 2.5]), min_size=12, max_size=12))
+def test_with_several_targets_every_figure_is_a_share_and_the_ranks_are_the_full_ones(
+    several: PreparedDataset, row: list[float]
+) -> None:
+    queries, scorer, items = several.queries("test"), Fixed(row), set(range(1, 13))
+    assert (several.train_counts()[1:] > 0).all()
+    full = rank_targets(scorer, several, queries, "keep")
+    for n in range(2):
+        negatives = np.array([sorted(items - set(queries.targets(n).tolist()))] * len(queries))
+        part = slice(*queries.target_offsets[n : n + 2])
+        found = sampled_ranks(scorer, several, queries, negatives=negatives)[part]
+        np.testing.assert_array_equal(found, full[part])
+        if n == 0:  # of the second an item is asked for twice
+            figures = metrics_per_query(found, np.array([0, len(found)]), (1, 3, 10))
+            assert all(0 <= value[0] <= 1 for value in figures.values())
+
+
+def test_a_target_that_is_never_recommended_is_a_miss(several: PreparedDataset) -> None:
+    queries = several.queries("test")
+    first, last = queries.targets(0)[[0, -1]].tolist()
+    scorer = Fixed([-np.inf if item == first else float(item == last) for item in range(1, 13)])
+    negatives = np.setdiff1d(np.arange(1, 13), queries.targets(0))[None].repeat(len(queries), axis=0)
+    ranks = sampled_ranks(scorer, several, queries, negatives=negatives)
+    assert ranks[0] == np.inf
+    assert ranks[len(queries.targets(0)) - 1] == 1.0
 
 
 def test_a_user_who_saw_nearly_everything_is_refused(data: PreparedDataset) -> None:

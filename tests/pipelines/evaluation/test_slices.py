@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
 from recsys.models.floors import Popularity
+from recsys.pipelines.evaluation.evaluate import evaluate
 from recsys.pipelines.evaluation.full_ranking import rank_targets
 from recsys.pipelines.evaluation.metrics import metrics_per_query
 from recsys.pipelines.evaluation.slices import Dimension, dimensions, slice_metrics
@@ -60,6 +62,33 @@ def test_slices_of_a_dimension_add_up_to_the_whole(tmp_path: Path) -> None:
         assert total / len(queries) == pytest.approx(whole)  # one target a query
     row = report.rows("ndcg@10")[0]
     assert list(row) == ["by", "slice", "n", "popularity"]
+
+
+def test_the_head_holds_a_third_of_the_events_and_the_middle_the_second(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("1 1 1 1 1 1\n2 2 2 2 2\n3 3 3 3 3\n4 4 4 4 4\n5 5 5 5\n")
+    split = SplitConfig(protocol="loo-novalid")
+    dataset = prepare(tmp_path / "log.txt", tmp_path / "data", PrepareConfig(split=split))
+    queries = dataset.queries("test")
+    before = np.array([0, 4, 7, 10, 13])  # events of more popular items, of 15; a third is 5, two thirds are 10
+    assert sorted(dataset.train_counts()[1:].tolist()) == [2, 3, 3, 3, 4]
+    by = labels_of(dimensions(dataset, queries)["target popularity"])
+    assert sorted(by) == sorted("head" if n < 5 else "mid" if n < 10 else "tail" for n in before)
+
+
+def test_fewer_than_ten_queries_have_no_interval(circle: PreparedDataset, tmp_path: Path) -> None:
+    few = timed(tmp_path).queries("test")
+    report = slice_metrics({"p": np.ones(len(few))}, timed(tmp_path), few)
+    assert report.slices["user"]["known"]["n"] == 6
+    assert report.rows("hr@10")[0]["p"] == "1.0000 [-]"
+    dataset = timed(tmp_path)
+    plain = evaluate({"popularity": Popularity.fit(dataset)}, dataset, with_slices=True).to_dict()
+    told = json.loads(json.dumps(plain))["slices"]["user"]["known"]["scorers"]["popularity"]["hr@10"]
+    assert (told["low"], told["high"]) == (None, None)
+    queries = circle.queries("test")
+    ranks = np.random.default_rng(0).integers(1, 20, len(queries)).astype(float)
+    for labels in slice_metrics({"p": ranks}, circle, queries).slices.values():
+        for part in labels.values():
+            assert (part["scorers"]["p"]["ndcg@10"].low is None) == (part["n"] < 10)
 
 
 def test_without_times_ages_are_absent_by_name(circle: PreparedDataset, tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ def test_the_command_prints_floors_and_writes_both_files(
     values = json.loads(capsys.readouterr().out)
     assert values["best_floor"] == "transition-knn"
     assert values["random_trials"] == 3
+    assert main([*words[:2], "--trials", "2", "--only", "transition-knn"]) == 0
+    out = capsys.readouterr().out
+    assert "floors.json holds as many trials of these floors already: nothing was tuned" in out
+    assert "written" not in out
     assert values["test"]["popularity"]["ndcg@10"].keys() == {"mean", "low", "high"}
 
 

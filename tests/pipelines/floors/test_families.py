@@ -52,3 +52,15 @@ def test_half_lives_in_seconds_are_tried_only_where_times_are_real(
 ) -> None:
     units = [{drawn(data, "recent-popularity", n, 0)["unit"] for n in range(4)} for data in (circle, walks)]
     assert units == [{"events", "seconds"}, {"events"}]
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_local_trials_step_away_but_not_far(circle: PreparedDataset, family: str) -> None:
+    around = drawn(circle, family, 0, seed=3)
+    steps = [nearby(circle, family, around, number, seed=3) for number in range(40)]
+    assert len({str(one) for one in steps}) > 30
+    far = [drawn(circle, family, 2 * number, seed=3) for number in range(40)]
+    for name, value in around.items():
+        if isinstance(value, float) and name in ("decay", "query_decay"):  # drawn evenly
+            mean_step = sum(abs(one[name] - value) for one in steps) / 40
+            assert 0 < mean_step < sum(abs(one[name] - value) for one in far) / 40

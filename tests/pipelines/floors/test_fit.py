@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,38 @@ def test_a_damaged_file_is_refused_with_the_remedy(walks: PreparedDataset, text:
     (walks.path / "floors.json").write_text(text)
     with pytest.raises(DataError, match=f"{message}.*delete it, then tune again by: recsys floors"):
         fit_floors(walks)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (["families"], ["popularity", "knn"], "families: "),
+        (["families"], [], "families: "),
+        (["best"], {}, "best, test and differences: wanted an entry for each of families"),
+        (["best", "transition-knn"], {"settings": {}, "valid": "0.5"}, "best.transition-knn.valid: '0.5'"),
+        (["best", "transition-knn", "settings"], None, "transition-knn: settings: None"),
+        (["best", "transition-knn", "settings", "window"], "wide", "transition-knn: window='wide'"),
+        (["best", "popularity", "settings"], {"power": 1}, "popularity: settings: .*wanted none"),
+        (["test", "popularity"], {}, "popularity: hr@10: None"),
+        (["test", "popularity", "ndcg@10"], {"mean": 0.1}, "popularity: ndcg@10: {'mean': 0.1}"),
+        (["differences", "transition-knn", "mrr@10"], {}, "transition-knn: mrr@10: {}"),
+        (["trials", 0], [], r"trials\[0\]=\[\]: wanted a mapping"),
+        (["trials", 0, "stage"], 3, r"trials\[0\].stage: 3"),
+        (["trials", 0, "seconds"], "1", r"trials\[0\].seconds: '1'"),
+    ],
+)
+def test_valid_json_with_wrong_content_is_refused_with_the_remedy(
+    walks: PreparedDataset, path: list[str | int], value: object, told: str
+) -> None:
+    tune_floors(walks, trials=2, only=["popularity", "transition-knn"])
+    values = json.loads((walks.path / "floors.json").read_text())
+    node = values
+    for step in path[:-1]:
+        node = node[step]
+    node[path[-1]] = value
+    (walks.path / "floors.json").write_text(json.dumps(values))
+    message = f"floors.json: damaged .*{told}.*delete it, then tune again by: recsys floors"
+    with pytest.raises(DataError, match=message):
+        fit_floors(walks)
+    with pytest.raises(DataError, match=message):
+        tune_floors(walks, trials=2)

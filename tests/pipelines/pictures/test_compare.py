@@ -5,7 +5,7 @@ import pytest
 from recsys.pipelines.compare.comparison import Advice, Comparison, Contender
 from recsys.pipelines.compare.cost import Cost
 from recsys.pipelines.evaluation.bootstrap import Interval
-from recsys.pipelines.pictures.compare import draw_comparison
+from recsys.pipelines.pictures.compare import TAKEN, _figure, draw_comparison, spread
 
 pytest.importorskip("matplotlib", reason="needs the extra tracking")
 
@@ -45,6 +45,55 @@ def test_a_picture_grows_with_the_number_of_scorers(tmp_path: Path) -> None:
     many = draw_comparison(found(True, 20), tmp_path / "many.png").read_bytes()
     assert int.from_bytes(many[20:24], "big") > int.from_bytes(few[20:24], "big")
     assert many[16:20] == few[16:20]
+
+
+@pytest.mark.parametrize("num_floors", [1, 7, 20])
+def test_no_name_covers_another_one_or_a_dot(num_floors: int) -> None:
+    figure = _figure(found(True, num_floors))
+    figure.draw_without_rendering()
+    right = figure.axes[1]
+    names = [text.get_window_extent() for text in right.texts]
+    assert len(names) == num_floors + 1
+    assert all(not one.overlaps(other) for n, one in enumerate(names) for other in names[:n])
+    assert all(box.x0 > right.bbox.x1 for box in names)
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in names)
+
+
+def test_the_names_stand_in_the_order_of_quality_and_the_axis_begins_below_the_lowest() -> None:
+    right = _figure(found(False)).axes[1]
+    ordered = sorted(right.texts, key=lambda text: -text.get_position()[1])
+    assert [text.get_text().split(",")[0] for text in ordered] == ["sasrec", "floor-2", "floor-1", "floor-0"]
+    bottom, top = right.get_ylim()
+    assert 0.05 < bottom < 0.1
+    assert 0.2 < top < 0.25
+
+
+def test_every_colour_is_explained() -> None:
+    def told(has_oracle: bool) -> dict[str, str]:
+        (legend,) = _figure(found(has_oracle)).legends
+        return {
+            text.get_text(): str(mark.get_color()) for text, mark in zip(legend.texts, legend.get_lines(), strict=True)
+        }
+
+    assert list(told(False)) == ["counting", "model", "to take"]
+    assert told(False)["to take"] == TAKEN
+    assert "oracle: what can be known at all" in told(True)
+
+
+@pytest.mark.parametrize(
+    ("places", "wanted"),
+    [
+        ([], []),
+        ([0.3], [0.3]),
+        ([0.1, 0.9], [0.1, 0.9]),
+        ([0.5, 0.5, 0.5], [0.4, 0.5, 0.6]),
+        ([1.0, 1.0], [0.9, 1.0]),
+        ([0.0, 0.0], [0.0, 0.1]),
+        ([0.5] * 21, [n / 20 for n in range(21)]),
+    ],
+)
+def test_places_are_moved_apart_and_stay_inside(places: list[float], wanted: list[float]) -> None:
+    assert spread(places, 0.1) == pytest.approx(wanted)
 
 
 def test_a_figure_of_nothing_is_drawn_too(tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ class TextFile:
             self.packing_factor = stream.packing_factor(len(head))
         if not head.strip():
             self._refuse_empty()
+        if head[257:262] == b"ustar":
+            raise DataError(f"{file.path}: is a tar archive; wanted plain, gzip or zstd text; unpack it first")
         if self._is_utf8:
             self._refuse_utf16(head)
         self._head = head

@@ -33,6 +33,8 @@ def text_format(file: SourceFile, lines: Sequence[str], config: ReadConfig) -> T
     if config.separator is not None:
         return "movielens" if config.separator == MOVIELENS_SEPARATOR else "separated"
     sample = _sample(lines)
+    if re.match(r"\s*\[\s*\{", "\n".join(sample)):
+        raise DataError(f"{file.path}: holds a JSON array; wanted one JSON object a line (jq -c '.[]' writes that)")
     if sample[0].lstrip().startswith("{") or file.suffix in (".jsonl", ".ndjson"):
         return "jsonl"
     if MOVIELENS_SEPARATOR in sample[0]:

@@ -19,7 +19,7 @@ from recsys.features.formats.text.clean import read_clean
 from recsys.features.formats.text.detect import MOVIELENS_SEPARATOR
 from recsys.features.formats.text.lines import number_lines, reject_unusable
 from recsys.features.formats.text.quoted import QUOTE, read_quoted
-from recsys.features.schema import MOVIELENS_NAMES, ReadConfig, names_a_column
+from recsys.features.schema import MOVIELENS_NAMES, ReadConfig, names_a_column, shown
 
 
 class SeparatedParser:
@@ -88,21 +88,20 @@ def _no_text(rows: pl.Series) -> pl.Series:
 
 def _names(file: SourceFile, line: str, separator: str, config: ReadConfig) -> tuple[list[str], bool]:
     first = _header_fields(line, separator)
-    shown = ", ".join(field[:40] for field in first[:20])
     has_header = names_a_column(first, config) if config.header is None else config.header
     if config.names is not None or has_header:
         names = first if config.names is None else list(config.names)
         repeated = [name for number, name in enumerate(names) if name in names[:number]]
         if repeated:
-            raise DataError(f"{file.path}: column {repeated[0]!r} occurs twice; rename one of them")
+            raise DataError(f"{file.path}: column {shown(repeated[:1])!r} occurs twice; rename one of them")
         return names, has_header
     if separator == MOVIELENS_SEPARATOR and len(first) == len(MOVIELENS_NAMES):
         return list(MOVIELENS_NAMES), False
     example = MOVIELENS_NAMES if len(first) == len(MOVIELENS_NAMES) else ("user_id", "item_id", "timestamp")
     told = json.dumps(example[: len(first)])
     raise DataError(
-        f"{file.path}: no column for user_id; line 1 names no known column, found {shown}; name it: "
-        f"read.columns.user_id={first[0][:40]}, or, where line 1 is data: read.names={told}"
+        f"{file.path}: no column for user_id; line 1 names no known column, found {shown(first)}; name it: "
+        f"read.columns.user_id={shown(first[:1])}, or, where line 1 is data: read.names={told}"
     )
 
 

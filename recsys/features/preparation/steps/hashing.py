@@ -5,26 +5,34 @@
 
 word_j are the UTF-8 bytes in little-endian words of eight, the last one filled with zeros; odd_j = splitmix64(j) | 1.
 splitmix64: Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195. An integer and its decimal text differ.
+
+polars is imported where a Series is given alone: the leakage checks hash with numpy.
 """
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
+
+if TYPE_CHECKING:
+    import polars as pl
 
 UInt64s = npt.NDArray[np.uint64]
 WORD_BYTES = 8
 
 
-def hash_ids(ids: pl.Series) -> UInt64s:
+def hash_ids(ids: "pl.Series") -> UInt64s:
     """The hash of each id, (n,) uint64.
 
     Args:
         ids: (n,) Int64 or String, no nulls.
     """
+    import polars as pl
+
     if ids.dtype != pl.String:
         return splitmix64(ids.to_numpy().view(np.uint64))
     data, offsets = text_bytes(ids)
-    return _hash_texts(data, offsets)
+    return hash_texts(data, offsets)
 
 
 def splitmix64(values: UInt64s) -> UInt64s:
@@ -36,12 +44,14 @@ def splitmix64(values: UInt64s) -> UInt64s:
     return found
 
 
-def text_bytes(texts: pl.Series) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def text_bytes(texts: "pl.Series") -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """UTF-8 bytes of all texts, and where each starts, (n+1,) int64.
 
     Args:
         texts: (n,) String, no nulls.
     """
+    import polars as pl
+
     lengths = texts.str.len_bytes().to_numpy().astype(np.int64)
     offsets = np.zeros(len(texts) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
@@ -53,7 +63,13 @@ def text_bytes(texts: pl.Series) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.
     return np.frombuffer(data, np.uint8)[first : first + int(offsets[-1])], offsets
 
 
-def _hash_texts(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> UInt64s:
+def hash_texts(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> UInt64s:
+    """The hash of each text, (n,) uint64.
+
+    Args:
+        data: (bytes,) uint8, the texts one after another as UTF-8.
+        offsets: (n+1,) int64, where each starts; offsets[0] = 0.
+    """
     lengths = np.diff(offsets)
     sums = lengths.astype(np.uint64) * _odd(0)
     if not len(lengths):

@@ -25,7 +25,6 @@ from recsys.features.slices import Int64s
 KEY_OF: dict[Order, str | None] = {"time": "timestamp", "position": "position", "rows": None}
 CLAMPED = np.iinfo(np.int64).max  # stands for the latest credible time until the whole source is known
 REJECTED = {"file": pl.String, "line": pl.Int64, "reason": pl.String, "text": pl.String}
-NUM_EXAMPLES = 3
 
 
 @dataclasses.dataclass
@@ -39,7 +38,7 @@ class Scan:
         lines, good, rejected, events: counts of data lines and of the interactions in them.
         reasons: rejected lines by reason.
         left_out: events by policy.
-        clamped: times in the future; `clamped_at` names the first files and lines.
+        clamped: times in the future.
         latest: the latest credible time, or None.
         kinds: the event types by number.
     """
@@ -53,7 +52,6 @@ class Scan:
     reasons: Counter[str] = dataclasses.field(default_factory=Counter)
     left_out: Counter[str] = dataclasses.field(default_factory=Counter)
     clamped: int = 0
-    clamped_at: list[str] = dataclasses.field(default_factory=list)
     latest: int | None = None
     kinds: dict[str | None, int] = dataclasses.field(default_factory=dict)
 
@@ -77,7 +75,6 @@ class Scan:
 
 def scan(
     chunks: Iterable[Any],
-    names: list[str],
     order: Order,
     num_shards: int,
     events: EventConfig,
@@ -88,7 +85,6 @@ def scan(
 
     Args:
         chunks: of an `InteractionSource`.
-        names: of the source's files, by number.
         order: what orders the events.
         num_shards: how many shards.
         events: policies; those of types and weights are applied.
@@ -99,7 +95,7 @@ def scan(
     found = Scan(folder)
     for number, chunk in enumerate(chunks):
         rows, key = chunk.interactions, KEY_OF[order]
-        _count(found, chunk, names)
+        _count(found, chunk)
         columns = {"row": pl.Series(np.arange(found.events, found.events + rows.height))}
         if key is not None:
             columns["key"] = rows[key].fill_null(CLAMPED)
@@ -131,7 +127,7 @@ def _rows(path: Path, start: int, end: int) -> pl.DataFrame:
     return frame
 
 
-def _count(found: Scan, chunk: Any, names: list[str]) -> None:
+def _count(found: Scan, chunk: Any) -> None:
     rows = chunk.interactions
     found.lines += chunk.num_lines
     found.good += chunk.num_good
@@ -141,10 +137,7 @@ def _count(found: Scan, chunk: Any, names: list[str]) -> None:
         chunk.rejected.write_ipc(found.folder / f"rejected-{len(found.bounds):05d}.arrow")
     if "is_clamped" not in rows.columns:
         return
-    clamped = rows.filter("is_clamped")
-    found.clamped += clamped.height
-    for file, line in clamped.select("file", "line").head(NUM_EXAMPLES - len(found.clamped_at)).iter_rows():
-        found.clamped_at.append(f"{names[file]}:{line}")
+    found.clamped += int(rows["is_clamped"].sum())
     credible = rows["timestamp"].max() if rows.height else None
     if isinstance(credible, int):
         found.latest = credible if found.latest is None else max(found.latest, credible)

@@ -163,3 +163,14 @@ def test_each_odd_json_value_in_each_place_means_what_the_json_module_says() -> 
 )
 def test_a_shape_needs_plain_values_and_every_needed_key(line: str, has_shape: bool) -> None:
     assert (shape_of(line, WANTED) is not None) == has_shape
+
+
+def test_a_field_may_hold_the_byte_that_stands_for_a_long_separator(tmp_path: Path) -> None:
+    """Two lines that hold, between them, as many separators and such bytes as two good lines would."""
+    names = ["a", "b", "c"]
+    assert read_clean(Block(b"1::2\x1f3\n4::5::6::7\n", 1), "::", names, names[:2]) is None
+    assert not _check_separated("1::x\x1fy::3\n4::5::6", "::", 3)
+    path = tmp_path / "ratings.dat"
+    path.write_bytes(b"1::2::3::x\x1fy\n")
+    config = ReadConfig(names=("user_id", "item_id", "rating", "note"), header=False)
+    assert read_interactions(path, config).counts["good"] == 1
