@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from recsys import config
 from recsys.errors import ConfigError
+from recsys.models.registry import full_config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,3 +186,8 @@ def test_the_schema_names_every_setting_its_default_and_what_is_required() -> No
     assert schema["properties"]["limit"]["anyOf"] == [{"type": "integer"}, {"type": "null"}]
     assert schema["properties"]["windows"] == {"type": "array", "items": {"type": "integer"}, "default": [1, 2]}
     assert schema["properties"]["optimizer"]["properties"]["lr"] == {"type": "number", "default": 0.001}
+
+
+def test_a_prefix_that_ends_in_a_colon_stands_before_the_reason_once() -> None:
+    with pytest.raises(ConfigError, match=r"^model sasrec: max_len=-3 must be"):
+        full_config("sasrec", {"max_len": -3})

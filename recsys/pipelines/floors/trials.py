@@ -22,12 +22,12 @@ class TrialStore:
     """Figures by family, settings and number of questions."""
 
     def __init__(self, dataset: PreparedDataset, seed: int, earlier: Iterable[TunedFloors], folder: Path) -> None:
-        """Take over what earlier tunings of this data, split and seed measured, finished or stopped.
+        """Take over what tunings of this seed measured, finished or stopped.
 
         Args:
             dataset: what the trials run on.
             seed: of the trials.
-            earlier: finished tunings, of whichever data.
+            earlier: finished tunings of this data and split, of whichever seed.
             folder: where the file lies.
         """
         self.path = folder / FILE
@@ -35,8 +35,7 @@ class TrialStore:
         self._of = {"data_hash": dataset.data_hash, "split_hash": dataset.split_hash, "seed": seed}
         self._known: dict[str, dict[str, Any]] = {}
         for tuned in earlier:
-            if tuned.is_of(dataset):
-                self._take([trial for trial in tuned.seeded_trials() if trial["seed"] == seed])
+            self._take([trial for trial in tuned.seeded_trials() if trial["seed"] == seed])
         self._take(self._stopped())
 
     def __len__(self) -> int:

@@ -205,10 +205,10 @@ def test_another_seed_adds_its_trials_and_never_worsens_a_floor(walks: PreparedD
 
 
 def test_named_settings_on_the_sample_of_another_seed_are_asked_anew(walks: PreparedDataset) -> None:
-    tune_floors(walks, trials=4, only=["item-knn"], sample=40)
-    second = tune_floors(walks, trials=4, only=["item-knn"], sample=40, seed=1)
+    tune_floors(walks, trials=4, only=["recent-popularity"], sample=40)
+    second = tune_floors(walks, trials=4, only=["recent-popularity"], sample=40, seed=1)
     (walks.path / "floors.json").unlink()
-    fresh = tune_floors(walks, trials=4, only=["item-knn"], sample=40, seed=1)
+    fresh = tune_floors(walks, trials=4, only=["recent-popularity"], sample=40, seed=1)
     of_seed = [t for t in second.trials if t["seed"] == 1]
     assert [(t["settings"], t["ndcg@10"]) for t in of_seed] == [(t["settings"], t["ndcg@10"]) for t in fresh.trials]
 
