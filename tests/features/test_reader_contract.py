@@ -235,7 +235,8 @@ def test_every_line_is_either_kept_or_set_aside_with_its_reason(
     name: str, plan: list[int], rows: int, is_dos: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     case = CASES[name]
-    # Where most rows are milliseconds, milliseconds are the unit.
+    # Most rows decide the unit of the times: the good ones are more, and there are no milliseconds.
+    plan = [*plan, *range(100, 101 + len(plan))]
     case = dataclasses.replace(case, bad={kind: bad for kind, bad in case.bad.items() if kind != "milliseconds"})
     planted = _plant(case, plan)
     path = tmp_path_factory.mktemp("read") / case.file
