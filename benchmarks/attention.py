@@ -122,7 +122,7 @@ def main() -> None:
     cases = [measure(shape, causal, arguments.repeats) for shape in shapes for causal in (True, False)]
     for case in cases:
         figures = "   ".join(f"{name} {value['median']}" for name, value in case["ms"].items())
-        print(f"{case['shape']:8} {'causal' if case['causal'] else 'both':7} fill {case['fill']}  ms: {figures}")  # noqa: T201  # a script
+        print(f"{case['shape']:8} {'causal' if case['causal'] else 'both':7} fill {case['fill']}  ms: {figures}")
     append("attention", "python -m benchmarks.attention", {"threads": arguments.threads, "cases": cases})
 
 

@@ -91,8 +91,8 @@ def main() -> None:
     command = " ".join(["python -m benchmarks.compare", *sys.argv[1:]])
     for name in options.sets:
         row = measure(name, options)
-        print(f"{name}: {row['seconds']} s; picture: {row['answer'].get('picture')}", flush=True)  # noqa: T201  # a script
-        print(f"written to {append('compare', command, row)}")  # noqa: T201  # a script
+        print(f"{name}: {row['seconds']} s; picture: {row['answer'].get('picture')}", flush=True)
+        print(f"written to {append('compare', command, row)}")
 
 
 if __name__ == "__main__":

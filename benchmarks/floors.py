@@ -101,9 +101,9 @@ def main() -> None:
     command = " ".join(["python -m benchmarks.floors", *sys.argv[1:]])
     for name in options.sets:
         row = measure(name, options)
-        print(table(row), flush=True)  # noqa: T201  # a script
+        print(table(row), flush=True)
         file = append("floors", command, row)
-    print(f"written to {file}")  # noqa: T201  # a script
+    print(f"written to {file}")
 
 
 if __name__ == "__main__":

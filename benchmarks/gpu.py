@@ -137,7 +137,7 @@ def main() -> None:
         for part, measure in parts.items():
             row[part] = measure()
             (arguments.out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-            print(f"{name} {part}: {json.dumps(row[part])}", flush=True)  # noqa: T201  # a script
+            print(f"{name} {part}: {json.dumps(row[part])}", flush=True)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def main() -> None:
     cases = [measure(shape, *size, arguments.repeats) for shape, size in shapes.items()]
     for case in cases:
         figures = "   ".join(f"{name} {value['median']}" for name, value in case["ms"].items())
-        print(f"{case['shape']:8} V {case['V']:6} N {case['N']:6}  ms: {figures}")  # noqa: T201  # a script
+        print(f"{case['shape']:8} V {case['V']:6} N {case['N']:6}  ms: {figures}")
     append(
         "linear_cross_entropy",
         "python -m benchmarks.linear_cross_entropy",

@@ -100,7 +100,7 @@ def main() -> None:
     for name in (name for name in SETS if arguments.only in name):
         for model in arguments.models.split(","):
             row = run_path(name, model, arguments.out, Path(os.environ["RECSYS_DATA"]))
-            print(f"{name} {model}: {json.dumps(row['seconds'])}")  # noqa: T201  # a script
+            print(f"{name} {model}: {json.dumps(row['seconds'])}")
             append("path", f"python -m benchmarks.path --only {name} --models {model}", row)
 
 

@@ -158,7 +158,7 @@ def _tell(figures: Figures) -> None:
         lines.append(f"  without hashing {figures['over_polars']:.2f} x polars")
     for name, peer in figures.get("peers", {}).items():
         lines.append(f"  {name}: {peer['outcome']}, {peer['seconds']:.1f} s, peak {peer['peak_gb']:.2f} GB")
-    print("\n".join(lines), flush=True)  # noqa: T201  # a script
+    print("\n".join(lines), flush=True)
 
 
 def _options() -> argparse.Namespace:
@@ -189,7 +189,7 @@ def main() -> None:
         figures = measure()
         _tell(figures)
         file = append("preparation", command, figures)
-    print(f"written to {file}")  # noqa: T201  # a script
+    print(f"written to {file}")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ def main() -> None:
     """Run each module with its defaults; those that need real data are skipped, and say so, where it is absent."""
     for name in MODULES:
         if name in NEED_DATA and not os.environ.get("RECSYS_DATA"):
-            print(f"== {name}: skipped, RECSYS_DATA is not set")  # noqa: T201  # a script
+            print(f"== {name}: skipped, RECSYS_DATA is not set")
             continue
-        print(f"== {name}", flush=True)  # noqa: T201  # a script
+        print(f"== {name}", flush=True)
         sys.argv = [name]
         runpy.run_module(f"benchmarks.{name}", run_name="__main__")
 

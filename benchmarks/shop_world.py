@@ -73,12 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--intent-share", type=float, nargs="+", default=[ShopConfig().intent_share, 0.0])
     options = parser.parse_args(arguments)
     columns = ("popularity", "transition", "oracle", "best/oracle")
-    print(f"NDCG@10  {'seed':>5} {'intents':>8}", *(f"{name:>11}" for name in columns))  # noqa: T201  # a script
+    print(f"NDCG@10  {'seed':>5} {'intents':>8}", *(f"{name:>11}" for name in columns))
     worlds = []
     for share in options.intent_share:
         for seed in options.seeds:
             worlds.append(measure(ShopConfig(seed=seed, intent_share=share)))
-            print(_line(worlds[-1]), flush=True)  # noqa: T201  # a script
+            print(_line(worlds[-1]), flush=True)
     command = f"python -m benchmarks.shop_world {' '.join(sys.argv[1:])}".strip()
     append("shop_world", command, {"worlds": worlds})
     if any(world["faults"] for world in worlds):

@@ -58,7 +58,7 @@ def build(name: str) -> Path:
     stamp = folder / INSTALLED
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted and _import_failure(python, peer) is None:
         return python
-    print(f"{name}: building {folder} (some minutes)", flush=True)  # noqa: T201  # a script
+    print(f"{name}: building {folder} (some minutes)", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     _run([sys.executable, "-m", "venv", str(folder)], f"{name}: the venv could not be made")
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -104,7 +104,7 @@ def main() -> None:
     for name in parser.parse_args().names:
         if name not in PEERS:
             parser.error(f"{name!r} is no peer; there are {', '.join(PEERS)}")
-        print(f"{name}: {build(name)}", flush=True)  # noqa: T201  # a script
+        print(f"{name}: {build(name)}", flush=True)
 
 
 if __name__ == "__main__":

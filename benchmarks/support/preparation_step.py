@@ -69,7 +69,7 @@ def main() -> None:
     else:
         figures = {"prepare": prepare_here, "polars": sort_by_polars}[arguments.step](arguments.source, arguments.out)
     figures["seconds"] = round(figures["seconds"], 3)
-    print(json.dumps(figures))  # noqa: T201  # the answer
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 import gzip
 import json
 import os
-import random
 import re
 import subprocess
 import sys
@@ -21,21 +20,7 @@ from recsys.features.preparation import progress, reading
 from recsys.features.preparation.assemble import cuts_of
 from recsys.features.prepare import FilterConfig, PrepareConfig, ReadConfig, SplitConfig, prepare
 from recsys.features.splits import time_cuts
-
-START = 1_500_000_000
-
-
-def _log(path: Path, num_users: int = 20, seed: int = 0) -> Path:
-    rng = random.Random(seed)
-    rows = [(f"u{u}", rng.randrange(30), START + rng.randrange(5000)) for u in range(num_users) for _ in range(12)]
-    rng.shuffle(rows)
-    path.write_text("user,item,ts\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows))
-    return path
-
-
-def _bytes(folder: Path) -> dict[str, bytes]:
-    names = [path for path in folder.rglob("*") if path.suffix in (".npy", ".json")]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in names}
+from tests.features.logs import START, bytes_of, write_log
 
 
 def _events(dataset: PreparedDataset) -> dict[Any, list[tuple[Any, int | None]]]:
@@ -81,19 +66,19 @@ def test_every_event_is_there_in_order_with_ties_by_row(
 
 
 def test_the_same_log_gives_the_same_bytes_whatever_its_format(tmp_path: Path) -> None:
-    frame = pl.read_csv(_log(tmp_path / "log.csv"))
+    frame = pl.read_csv(write_log(tmp_path / "log.csv"))
     frame.write_parquet(tmp_path / "one.parquet")
     frame.write_parquet(tmp_path / "many.parquet", row_group_size=7)
     frame.write_ndjson(tmp_path / "log.jsonl")
     names = ("log.csv", "one.parquet", "many.parquet", "log.jsonl")
     made = [prepare(tmp_path / name, tmp_path / f"{name}.data", PrepareConfig(shards=3)) for name in names]
     assert len({dataset.data_hash for dataset in made}) == 1
-    arrays = [{k: v for k, v in _bytes(dataset.path).items() if k != "manifest.json"} for dataset in made]
+    arrays = [{k: v for k, v in bytes_of(dataset.path).items() if k != "manifest.json"} for dataset in made]
     assert all(other == arrays[0] for other in arrays)
 
 
 def test_the_number_of_threads_changes_no_byte(tmp_path: Path) -> None:
-    log = _log(tmp_path / "log.csv", num_users=300)
+    log = write_log(tmp_path / "log.csv", num_users=300)
     code = (
         "import sys; from pathlib import Path; from recsys.features.prepare import PrepareConfig, prepare; "
         "prepare(Path(sys.argv[1]), Path(sys.argv[2]), PrepareConfig())"
@@ -101,11 +86,11 @@ def test_the_number_of_threads_changes_no_byte(tmp_path: Path) -> None:
     for threads in ("1", "4"):
         env = os.environ | {"POLARS_MAX_THREADS": threads, "PYTHONHASHSEED": threads}
         subprocess.run([sys.executable, "-c", code, str(log), str(tmp_path / threads)], check=True, env=env)
-    assert _bytes(tmp_path / "1") == _bytes(tmp_path / "4")
+    assert bytes_of(tmp_path / "1") == bytes_of(tmp_path / "4")
 
 
 def test_nothing_is_done_again_for_the_same_source_and_configuration(tmp_path: Path) -> None:
-    log, out, said = _log(tmp_path / "log.csv"), tmp_path / "data", list[str]()
+    log, out, said = write_log(tmp_path / "log.csv"), tmp_path / "data", list[str]()
     prepare(log, out, PrepareConfig(), said.append)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     prepare(log, out, PrepareConfig(), said.append)
@@ -113,13 +98,13 @@ def test_nothing_is_done_again_for_the_same_source_and_configuration(tmp_path: P
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     prepare(log, out, PrepareConfig(split=SplitConfig(protocol="loo")), said.append)
     assert PreparedDataset.open(out).protocol == "loo"
-    _log(log, seed=1)
+    write_log(log, seed=1)
     prepare(log, out, PrepareConfig(split=SplitConfig(protocol="loo")), said.append)
     assert sum("up to date" in line for line in said) == 1
 
 
 def test_a_damaged_dataset_is_made_again(tmp_path: Path) -> None:
-    log, out = _log(tmp_path / "log.csv"), tmp_path / "data"
+    log, out = write_log(tmp_path / "log.csv"), tmp_path / "data"
     wanted = prepare(log, out, PrepareConfig()).data_hash
     items = out / "shards" / "00000" / "items.npy"
     items.write_bytes(items.read_bytes()[:-4])
@@ -129,7 +114,7 @@ def test_a_damaged_dataset_is_made_again(tmp_path: Path) -> None:
 
 def test_each_step_says_its_time_and_counts(tmp_path: Path) -> None:
     said: list[str] = []
-    prepare(_log(tmp_path / "log.csv"), tmp_path / "data", PrepareConfig(), said.append)
+    prepare(write_log(tmp_path / "log.csv"), tmp_path / "data", PrepareConfig(), said.append)
     assert "log.csv: sha256 of 1 file(s)" in said[0]
     assert "240 lines read in" in said[1]
     assert "a second): 240 good, 0 rejected, order: time" in said[1]
@@ -138,7 +123,7 @@ def test_each_step_says_its_time_and_counts(tmp_path: Path) -> None:
 
 
 def test_too_many_bad_lines_stop_the_job_and_can_be_inspected(tmp_path: Path) -> None:
-    log, out = _log(tmp_path / "log.csv"), tmp_path / "data"
+    log, out = write_log(tmp_path / "log.csv"), tmp_path / "data"
     kept = prepare(log, out, PrepareConfig()).data_hash
     lines = log.read_text().splitlines()
     for number in range(9, 39):
@@ -201,11 +186,11 @@ def test_chunks_change_no_byte_and_shards_no_sequence(
             config = PrepareConfig(split=split, filters=filters, shards=shards)
             made[chunk, shards] = prepare(folder / "log.csv", folder / f"{chunk}-{shards}", config)
     one, four = made[1_000_000, 1], made[1_000_000, 4]
-    assert _bytes(made[3, 1].path) == _bytes(one.path)
-    assert _bytes(made[2, 4].path) == _bytes(four.path)
+    assert bytes_of(made[3, 1].path) == bytes_of(one.path)
+    assert bytes_of(made[2, 4].path) == bytes_of(four.path)
     assert _events(one) == _events(four)
-    vocabulary = {name: data for name, data in _bytes(one.path).items() if name.startswith("vocabulary")}
-    assert vocabulary == {name: data for name, data in _bytes(four.path).items() if name.startswith("vocabulary")}
+    vocabulary = {name: data for name, data in bytes_of(one.path).items() if name.startswith("vocabulary")}
+    assert vocabulary == {name: data for name, data in bytes_of(four.path).items() if name.startswith("vocabulary")}
     same = ("counts", "splits", "leakage", "cuts_us", "ids", "notes")
     assert {name: one.manifest[name] for name in same} == {name: four.manifest[name] for name in same}
 
@@ -269,7 +254,7 @@ def test_long_steps_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
     monkeypatch.setattr(reading, "CHUNK_ROWS", 100)
     said: list[str] = []
-    prepare(_log(tmp_path / "log.csv"), tmp_path / "data", PrepareConfig(), said.append)
+    prepare(write_log(tmp_path / "log.csv"), tmp_path / "data", PrepareConfig(), said.append)
     assert any(
         re.match(r"step 1 of 3: reading: [\d,]+ of about [\d,]+ lines, [\d,]+ a second, about \d+ s left", line)
         for line in said
@@ -278,7 +263,7 @@ def test_long_steps_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_manifest_tells_where_the_data_came_from(tmp_path: Path) -> None:
-    log = _log(tmp_path / "log.csv")
+    log = write_log(tmp_path / "log.csv")
     (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{i},t{i}\n" for i in range(25)))
     config = PrepareConfig(items=tmp_path / "items.csv", filters=FilterConfig(min_item_events=2))
     dataset = prepare(log, tmp_path / "data", config)
@@ -297,7 +282,7 @@ def test_the_manifest_tells_where_the_data_came_from(tmp_path: Path) -> None:
 
 
 def test_a_changed_items_table_is_joined_again(tmp_path: Path) -> None:
-    log, items = _log(tmp_path / "log.csv"), tmp_path / "items.csv"
+    log, items = write_log(tmp_path / "log.csv"), tmp_path / "items.csv"
     for title in ("a", "b"):
         items.write_text(f"item_id,title\n1,{title}\n")
         prepare(log, tmp_path / "data", PrepareConfig(items=items))
@@ -316,7 +301,7 @@ def test_the_configuration_is_read_from_plain_values() -> None:
 
 
 def test_packed_text_is_read_as_it_stands(tmp_path: Path) -> None:
-    log = _log(tmp_path / "log.csv")
+    log = write_log(tmp_path / "log.csv")
     (tmp_path / "log.csv.gz").write_bytes(gzip.compress(log.read_bytes(), mtime=0))
     plain = prepare(log, tmp_path / "a", PrepareConfig())
     assert prepare(tmp_path / "log.csv.gz", tmp_path / "b", PrepareConfig()).data_hash == plain.data_hash
@@ -325,7 +310,7 @@ def test_packed_text_is_read_as_it_stands(tmp_path: Path) -> None:
 def test_the_documented_manifest_has_the_keys_of_a_real_one(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "data-formats.md").read_text(encoding="utf-8")
     documented = json.loads(page.split("```json\n", 1)[1].split("```", 1)[0])
-    manifest = prepare(_log(tmp_path / "log.csv"), tmp_path / "data", PrepareConfig()).manifest
+    manifest = prepare(write_log(tmp_path / "log.csv"), tmp_path / "data", PrepareConfig()).manifest
     assert documented.keys() == manifest.keys()
     for group in ("counts", "splits", "leakage", "ids", "config"):
         assert documented[group].keys() == manifest[group].keys()

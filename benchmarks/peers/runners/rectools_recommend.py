@@ -18,7 +18,7 @@ FIT_BATCHES, FIT_BATCH_SIZE = 2, 16
 
 def short_trainer() -> Any:
     """A trainer that stops after a few batches."""
-    from pytorch_lightning import Trainer  # type: ignore[import-not-found]
+    from pytorch_lightning import Trainer
 
     return Trainer(
         accelerator="cpu",
@@ -37,9 +37,9 @@ def main(file: str, max_len: int, repeats: int, threads: int) -> None:
     logging.disable(logging.WARNING)
     import pandas as pd
     import torch
-    from rectools import Columns  # type: ignore[import-not-found]
-    from rectools.dataset import Dataset  # type: ignore[import-not-found]
-    from rectools.models import SASRecModel  # type: ignore[import-not-found]
+    from rectools import Columns
+    from rectools.dataset import Dataset
+    from rectools.models import SASRecModel
 
     torch.set_num_threads(threads)
     events = pd.read_parquet(file).rename(columns={"position": Columns.Datetime})
@@ -71,7 +71,7 @@ def main(file: str, max_len: int, repeats: int, threads: int) -> None:
         "users": len(users),
         "rows": len(answer),
     }
-    print(json.dumps(found))  # noqa: T201  # the answer
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

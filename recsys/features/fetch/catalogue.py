@@ -87,36 +87,40 @@ _MOVIELENS = (
 )
 
 
-def _sequences(name: str, about: str, file: str, terms: str, terms_url: str, md5: str | None = None) -> PublicSet:
-    """Sequences of the S3-Rec experiments, at a pinned commit."""
-    commit = "2a81540ae18615d88ef88227b0c066e5b74781e5"
+def _of_experiments(
+    folder: str,
+    settings: tuple[str, ...],
+    name: str,
+    about: str,
+    file: str,
+    terms: str,
+    terms_url: str,
+    md5: str | None = None,
+) -> PublicSet:
+    """A log that the authors of a model put beside its code; folder: repository and pinned commit."""
     return PublicSet(
         name=name,
         about=about,
-        url=f"https://raw.githubusercontent.com/RUCAIBox/CIKM2020-S3Rec/{commit}/data/{file}",
+        url=f"https://raw.githubusercontent.com/{folder}/data/{file}",
         unpack="none",
         source=file,
         terms=terms,
         terms_url=terms_url,
         md5=md5,
-        settings=("read.format=sequences",),
+        settings=settings,
     )
 
 
-def _pairs(name: str, about: str, file: str, terms: str, terms_url: str, md5: str | None = None) -> PublicSet:
-    """`user item` lines of the BERT4Rec experiments, at a pinned commit."""
-    commit = "615eaf2004abecda487a38d5b0c72f3dcfcae5b3"
-    return PublicSet(
-        name=name,
-        about=about,
-        url=f"https://raw.githubusercontent.com/FeiSun/BERT4Rec/{commit}/data/{file}",
-        unpack="none",
-        source=file,
-        terms=terms,
-        terms_url=terms_url,
-        md5=md5,
-        settings=("read.format=csv", 'read.separator=" "', "read.header=false", 'read.names=["user_id","item_id"]'),
-    )
+_sequences = functools.partial(
+    _of_experiments,
+    "RUCAIBox/CIKM2020-S3Rec/2a81540ae18615d88ef88227b0c066e5b74781e5",
+    ("read.format=sequences",),
+)
+_pairs = functools.partial(
+    _of_experiments,
+    "FeiSun/BERT4Rec/615eaf2004abecda487a38d5b0c72f3dcfcae5b3",
+    ("read.format=csv", 'read.separator=" "', "read.header=false", 'read.names=["user_id","item_id"]'),
+)
 
 
 _BENCHMARKS = (

@@ -96,9 +96,7 @@ def evaluate_bundle(
         DataError: the dataset is not the one the model was trained on, or its split asks no question; a leak of the
             dataset or the bundle, by its name.
     """
-    bundle, dataset = _open(source, data, tracking_uri)
-    _refuse_leaks(dataset, [bundle])
-    scorers = _beside_floors(dataset, {bundle.name: bundle.model}, world)
+    bundle, dataset, scorers = _open_beside_floors(source, data, world, tracking_uri)
     evaluation = evaluate(
         scorers,
         dataset,
@@ -136,9 +134,7 @@ def evaluate_bundle_sampled(
     Raises:
         BundleError, DataError: as `evaluate_bundle`; a user with too few items to draw from.
     """
-    bundle, dataset = _open(source, data, tracking_uri)
-    _refuse_leaks(dataset, [bundle])
-    scorers = _beside_floors(dataset, {bundle.name: bundle.model}, world)
+    bundle, dataset, scorers = _open_beside_floors(source, data, world, tracking_uri)
     evaluation = evaluate_sampled(scorers, dataset, split, num_negatives=num_negatives, by=by, sample_seed=sample_seed)
     file = _folder_of(bundle) / "evaluation.sampled.json"
     write_json(file, {**evaluation.to_dict(), "model": bundle.name, "bundle_version": bundle.version})
@@ -207,6 +203,15 @@ def item_categories(dataset: PreparedDataset) -> Diversity | None:
     codes = table.get_column("category").cast(pl.String).rank("dense").cast(pl.Int64)
     labels[table.get_column("item_index").to_numpy()] = codes.to_numpy()
     return Diversity(of="category", labels=labels)
+
+
+def _open_beside_floors(
+    source: str | Path, data: Path | None, world: Path | None, tracking_uri: str | None
+) -> tuple[Bundle, PreparedDataset, dict[str, NextItemModel | Scorer]]:
+    """One bundle with its dataset, both without leaks, and its model beside the floors and the oracle."""
+    bundle, dataset = _open(source, data, tracking_uri)
+    _refuse_leaks(dataset, [bundle])
+    return bundle, dataset, _beside_floors(dataset, {bundle.name: bundle.model}, world)
 
 
 def _open(source: str | Path, data: Path | None, tracking_uri: str | None) -> tuple[Bundle, PreparedDataset]:

@@ -13,21 +13,7 @@ import pytest
 from recsys.errors import DataError, InputError, StorageError
 from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
-
-START = 1_500_000_000
-
-
-def _log(path: Path, num_users: int = 20, seed: int = 0) -> Path:
-    rng = random.Random(seed)
-    rows = [(f"u{u}", rng.randrange(30), START + rng.randrange(5000)) for u in range(num_users) for _ in range(12)]
-    rng.shuffle(rows)
-    path.write_text("user,item,ts\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows))
-    return path
-
-
-def _bytes(folder: Path) -> dict[str, bytes]:
-    names = [path for path in folder.rglob("*") if path.suffix in (".npy", ".json")]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in names}
+from tests.features.logs import START, bytes_of, write_log
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "shards/mine.csv", "data.csv"])
@@ -36,13 +22,13 @@ def test_what_others_wrote_is_never_replaced(name: str, tmp_path: Path) -> None:
     (out / name).parent.mkdir(parents=True)
     (out / name).write_text("precious")
     with pytest.raises(DataError, match="will not be replaced; name an empty or new folder"):
-        prepare(_log(tmp_path / "log.csv"), out, PrepareConfig())
+        prepare(write_log(tmp_path / "log.csv"), out, PrepareConfig())
     assert (out / name).read_text() == "precious"
 
 
 def test_a_foreign_file_beside_a_dataset_keeps_it_from_being_replaced(tmp_path: Path) -> None:
     out = tmp_path / "data"
-    prepare(_log(tmp_path / "log.csv"), out, PrepareConfig())
+    prepare(write_log(tmp_path / "log.csv"), out, PrepareConfig())
     (out / "notes.txt").write_text("precious")
     with pytest.raises(DataError, match=r"holds notes\.txt and will not be replaced"):
         prepare(tmp_path / "log.csv", out, PrepareConfig(split=SplitConfig(protocol="loo")))
@@ -51,7 +37,7 @@ def test_a_foreign_file_beside_a_dataset_keeps_it_from_being_replaced(tmp_path: 
 
 def test_an_empty_folder_is_taken_and_a_file_is_not(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    log = _log(tmp_path / "log.csv")
+    log = write_log(tmp_path / "log.csv")
     assert prepare(log, tmp_path / "data", PrepareConfig()).num_events == 240
     with pytest.raises(DataError, match="is a file; name a folder"):
         prepare(log, log, PrepareConfig())
@@ -71,19 +57,19 @@ def small_files() -> Iterator[None]:
 def test_a_forbidden_folder_is_the_callers_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"data: cannot be written \(Not a directory\); name another place"):
-        prepare(_log(tmp_path / "log.csv"), tmp_path / "file" / "data", PrepareConfig())
+        prepare(write_log(tmp_path / "log.csv"), tmp_path / "file" / "data", PrepareConfig())
 
 
 def test_a_full_disk_leaves_the_old_dataset(tmp_path: Path) -> None:
-    log, other = _log(tmp_path / "log.csv"), _log(tmp_path / "other.csv", num_users=400, seed=1)
-    before = _bytes(prepare(log, tmp_path / "data", PrepareConfig()).path)
+    log, other = write_log(tmp_path / "log.csv"), write_log(tmp_path / "other.csv", num_users=400, seed=1)
+    before = bytes_of(prepare(log, tmp_path / "data", PrepareConfig()).path)
     with (
         pytest.raises(StorageError, match=r"data: cannot be written \(.+\); free space or name") as caught,
         small_files(),
     ):
         prepare(other, tmp_path / "data", PrepareConfig())
     assert not isinstance(caught.value, InputError)
-    assert _bytes(tmp_path / "data") == before
+    assert bytes_of(tmp_path / "data") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "log.csv", "other.csv"]
 
 
@@ -97,7 +83,7 @@ def test_rejected_lines_that_a_full_disk_cannot_hold_are_one_line(tmp_path: Path
 
 
 def test_what_killed_runs_left_is_removed_and_what_runs_is_kept(tmp_path: Path) -> None:
-    log, dead = _log(tmp_path / "log.csv"), subprocess.Popen(["true"])
+    log, dead = write_log(tmp_path / "log.csv"), subprocess.Popen(["true"])
     dead.wait()
     names = [f".data.{dead.pid}.tmp", f".data.{dead.pid}.old", f".data.{os.getppid()}.tmp", f".other.{dead.pid}.tmp"]
     for name in names:
@@ -107,7 +93,7 @@ def test_what_killed_runs_left_is_removed_and_what_runs_is_kept(tmp_path: Path) 
 
 
 def test_a_dataset_that_a_killed_run_set_aside_is_put_back(tmp_path: Path) -> None:
-    log, out, dead = _log(tmp_path / "log.csv"), tmp_path / "data", subprocess.Popen(["true"])
+    log, out, dead = write_log(tmp_path / "log.csv"), tmp_path / "data", subprocess.Popen(["true"])
     dead.wait()
     prepare(log, out, PrepareConfig())
     out.rename(tmp_path / f".data.{dead.pid}.old")
@@ -117,7 +103,7 @@ def test_a_dataset_that_a_killed_run_set_aside_is_put_back(tmp_path: Path) -> No
 
 
 def test_floors_belong_to_a_dataset_and_go_with_it(tmp_path: Path) -> None:
-    log, out = _log(tmp_path / "log.csv"), tmp_path / "data"
+    log, out = write_log(tmp_path / "log.csv"), tmp_path / "data"
     prepare(log, out, PrepareConfig())
     (out / "floors.json").write_text("{}")
     prepare(log, out, PrepareConfig(split=SplitConfig(protocol="loo")))
