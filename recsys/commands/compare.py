@@ -75,7 +75,7 @@ def _dataset(
     output: Output,
 ) -> "PreparedDataset":
     from recsys import config as configs
-    from recsys.features.leakage import find_leaks, open_without_leaks, refuse_leaks
+    from recsys.features.leakage import open_without_leaks
     from recsys.features.prepare import PrepareConfig, prepare
 
     if data is not None:
@@ -91,9 +91,8 @@ def _dataset(
     if not isinstance(own, Mapping):
         raise InputError(f"--set prepare={own}: wanted a setting of it, such as prepare.filters.min_item_events=5")
     config = configs.load(PrepareConfig, _merged(mapping, own), "prepare: ")
-    dataset = prepare(source, out / "data", config, output.say)
-    refuse_leaks(find_leaks(dataset), str(dataset.path))  # it may have stood there before
-    return dataset
+    # It may have stood there before.
+    return open_without_leaks(prepare(source, out / "data", config, output.say).path)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
