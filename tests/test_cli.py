@@ -276,7 +276,7 @@ def test_the_shop_is_simulated_small(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["prepare", "--source", "x"], "error: Missing option '--out'; see recsys prepare --help"),
         (
             ["serve", "--bundle", "b", "--journal", "j", "--port", "99999"],
-            "'--port': Input should be less than or equal to 65535",
+            "'--port': 99999 is not in the range 0<=x<=65535",
         ),
         (["train", "absent.yaml", "--out", "r"], "error: absent.yaml: no such file; name a .yaml or .json file"),
         (["train", "sasrec.yaml", "--data", "data"], "error: --out is missing: name the run folder"),

@@ -48,7 +48,9 @@ def merge(
     """
     firsts = [_part_firsts(kept, number, is_timed) for number in range(len(kept.parts))]
     items = _vocabulary([part.items for part in kept.parts], [item for _, item in firsts], kinds[1], known and known[1])
-    users = _vocabulary([part.users for part in kept.parts], [user for user, _ in firsts], kinds[0], known and known[0])
+    users = _vocabulary(
+        [part.users for part in kept.parts], [user for user, _ in firsts], kinds[0], known and known[0], are_apart=True
+    )
     return Merged(users[0], items[0], users[1], items[1])
 
 
@@ -95,12 +97,18 @@ def _firsts(codes: Int64s | Int32s, num_codes: int, time: Int64s, row: Int64s) -
 
 
 def _vocabulary(
-    ids: Sequence[pl.Series], firsts: Sequence[Firsts], kind: IdKind, known: pl.Series | None
+    ids: Sequence[pl.Series],
+    firsts: Sequence[Firsts],
+    kind: IdKind,
+    known: pl.Series | None,
+    are_apart: bool = False,  # no id stands in two parts
 ) -> tuple[Vocabulary, list[Int64s]]:
     """The vocabulary, and of each part the index of each id."""
     lengths = [len(part) for part in ids]
     before = pl.Series(ids[0].name, [], ids[0].dtype) if known is None else known.alias(ids[0].name)
-    numbers, distinct = codes_of(pl.concat([before, *ids]))
+    everything = pl.concat([before, *ids])
+    is_numbered = are_apart and not len(before)
+    numbers, distinct = (np.arange(len(everything)), everything) if is_numbered else codes_of(everything)
     time, row = np.full(len(distinct), NEVER), np.full(len(distinct), NEVER)
     flat = numbers[len(before) :]
     times, rows = (np.concatenate([pair[place] for pair in firsts]) for place in (0, 1))
