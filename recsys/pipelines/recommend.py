@@ -18,6 +18,7 @@ from recsys.errors import InputError
 from recsys.features.dataset import PreparedDataset
 from recsys.features.journal.file import check_id, key_of
 from recsys.features.journal.journal import Journal
+from recsys.features.preparation.progress import silent
 from recsys.files import storage_errors
 from recsys.models.bundle import Bundle, load_bundle, resolve
 from recsys.models.ranking.ranker import History, ItemId, Ranked, Ranker
@@ -74,7 +75,7 @@ def recommend_users(
         StorageError: the disk is full or failed; an older file at `out` is kept.
     """
     _check_k(k)
-    out, tell = Path(out), say or _silent
+    out, tell = Path(out), say or silent
     if out.suffix not in SUFFIXES:
         raise InputError(f"{out}: unknown suffix {out.suffix!r}; name a file that ends with {', '.join(SUFFIXES)}")
     with ExitStack() as stack:
@@ -140,10 +141,6 @@ class _DatasetHistories:
         part = slice(shard.offsets[row], shard.offsets[row + 1])
         times = None if shard.times is None else shard.times[part].tolist()
         return History(self._item_ids[shard.items[part]].tolist(), times)
-
-
-def _silent(line: str) -> None:
-    del line
 
 
 def _check_k(k: int) -> None:
