@@ -47,6 +47,15 @@ def test_a_picture_grows_with_the_number_of_scorers(tmp_path: Path) -> None:
     assert many[16:20] == few[16:20]
 
 
+def test_no_number_of_the_milliseconds_covers_another_one() -> None:
+    figure = _figure(found(True, 7))
+    figure.draw_without_rendering()
+    labels = [*figure.axes[1].get_xticklabels(), *figure.axes[1].get_xticklabels(minor=True)]
+    shown = [label.get_window_extent() for label in labels if label.get_text()]
+    assert len(shown) >= 3
+    assert all(not one.overlaps(other) for n, one in enumerate(shown) for other in shown[:n])
+
+
 @pytest.mark.parametrize("num_floors", [1, 7, 20])
 def test_no_name_covers_another_one_or_a_dot(num_floors: int) -> None:
     figure = _figure(found(True, num_floors))
