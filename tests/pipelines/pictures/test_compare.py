@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,13 @@ def test_a_picture_grows_with_the_number_of_scorers(tmp_path: Path) -> None:
 
 
 def test_no_number_of_the_milliseconds_covers_another_one() -> None:
-    figure = _figure(found(True, 7))
+    wide = found(True, 7)
+    near = [replace(one, cost=one.cost and replace(one.cost, median_ms=0.25, p99_ms=5.5)) for one in wide.contenders]
+    figure = _figure(replace(wide, contenders=near))
     figure.draw_without_rendering()
     labels = [*figure.axes[1].get_xticklabels(), *figure.axes[1].get_xticklabels(minor=True)]
     shown = [label.get_window_extent() for label in labels if label.get_text()]
-    assert len(shown) >= 3
+    assert len(shown) >= 2
     assert all(not one.overlaps(other) for n, one in enumerate(shown) for other in shown[:n])
 
 
