@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recsys.features.dataset import PreparedDataset
+from recsys.features.sampling import Sampling, windows_of
 from recsys.features.slices import Queries, offsets_of, ranges
 
 
@@ -23,6 +24,7 @@ class JaggedBatch:
 
     values: (T,) int64, oldest first inside a sequence. offsets: (B+1,) int64. lengths: the same on the host.
     times: (T,) int64 us UTC. query_times: (B,) int64 us, when the question is asked. users: (B,) int64, 0 unknown.
+    instances: (B,) int64 on the host, of training sequences: window * copies + copy, the same in every epoch.
     """
 
     values: Tensor
@@ -31,6 +33,7 @@ class JaggedBatch:
     times: Tensor | None = None
     query_times: Tensor | None = None
     users: Tensor | None = None
+    instances: Tensor | None = None
 
     @property
     def max_len(self) -> int:
@@ -67,7 +70,7 @@ class JaggedBatch:
         )
 
     def to(self, device: torch.device | str) -> JaggedBatch:
-        """The same batch with its tensors on `device`."""
+        """The same batch with its tensors on `device`; `instances` stay on the host, where masks are made."""
 
         def move(tensor: Tensor | None) -> Any:
             return None if tensor is None else tensor.to(device, non_blocking=True)
@@ -83,41 +86,71 @@ class JaggedBatch:
 
 
 class TrainBatches:
-    """Training sequences in batches of at most `tokens_per_batch` tokens (at least one sequence each).
+    """Training sequences in batches of at most `tokens_per_batch` tokens, or of `sequences_per_batch` sequences.
 
     The order is a function of (seed, epoch): a run that stops at any step goes on with exactly the batch it would have
     seen.
 
     Args:
-        dataset: prepared dataset; every user's training part of at least `min_len` events is one sequence.
-        max_len: only the last `max_len` events of a sequence are taken.
-        tokens_per_batch: upper bound on T.
+        dataset: prepared dataset; every user's training part of at least `min_len` events is used.
+        max_len: longest sequence.
+        tokens_per_batch: upper bound on T, at least one sequence each; not looked at where `sequences_per_batch` is
+            given.
         seed: of the order.
+        sequences_per_batch: B; the last batch of an epoch may hold fewer.
+        sampling: which windows of a training part are sequences, and how often each occurs in an epoch; by default the
+            last `max_len` events, once.
+
+    Raises:
+        ValueError: `tokens_per_batch` rules and is less than one sequence.
     """
 
     def __init__(
-        self, dataset: PreparedDataset, *, max_len: int, tokens_per_batch: int, seed: int, min_len: int = 2
+        self,
+        dataset: PreparedDataset,
+        *,
+        max_len: int,
+        tokens_per_batch: int,
+        seed: int,
+        sequences_per_batch: int | None = None,
+        sampling: Sampling | None = None,
+        min_len: int = 2,
     ) -> None:
-        if tokens_per_batch < max_len:
+        if sequences_per_batch is None and tokens_per_batch < max_len:
             raise ValueError(
                 f"tokens_per_batch={tokens_per_batch} is less than one sequence of max_len={max_len}; raise it"
             )
+        sampling = sampling or Sampling()
         slices = dataset.train_slices()
-        keep = np.flatnonzero(slices.end - slices.start >= min_len)
-        self.shard, self.end, self.user = slices.shard[keep], slices.end[keep], slices.user[keep]
-        self.start = np.maximum(slices.start[keep], self.end - max_len)
+        keep = np.flatnonzero(slices.lengths >= min_len)
+        run, self.start, self.end = windows_of(slices.start[keep], slices.end[keep], max_len, sampling.window_stride)
+        self.shard, self.user = slices.shard[keep[run]], slices.user[keep[run]]
         self.lengths = self.end - self.start
-        self.dataset, self.tokens_per_batch, self.seed = dataset, tokens_per_batch, seed
+        self.dataset, self.seed, self.copies = dataset, seed, sampling.copies
+        self.tokens_per_batch, self.sequences_per_batch = tokens_per_batch, sequences_per_batch
+
+    @property
+    def num_windows(self) -> int:
+        """Distinct sequences."""
+        return len(self.lengths)
+
+    @property
+    def num_instances(self) -> int:
+        """Sequences of one epoch: each window as often as it is copied."""
+        return self.num_windows * self.copies
 
     @property
     def num_tokens(self) -> int:
         """Tokens of one epoch."""
-        return int(self.lengths.sum())
+        return int(self.lengths.sum()) * self.copies
 
     def plan(self, epoch: int) -> list[np.ndarray]:
-        """The sequence numbers of each batch of one epoch."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
-        ends = np.cumsum(self.lengths[order])
+        """The instance numbers of each batch of one epoch."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_instances)
+        if self.sequences_per_batch is not None:
+            size = self.sequences_per_batch
+            return [order[first : first + size] for first in range(0, len(order), size)]
+        ends = np.cumsum(self.lengths[order // self.copies])
         batches, first, done = [], 0, 0
         while first < len(order):
             last = max(int(np.searchsorted(ends, done + self.tokens_per_batch, side="right")), first + 1)
@@ -127,8 +160,10 @@ class TrainBatches:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[JaggedBatch]:
         """The batches of one epoch, from `first_step` on."""
-        for rows in self.plan(epoch)[first_step:]:
-            yield _gather(self.dataset, self.shard[rows], self.start[rows], self.end[rows], self.user[rows], None)
+        for instances in self.plan(epoch)[first_step:]:
+            rows = instances // self.copies
+            batch = _gather(self.dataset, self.shard[rows], self.start[rows], self.end[rows], self.user[rows], None)
+            yield replace(batch, instances=torch.from_numpy(instances))
 
 
 def query_batches(

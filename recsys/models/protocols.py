@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recsys.features.batches import JaggedBatch
+from recsys.features.sampling import Sampling
 
 
 @runtime_checkable
@@ -38,3 +39,10 @@ class NextItemModel(Protocol):
     def item_vectors(self, item_ids: Tensor | None = None) -> Tensor:
         """(V+1, D), or (len(item_ids), D). Row 0 is padding and is never recommended."""
         ...
+
+
+@runtime_checkable
+class SamplesWindows(Protocol):
+    """A model that trains on more than the last events of each user, once an epoch."""
+
+    sampling: Sampling

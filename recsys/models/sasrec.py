@@ -8,6 +8,7 @@ pre-norm and recency positions by default.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class SASRec(nn.Module):
         self.config, self.max_len, self.train_len = config, config.max_len, config.max_len + 1
         self.item = nn.Embedding(num_items + 1, config.d_model, padding_idx=0)
         self.encoder = Encoder(config, max_len=config.max_len, causal=True)
-        self.apply(init_weights)
+        self.apply(partial(init_weights, kind=config.init))
 
     def loss(self, batch: JaggedBatch, generator: torch.Generator) -> Tensor:
         """Mean cross-entropy of every event but the first of its sequence, over all items."""

@@ -11,7 +11,7 @@ import torch
 
 from recsys import __version__
 from recsys import config as configs
-from recsys.errors import CheckpointError
+from recsys.errors import CheckpointError, ConfigError
 from recsys.features.dataset import PreparedDataset
 from recsys.files import storage_errors, write_json
 from recsys.models import registry
@@ -109,11 +109,21 @@ def _check_same_run(old: dict[str, Any], new: dict[str, Any], out: Path) -> None
         if old[key] != new[key]:
             raise CheckpointError(f"{out}: began with {key}={old[key]}, now {new[key]}; name another --out")
     # A run that began before a setting existed has that setting's default.
-    began = old["config"] | {"train": configs.dump(OptimizationConfig()) | old["config"]["train"]}
+    settings = old["config"]
+    training = configs.dump(OptimizationConfig()) | settings["train"]
+    began = settings | {"train": training, "model": _with_defaults(settings["model"])}
     differing = [key for key in ("model", "train", "seed") if began[key] != new["config"][key]]
     if differing:
         names = ", ".join(differing)
         raise CheckpointError(f"{out}: began with another config ({names}); use that one, or name another --out")
+
+
+def _with_defaults(model: dict[str, Any]) -> dict[str, Any]:
+    given = {key: value for key, value in model.items() if key != "name"}
+    try:
+        return {"name": model["name"], **registry.full_config(model["name"], given)}
+    except ConfigError:  # of a version that knew other models or settings: no run of this one is the same
+        return model
 
 
 def _commit() -> str | None:

@@ -32,7 +32,12 @@ from recsys.models.protocols import NextItemModel
 from recsys.pipelines import checkpoint
 from recsys.pipelines.evaluation.full_ranking import rank_targets
 from recsys.pipelines.evaluation.metrics import metrics_per_query
-from recsys.pipelines.optimization import OptimizationConfig, build_optimizer, learning_rate_factor
+from recsys.pipelines.optimization import (
+    OptimizationConfig,
+    build_batches,
+    build_optimizer,
+    learning_rate_factor,
+)
 from recsys.pipelines.run_config import TrainConfig, open_run, record_of
 from recsys.pipelines.run_log import Observer, RunClock, RunLog
 from recsys.pipelines.stopping import on_stop_signal
@@ -93,12 +98,7 @@ class _Run:
         seed_of_step(config.seed, -1, 0)
         self.model = registry.build(config.model["name"], config.model_config, self.dataset.num_items)
         self.module = _as_module(self.model).to(self.device)
-        self.batches = TrainBatches(
-            self.dataset,
-            max_len=self.model.train_len,
-            tokens_per_batch=self.optimization.tokens_per_batch,
-            seed=config.seed,
-        )
+        self.batches = build_batches(self.model, self.dataset, self.optimization, config.seed)
         if not self.batches.num_tokens:
             raise ConfigError(
                 f"{config.data}: no user has two training events; prepare with more data or lower filters"

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from recsys.features.batches import JaggedBatch, TrainBatches, query_batches
 from recsys.features.dataset import PreparedDataset
+from recsys.features.sampling import Sampling
 
 
 def sequences_of(batch: JaggedBatch) -> list[list[int]]:
@@ -88,8 +91,47 @@ def test_a_budget_below_one_sequence_is_refused(circle: PreparedDataset) -> None
 
 
 def test_a_batch_moves_as_a_whole() -> None:
-    batch = JaggedBatch.from_sequences([[1, 2]], times=[[5, 6]], query_times=[7], users=[1]).to("meta")
+    made = JaggedBatch.from_sequences([[1, 2]], times=[[5, 6]], query_times=[7], users=[1])
+    batch = replace(made, instances=torch.tensor([3])).to("meta")
     for tensor in (batch.values, batch.offsets, batch.times, batch.query_times, batch.users):
         assert tensor is not None
         assert tensor.device == torch.device("meta")
     assert np.array_equal(batch.lengths, (2,))
+    assert batch.instances is not None
+    assert batch.instances.device == torch.device("cpu"), "masks are made on the host"
+
+
+def test_an_epoch_holds_every_copy_of_every_window_once(circle: PreparedDataset) -> None:
+    sampling = Sampling(window_stride=3, copies=4)
+    batches = TrainBatches(circle, max_len=6, tokens_per_batch=64, seed=1, sampling=sampling)
+    slices = circle.train_slices()
+    wanted: list[tuple[int, list[int]]] = []
+    for i in range(len(slices)):
+        items, n = slices.gather(i)[0].tolist(), int(slices.lengths[i])
+        begins = [0] if n <= 6 else sorted([*range(n - 6, 0, -3), 0])
+        wanted += [(int(slices.user[i]), items[begin : begin + 6]) for begin in begins if n > 1]
+    assert (batches.num_windows, batches.num_instances) == (len(wanted), 4 * len(wanted))
+    assert len(wanted) > len(slices), "some users have more than one window"
+    found: dict[int, tuple[int, list[int]]] = {}
+    for batch in batches.epoch(0):
+        assert batch.instances is not None
+        assert batch.users is not None
+        told = zip(batch.instances.tolist(), batch.users.tolist(), sequences_of(batch), strict=True)
+        found |= {instance: (user, sequence) for instance, user, sequence in told}
+    assert found == {4 * number + copy: window for number, window in enumerate(wanted) for copy in range(4)}
+    assert batches.num_tokens == 4 * sum(len(sequence) for _, sequence in wanted)
+
+
+def test_copies_are_shuffled_together(circle: PreparedDataset) -> None:
+    batches = TrainBatches(circle, max_len=8, tokens_per_batch=64, seed=1, sampling=Sampling(copies=5))
+    order = np.concatenate(batches.plan(0))
+    window = order[: len(order) // 5] // 5
+    assert len(np.unique(window)) < 0.8 * len(window), "the first fifth is no pass over the windows"
+    assert np.concatenate(batches.plan(1)).tolist() != order.tolist()
+
+
+def test_batches_of_a_number_of_sequences_ignore_their_tokens(circle: PreparedDataset) -> None:
+    batches = TrainBatches(circle, max_len=8, tokens_per_batch=4, seed=0, sequences_per_batch=40)
+    sizes = [len(batch.lengths) for batch in batches.epoch(0)]
+    assert sizes == [40, 40, 40, 30]
+    assert sorted(np.concatenate(batches.plan(0)).tolist()) == list(range(150))
