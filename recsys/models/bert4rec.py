@@ -9,7 +9,8 @@ Paper: Sun et al. 2019, arXiv:1904.06690.
 Differs: masks are dynamic, not drawn once; pre-norm and recency positions by default; no token-type vector.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.features.batches import JaggedBatch
+from recsys.features.dataset import PreparedDataset
 from recsys.kernels.linear_cross_entropy import linear_cross_entropy
 from recsys.models.encoder import Encoder, EncoderConfig, init_weights
+from recsys.models.item_inputs import ItemInputs, ItemInputsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class BERT4RecConfig(EncoderConfig):
     max_len: int = 200
     mask_share: float = 0.2  # of a sequence's events, at least one
     last_item_share: float = 0.1  # of the sequences, masked at the last event only
+    inputs: ItemInputsConfig = field(default_factory=ItemInputsConfig)  # beside the items' ids
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,10 +46,13 @@ class BERT4RecConfig(EncoderConfig):
 class BERT4Rec(nn.Module):
     """NextItemModel with (D+1,) states: score = <state, item vector> + the item's bias."""
 
+    item_rows: ClassVar[tuple[str, ...]] = ("item.weight", "bias")  # tensors with a row for each item
+
     def __init__(self, config: BERT4RecConfig, num_items: int) -> None:
         super().__init__()
         self.config, self.max_len, self.train_len = config, config.max_len - 1, config.max_len
-        self.item = nn.Embedding(num_items + 1, config.d_model, padding_idx=0)
+        self.inputs = config.inputs
+        self.item = ItemInputs(config.inputs, num_items, config.d_model)
         self.mask = nn.Parameter(torch.empty(config.d_model))
         self.encoder = Encoder(config, max_len=config.max_len, causal=False)
         self.transform = nn.Linear(config.d_model, config.d_model)
@@ -58,10 +65,13 @@ class BERT4Rec(nn.Module):
         """Mean cross-entropy of the masked events, over all items."""
         is_masked = draw_masks(batch.lengths, self.config.mask_share, self.config.last_item_share, generator)
         is_masked = is_masked.to(batch.values.device, non_blocking=True)
-        x = torch.where(is_masked[:, None], self.mask, self.item(batch.values))  # (T, D)
+        tokens = self.item.tokens(batch.values, batch.event_types, generator)
+        x = torch.where(is_masked[:, None], self.mask, tokens)  # (T, D)
         states = self.encoder(x, batch.lengths, generator)[is_masked]
         targets = batch.values[is_masked] - 1
-        return linear_cross_entropy(self._transform(states), self.item.weight[1:], targets, bias=self.bias[1:])
+        return linear_cross_entropy(
+            self._transform(states), self.item.output_vectors()[1:], targets, bias=self.bias[1:]
+        )
 
     def encode(self, batch: JaggedBatch) -> Tensor:
         """(B, D+1): the state of a mask set after each sequence; its last dimension is 1, for the items' biases.
@@ -77,14 +87,18 @@ class BERT4Rec(nn.Module):
         )
         at = torch.arange(len(batch.values), device=device) + sequence  # (T,) places in the longer batch
         x = self.mask.repeat(len(batch.values) + len(batch.lengths), 1)  # (T+B, D)
-        x = x.index_copy(0, at, self.item(batch.values))
+        x = x.index_copy(0, at, self.item.tokens(batch.values, batch.event_types))
         states = self.encoder.last_states(x, tuple(length + 1 for length in batch.lengths))  # (B, D)
         return F.pad(self._transform(states), (0, 1), value=1.0)
 
     def item_vectors(self, item_ids: Tensor | None = None) -> Tensor:
         """(V+1, D+1), or the rows `item_ids`; the last dimension is the item's bias."""
-        vectors = torch.cat([self.item.weight, self.bias[:, None]], dim=1)
-        return vectors if item_ids is None else vectors[item_ids]
+        bias = self.bias if item_ids is None else self.bias[item_ids]
+        return torch.cat([self.item.output_vectors(item_ids), bias[:, None]], dim=1)
+
+    def read(self, dataset: PreparedDataset) -> None:
+        """Take what the inputs need of the dataset."""
+        self.item.read(dataset)
 
     def _transform(self, states: Tensor) -> Tensor:
         transformed: Tensor = self.norm(F.gelu(self.transform(states)))
