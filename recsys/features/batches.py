@@ -25,6 +25,8 @@ class JaggedBatch:
     values: (T,) int64, oldest first inside a sequence. offsets: (B+1,) int64. lengths: the same on the host.
     times: (T,) int64 us UTC. query_times: (B,) int64 us, when the question is asked. users: (B,) int64, 0 unknown.
     instances: (B,) int64 on the host, of training sequences: window * copies + copy, the same in every epoch.
+    event_types: (T,) int64, number of each event's type from 1, 0 unknown; None where no event has one.
+    In `values` 0 is an item that the vocabulary lacks.
     """
 
     values: Tensor
@@ -34,6 +36,7 @@ class JaggedBatch:
     query_times: Tensor | None = None
     users: Tensor | None = None
     instances: Tensor | None = None
+    event_types: Tensor | None = None
 
     @property
     def max_len(self) -> int:
@@ -48,25 +51,31 @@ class JaggedBatch:
         query_times: Sequence[int] | None = None,
         users: Sequence[int] | None = None,
         max_len: int | None = None,
+        event_types: Sequence[Sequence[int] | np.ndarray] | None = None,
     ) -> JaggedBatch:
         """A batch of the last `max_len` items of each sequence (all of them by default).
 
         Raises:
-            ValueError: `times` does not match `sequences` in shape.
+            ValueError: `times` or `event_types` does not match `sequences` in shape.
         """
-        if times is not None and [len(t) for t in times] != [len(s) for s in sequences]:
-            raise ValueError("times must have one value for each item of sequences")
+        for name, columns in (("times", times), ("event_types", event_types)):
+            if columns is not None and [len(column) for column in columns] != [len(s) for s in sequences]:
+                raise ValueError(f"{name} must have one value for each item of sequences")
         cut = slice(None) if max_len is None else slice(-max_len, None) if max_len else slice(0, 0)
         rows = [np.asarray(sequence, dtype=np.int64)[cut] for sequence in sequences]
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
-        flat_times = None if times is None else [np.asarray(t, dtype=np.int64)[cut] for t in times]
+
+        def flat(columns: Sequence[Sequence[int] | np.ndarray] | None) -> Tensor | None:
+            return None if columns is None else _flat([np.asarray(column, dtype=np.int64)[cut] for column in columns])
+
         return cls(
             values=_flat(rows),
             offsets=torch.from_numpy(offsets_of(lengths)),
             lengths=tuple(lengths.tolist()),
-            times=None if flat_times is None else _flat(flat_times),
+            times=flat(times),
             query_times=None if query_times is None else torch.tensor(query_times, dtype=torch.int64),
             users=None if users is None else torch.tensor(users, dtype=torch.int64),
+            event_types=flat(event_types),
         )
 
     def to(self, device: torch.device | str) -> JaggedBatch:
@@ -82,6 +91,7 @@ class JaggedBatch:
             times=move(self.times),
             query_times=move(self.query_times),
             users=move(self.users),
+            event_types=move(self.event_types),
         )
 
 
@@ -199,6 +209,7 @@ def _gather(
     offsets = offsets_of(lengths)
     values = np.empty(offsets[-1], dtype=np.int64)
     times = np.empty(offsets[-1], dtype=np.int64) if dataset.order == "time" else None
+    event_types = np.empty(offsets[-1], dtype=np.int64) if dataset.event_type_names else None
     position = ranges(start, end)
     shard_of_token = np.repeat(shard, lengths)
     for number in np.unique(shard):
@@ -206,6 +217,8 @@ def _gather(
         values[tokens] = part.items[position[tokens]]
         if times is not None and part.times is not None:
             times[tokens] = part.times[position[tokens]]
+        if event_types is not None and part.event_types is not None:
+            event_types[tokens] = part.event_types[position[tokens]]
     return JaggedBatch(
         values=torch.from_numpy(values),
         offsets=torch.from_numpy(offsets),
@@ -213,6 +226,7 @@ def _gather(
         times=None if times is None else torch.from_numpy(times),
         query_times=query_times,
         users=torch.from_numpy(np.ascontiguousarray(user, dtype=np.int64)),
+        event_types=None if event_types is None else torch.from_numpy(event_types),
     )
 
 

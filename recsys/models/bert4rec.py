@@ -12,18 +12,20 @@ Differs, in these too: no padding, which the authors hide behind a score of -100
 where theirs holds padding and special tokens as well; the mask is a vector of its own, not a row of the item table.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.features.batches import JaggedBatch
+from recsys.features.dataset import PreparedDataset
 from recsys.features.sampling import Sampling
 from recsys.kernels.linear_cross_entropy import linear_cross_entropy
 from recsys.models.encoder import Encoder, EncoderConfig, draw_weights, init_weights
+from recsys.models.item_inputs import ItemInputs, ItemInputsConfig
 from recsys.models.masking import draw_masks, static_masks
 
 LAST_ITEM_SHARE = 0.1
@@ -42,6 +44,7 @@ class BERT4RecConfig(EncoderConfig):
     copies: int = 1  # of a window in an epoch, with random masks; static masking adds one masked at the last event
     mask_seed: int = 0  # of static masks
     token_type: bool = False  # one learned vector is added to every token
+    inputs: ItemInputsConfig = field(default_factory=ItemInputsConfig)  # beside the items' ids
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,11 +83,14 @@ class BERT4RecConfig(EncoderConfig):
 class BERT4Rec(nn.Module):
     """NextItemModel with (D+1,) states: score = <state, item vector> + the item's bias."""
 
+    item_rows: ClassVar[tuple[str, ...]] = ("item.weight", "bias")  # tensors with a row for each item
+
     def __init__(self, config: BERT4RecConfig, num_items: int) -> None:
         super().__init__()
         self.config, self.max_len, self.train_len = config, config.max_len - 1, config.max_len
         self.sampling = config.sampling
-        self.item = nn.Embedding(num_items + 1, config.d_model, padding_idx=0)
+        self.inputs = config.inputs
+        self.item = ItemInputs(config.inputs, num_items, config.d_model)
         self.mask = nn.Parameter(torch.empty(config.d_model))
         self.encoder = Encoder(config, max_len=config.max_len, causal=False)
         self.transform = nn.Linear(config.d_model, config.d_model)
@@ -99,10 +105,13 @@ class BERT4Rec(nn.Module):
     def loss(self, batch: JaggedBatch, generator: torch.Generator) -> Tensor:
         """Mean cross-entropy of the masked events, over all items."""
         is_masked = self._masks(batch, generator).to(batch.values.device, non_blocking=True)
-        x = torch.where(is_masked[:, None], self.mask, self.item(batch.values))  # (T, D)
+        tokens = self.item.tokens(batch.values, batch.event_types, generator)
+        x = torch.where(is_masked[:, None], self.mask, tokens)  # (T, D)
         states = self.encoder(self._typed(x), batch.lengths, generator)[is_masked]
         targets = batch.values[is_masked] - 1
-        return linear_cross_entropy(self._transform(states), self.item.weight[1:], targets, bias=self.bias[1:])
+        return linear_cross_entropy(
+            self._transform(states), self.item.output_vectors()[1:], targets, bias=self.bias[1:]
+        )
 
     def encode(self, batch: JaggedBatch) -> Tensor:
         """(B, D+1): the state of a mask set after each sequence; its last dimension is 1, for the items' biases.
@@ -118,14 +127,18 @@ class BERT4Rec(nn.Module):
         )
         at = torch.arange(len(batch.values), device=device) + sequence  # (T,) places in the longer batch
         x = self.mask.repeat(len(batch.values) + len(batch.lengths), 1)  # (T+B, D)
-        x = x.index_copy(0, at, self.item(batch.values))
+        x = x.index_copy(0, at, self.item.tokens(batch.values, batch.event_types))
         states = self.encoder.last_states(self._typed(x), tuple(length + 1 for length in batch.lengths))  # (B, D)
         return F.pad(self._transform(states), (0, 1), value=1.0)
 
     def item_vectors(self, item_ids: Tensor | None = None) -> Tensor:
         """(V+1, D+1), or the rows `item_ids`; the last dimension is the item's bias."""
-        vectors = torch.cat([self.item.weight, self.bias[:, None]], dim=1)
-        return vectors if item_ids is None else vectors[item_ids]
+        bias = self.bias if item_ids is None else self.bias[item_ids]
+        return torch.cat([self.item.output_vectors(item_ids), bias[:, None]], dim=1)
+
+    def read(self, dataset: PreparedDataset) -> None:
+        """Take what the inputs need of the dataset."""
+        self.item.read(dataset)
 
     def _masks(self, batch: JaggedBatch, generator: torch.Generator) -> Tensor:
         config = self.config

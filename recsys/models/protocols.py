@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recsys.features.batches import JaggedBatch
+from recsys.features.dataset import PreparedDataset
 from recsys.features.sampling import Sampling
 
 
@@ -46,3 +47,12 @@ class SamplesWindows(Protocol):
     """A model that trains on more than the last events of each user, once an epoch."""
 
     sampling: Sampling
+
+
+@runtime_checkable
+class ReadsDataset(Protocol):
+    """A model that needs more of the dataset than batches: counts of items, vectors, categories."""
+
+    def read(self, dataset: PreparedDataset) -> None:
+        """Take it. Called once, after construction and before any checkpoint is loaded."""
+        ...

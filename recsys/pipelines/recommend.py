@@ -115,13 +115,14 @@ class _JournalHistories:
 
     def of(self, users: Sequence[UserId]) -> list[History]:
         pasts = [self._journal.history(user) for user in users]
-        return [History(past.item_ids, past.times) for past in pasts]
+        return [History(past.item_ids, past.times, past.event_types) for past in pasts]
 
 
 class _DatasetHistories:
     def __init__(self, dataset: PreparedDataset) -> None:
         self._dataset = dataset
         self._item_ids = np.array([None, *dataset.items.decode(np.arange(1, dataset.num_items + 1))], dtype=object)
+        self._event_types = np.array([None, *dataset.event_type_names], dtype=object)
         self._shard = np.full(dataset.num_users + 1, -1, np.int64)  # of each user index
         self._row = np.zeros(dataset.num_users + 1, np.int64)
         for number, shard in enumerate(dataset.shards):
@@ -140,7 +141,8 @@ class _DatasetHistories:
         shard, row = self._dataset.shards[self._shard[index]], self._row[index]
         part = slice(shard.offsets[row], shard.offsets[row + 1])
         times = None if shard.times is None else shard.times[part].tolist()
-        return History(self._item_ids[shard.items[part]].tolist(), times)
+        event_types = None if shard.event_types is None else self._event_types[shard.event_types[part]].tolist()
+        return History(self._item_ids[shard.items[part]].tolist(), times, event_types)
 
 
 def _check_k(k: int) -> None:

@@ -28,7 +28,7 @@ from recsys.features.leakage import open_without_leaks
 from recsys.files import sha256_of, storage_errors
 from recsys.models import registry
 from recsys.models.bundle import save_bundle
-from recsys.models.protocols import NextItemModel
+from recsys.models.protocols import NextItemModel, ReadsDataset
 from recsys.pipelines import checkpoint
 from recsys.pipelines.evaluation.full_ranking import rank_targets
 from recsys.pipelines.evaluation.metrics import metrics_per_query
@@ -38,7 +38,7 @@ from recsys.pipelines.optimization import (
     build_optimizer,
     learning_rate_factor,
 )
-from recsys.pipelines.run_config import TrainConfig, open_run, record_of
+from recsys.pipelines.run_config import TrainConfig, begin_warm, open_run, record_of
 from recsys.pipelines.run_log import Observer, RunClock, RunLog
 from recsys.pipelines.stopping import on_stop_signal
 
@@ -96,7 +96,11 @@ class _Run:
         self.device = _device(self.optimization.device)
         self.dataset = open_without_leaks(config.data)
         seed_of_step(config.seed, -1, 0)
-        self.model = registry.build(config.model["name"], config.model_config, self.dataset.num_items)
+        self.model_config = registry.fitted_config(config.model["name"], config.model_config, self.dataset)
+        self.model = registry.build(config.model["name"], self.model_config, self.dataset.num_items)
+        if isinstance(self.model, ReadsDataset):
+            self.model.read(self.dataset)
+        self.warm = begin_warm(self.model, config, self.model_config, self.dataset)
         self.module = _as_module(self.model).to(self.device)
         self.batches = build_batches(self.model, self.dataset, self.optimization, config.seed)
         if not self.batches.num_tokens:
@@ -118,7 +122,7 @@ class _Run:
             "validated_at_s": 0.0,
         }
         self.step, self.is_stopping = 0, False
-        self.record = record_of(config, self.dataset)
+        self.record = record_of(config, self.dataset) | ({"warm_start": self.warm} if self.warm else {})
 
     def finish(self) -> TrainResult:
         with open_run(self.out, self.record), on_stop_signal(self._stop):
@@ -292,7 +296,7 @@ class _Run:
             self.out / "bundle",
             model=self.model,
             name=self.config.model["name"],
-            config=self.config.model_config,
+            config=self.model_config,
             items=self.dataset.items,
             popularity=self.dataset.train_counts(),
             metrics={"validation": self._validation_record()},
