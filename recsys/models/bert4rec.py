@@ -1,6 +1,7 @@
 """BERT4Rec: a bidirectional Transformer that fills masked events.
 
     loss = mean over masked t of -log softmax(z_t E^T + b)[x_t],  z = LN(gelu(W h)),  h = encoder(x with masks)
+           (`loss.kind` names others)
 
 At inference one mask stands after the history. Training draws fresh masks for every batch; a share of the sequences is
 masked at its last event only, which is the question asked at inference.
@@ -17,17 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.features.batches import JaggedBatch
-from recsys.kernels.linear_cross_entropy import linear_cross_entropy
+from recsys.features.dataset import PreparedDataset
 from recsys.models.encoder import Encoder, EncoderConfig, init_weights
+from recsys.models.losses import LossConfig, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
 class BERT4RecConfig(EncoderConfig):
-    """Encoder shape, the longest sequence (the mask included) and the masking."""
+    """Encoder shape, the longest sequence (the mask included), the masking and the loss."""
 
     max_len: int = 200
     mask_share: float = 0.2  # of a sequence's events, at least one
     last_item_share: float = 0.1  # of the sequences, masked at the last event only
+    loss: LossConfig = LossConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,15 +56,20 @@ class BERT4Rec(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_items + 1))
         self.apply(init_weights)
         nn.init.normal_(self.mask, std=0.02)
+        self.objective = Objective(config.loss, num_items)
+
+    def read(self, dataset: PreparedDataset) -> None:
+        """Take from the dataset what the loss draws its negatives by."""
+        self.objective.read(dataset)
 
     def loss(self, batch: JaggedBatch, generator: torch.Generator) -> Tensor:
-        """Mean cross-entropy of the masked events, over all items."""
+        """Mean loss of the masked events."""
         is_masked = draw_masks(batch.lengths, self.config.mask_share, self.config.last_item_share, generator)
         is_masked = is_masked.to(batch.values.device, non_blocking=True)
         x = torch.where(is_masked[:, None], self.mask, self.item(batch.values))  # (T, D)
         states = self.encoder(x, batch.lengths, generator)[is_masked]
-        targets = batch.values[is_masked] - 1
-        return linear_cross_entropy(self._transform(states), self.item.weight[1:], targets, bias=self.bias[1:])
+        places = is_masked.nonzero().squeeze(1)
+        return self.objective(self._transform(states), places, self.item.weight[1:], self.bias[1:], batch, generator)
 
     def encode(self, batch: JaggedBatch) -> Tensor:
         """(B, D+1): the state of a mask set after each sequence; its last dimension is 1, for the items' biases.

@@ -1,6 +1,6 @@
 """SASRec: a causal Transformer that predicts, after each event, the next one.
 
-    loss = mean over t of -log softmax(h_t E^T)[x_{t+1}],  h = encoder(x_1..x_t)
+    loss = mean over t of -log softmax(h_t E^T)[x_{t+1}],  h = encoder(x_1..x_t)     (`loss.kind` names others)
 
 Paper: Kang and McAuley 2018, arXiv:1808.09781.
 Differs: full softmax over all items in place of one sampled negative (Klenitskiy and Vasilev 2023, arXiv:2309.07602);
@@ -14,15 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from recsys.features.batches import JaggedBatch
-from recsys.kernels.linear_cross_entropy import linear_cross_entropy
+from recsys.features.dataset import PreparedDataset
 from recsys.models.encoder import Encoder, EncoderConfig, init_weights
+from recsys.models.losses import LossConfig, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
 class SASRecConfig(EncoderConfig):
-    """Encoder shape and the longest history."""
+    """Encoder shape, the longest history and the loss."""
 
     max_len: int = 200
+    loss: LossConfig = LossConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,17 +41,21 @@ class SASRec(nn.Module):
         self.item = nn.Embedding(num_items + 1, config.d_model, padding_idx=0)
         self.encoder = Encoder(config, max_len=config.max_len, causal=True)
         self.apply(init_weights)
+        self.objective = Objective(config.loss, num_items)
+
+    def read(self, dataset: PreparedDataset) -> None:
+        """Take from the dataset what the loss draws its negatives by."""
+        self.objective.read(dataset)
 
     def loss(self, batch: JaggedBatch, generator: torch.Generator) -> Tensor:
-        """Mean cross-entropy of every event but the first of its sequence, over all items."""
+        """Mean loss of every event but the first of its sequence."""
         lengths = np.array(batch.lengths, dtype=np.int64)
         last = np.cumsum(lengths) - 1
         is_input = np.ones(len(batch.values), dtype=bool)
         is_input[last[lengths > 0]] = False
         inputs = torch.from_numpy(np.flatnonzero(is_input)).to(batch.values.device, non_blocking=True)
         states = self._states(batch.values[inputs], tuple(np.maximum(lengths - 1, 0).tolist()), generator)
-        targets = batch.values[inputs + 1]
-        return linear_cross_entropy(states, self.item.weight[1:], targets - 1)
+        return self.objective(states, inputs + 1, self.item.weight[1:], None, batch, generator)
 
     def encode(self, batch: JaggedBatch) -> Tensor:
         """(B, D): the state after each sequence's last item.

@@ -28,7 +28,7 @@ from recsys.features.leakage import open_without_leaks
 from recsys.files import sha256_of, storage_errors
 from recsys.models import registry
 from recsys.models.bundle import save_bundle
-from recsys.models.protocols import NextItemModel
+from recsys.models.protocols import NextItemModel, ReadsDataset
 from recsys.pipelines import checkpoint
 from recsys.pipelines.evaluation.full_ranking import rank_targets
 from recsys.pipelines.evaluation.metrics import metrics_per_query
@@ -93,6 +93,8 @@ class _Run:
         seed_of_step(config.seed, -1, 0)
         self.model = registry.build(config.model["name"], config.model_config, self.dataset.num_items)
         self.module = _as_module(self.model).to(self.device)
+        if isinstance(self.model, ReadsDataset):
+            self.model.read(self.dataset)
         self.batches = TrainBatches(
             self.dataset,
             max_len=self.model.train_len,
