@@ -13,9 +13,10 @@ MODULES = (
     "preparation",
     "evaluation_speed",
     "floors",
+    "losses",
     "compare",
 )
-NEED_DATA = ("path", "training_speed", "preparation", "evaluation_speed", "floors", "compare")
+NEED_DATA = ("path", "training_speed", "preparation", "evaluation_speed", "floors", "losses", "compare")
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """BERT4Rec: a bidirectional Transformer that fills masked events.
 
     loss = mean over masked t of -log softmax(z_t E^T + b)[x_t],  z = LN(gelu(W h)),  h = encoder(x with masks)
+           (`loss.kind` names others)
 
 At inference one mask stands after the history, so that max_len - 1 items are read. Training draws fresh masks for every
 batch; a share of the sequences is masked at its last event only, which is the question asked at inference.
@@ -23,9 +24,9 @@ from torch.nn import functional as F
 from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
 from recsys.features.sampling import Sampling
-from recsys.kernels.linear_cross_entropy import linear_cross_entropy
 from recsys.models.encoder import Encoder, EncoderConfig, draw_weights, init_weights
 from recsys.models.item_inputs import ItemInputs, ItemInputsConfig
+from recsys.models.losses import LossConfig, Objective
 from recsys.models.masking import draw_masks, static_masks
 
 LAST_ITEM_SHARE = 0.1
@@ -33,7 +34,7 @@ LAST_ITEM_SHARE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class BERT4RecConfig(EncoderConfig):
-    """Encoder shape, the longest sequence (the mask included), the masking, and what is masked."""
+    """Encoder shape, the longest sequence (the mask included), the masking, what is masked, and the loss."""
 
     max_len: int = 200
     mask_share: float = 0.2  # of a sequence's events, at least one
@@ -45,6 +46,7 @@ class BERT4RecConfig(EncoderConfig):
     mask_seed: int = 0  # of static masks
     token_type: bool = False  # one learned vector is added to every token
     inputs: ItemInputsConfig = field(default_factory=ItemInputsConfig)  # beside the items' ids
+    loss: LossConfig = LossConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,17 +103,16 @@ class BERT4Rec(nn.Module):
         for vector in (self.mask, self.token_type):
             if vector is not None:
                 draw_weights(vector, config.init)
+        self.objective = Objective(config.loss, num_items)
 
     def loss(self, batch: JaggedBatch, generator: torch.Generator) -> Tensor:
-        """Mean cross-entropy of the masked events, over all items."""
+        """Mean loss of the masked events."""
         is_masked = self._masks(batch, generator).to(batch.values.device, non_blocking=True)
         tokens = self.item.tokens(batch.values, batch.event_types, generator)
         x = torch.where(is_masked[:, None], self.mask, tokens)  # (T, D)
         states = self.encoder(self._typed(x), batch.lengths, generator)[is_masked]
-        targets = batch.values[is_masked] - 1
-        return linear_cross_entropy(
-            self._transform(states), self.item.output_vectors()[1:], targets, bias=self.bias[1:]
-        )
+        places, vectors = is_masked.nonzero().squeeze(1), self.item.output_vectors()
+        return self.objective(self._transform(states), places, vectors[1:], self.bias[1:], batch, generator)
 
     def encode(self, batch: JaggedBatch) -> Tensor:
         """(B, D+1): the state of a mask set after each sequence; its last dimension is 1, for the items' biases.
@@ -137,8 +138,9 @@ class BERT4Rec(nn.Module):
         return torch.cat([self.item.output_vectors(item_ids), bias[:, None]], dim=1)
 
     def read(self, dataset: PreparedDataset) -> None:
-        """Take what the inputs need of the dataset."""
+        """Take what the inputs and the loss need of the dataset."""
         self.item.read(dataset)
+        self.objective.read(dataset)
 
     def _masks(self, batch: JaggedBatch, generator: torch.Generator) -> Tensor:
         config = self.config

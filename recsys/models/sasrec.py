@@ -1,6 +1,6 @@
 """SASRec: a causal Transformer that predicts, after each event, the next one.
 
-    loss = mean over t of -log softmax(h_t E^T)[x_{t+1}],  h = encoder(x_1..x_t)
+    loss = mean over t of -log softmax(h_t E^T)[x_{t+1}],  h = encoder(x_1..x_t)     (`loss.kind` names others)
 
 Paper: Kang and McAuley 2018, arXiv:1808.09781.
 Differs: full softmax over all items in place of one sampled negative (Klenitskiy and Vasilev 2023, arXiv:2309.07602);
@@ -17,17 +17,18 @@ from torch import Tensor, nn
 
 from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
-from recsys.kernels.linear_cross_entropy import linear_cross_entropy
 from recsys.models.encoder import Encoder, EncoderConfig, init_weights
 from recsys.models.item_inputs import ItemInputs, ItemInputsConfig
+from recsys.models.losses import LossConfig, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
 class SASRecConfig(EncoderConfig):
-    """Encoder shape and the longest history."""
+    """Encoder shape, the longest history and the loss."""
 
     max_len: int = 200
     inputs: ItemInputsConfig = field(default_factory=ItemInputsConfig)  # beside the items' ids
+    loss: LossConfig = LossConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,9 +48,10 @@ class SASRec(nn.Module):
         self.item = ItemInputs(config.inputs, num_items, config.d_model)
         self.encoder = Encoder(config, max_len=config.max_len, causal=True)
         self.apply(partial(init_weights, kind=config.init))
+        self.objective = Objective(config.loss, num_items)
 
     def loss(self, batch: JaggedBatch, generator: torch.Generator) -> Tensor:
-        """Mean cross-entropy of every event but the first of its sequence, over all items."""
+        """Mean loss of every event but the first of its sequence."""
         lengths = np.array(batch.lengths, dtype=np.int64)
         last = np.cumsum(lengths) - 1
         is_input = np.ones(len(batch.values), dtype=bool)
@@ -58,8 +60,7 @@ class SASRec(nn.Module):
         event_types = None if batch.event_types is None else batch.event_types[inputs]
         shorter = tuple(np.maximum(lengths - 1, 0).tolist())
         states = self._states(batch.values[inputs], shorter, generator, event_types)
-        targets = batch.values[inputs + 1]
-        return linear_cross_entropy(states, self.item.output_vectors()[1:], targets - 1)
+        return self.objective(states, inputs + 1, self.item.output_vectors()[1:], None, batch, generator)
 
     def encode(self, batch: JaggedBatch) -> Tensor:
         """(B, D): the state after each sequence's last item.
@@ -74,8 +75,9 @@ class SASRec(nn.Module):
         return self.item.output_vectors(item_ids)
 
     def read(self, dataset: PreparedDataset) -> None:
-        """Take what the inputs need of the dataset."""
+        """Take what the inputs and the loss need of the dataset."""
         self.item.read(dataset)
+        self.objective.read(dataset)
 
     def _states(
         self,
