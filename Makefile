@@ -24,7 +24,7 @@ format: setup  ## Rewrite what can be mended by machine
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: setup  ## Every benchmark; results go to benchmarks/results/
+bench: setup  ## Every benchmark (ARGS=--peers: training beside RecTools and RecBole, too); results: benchmarks/results/
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 peers: setup  ## RecBole and RecTools in environments of their own, for figures beside ours

@@ -50,7 +50,8 @@ def test_a_picture_grows_with_the_number_of_scorers(tmp_path: Path) -> None:
 
 def test_no_number_of_the_milliseconds_covers_another_one() -> None:
     wide = found(True, 7)
-    near = [replace(one, cost=one.cost and replace(one.cost, median_ms=0.25, p99_ms=5.5)) for one in wide.contenders]
+    costs = [one.cost and replace(one.cost, median_ms=0.25, p99_ms=5.5) for one in wide.contenders]
+    near = tuple(replace(one, cost=cost) for one, cost in zip(wide.contenders, costs, strict=True))
     figure = _figure(replace(wide, contenders=near))
     figure.draw_without_rendering()
     labels = [*figure.axes[1].get_xticklabels(), *figure.axes[1].get_xticklabels(minor=True)]
