@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recsys.features.batches import JaggedBatch
+from recsys.features.dataset import PreparedDataset
 
 
 @runtime_checkable
@@ -37,4 +38,13 @@ class NextItemModel(Protocol):
 
     def item_vectors(self, item_ids: Tensor | None = None) -> Tensor:
         """(V+1, D), or (len(item_ids), D). Row 0 is padding and is never recommended."""
+        ...
+
+
+@runtime_checkable
+class ReadsDataset(Protocol):
+    """A model that needs more of the dataset than batches: counts of items, vectors, categories."""
+
+    def read(self, dataset: PreparedDataset) -> None:
+        """Take it. Called once, after construction and before any checkpoint is loaded."""
         ...
