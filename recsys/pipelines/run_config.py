@@ -19,6 +19,8 @@ from recsys.pipelines.optimization import OptimizationConfig
 
 FORMAT_VERSION = 1
 LOCK = "run.lock"
+# Settings that say where a run trains, not what: it may go on elsewhere, and says that its last bits may differ.
+PLACE = ("device", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +110,19 @@ def _check_same_run(old: dict[str, Any], new: dict[str, Any], out: Path) -> None
     for key in ("data_hash", "num_items"):
         if old[key] != new[key]:
             raise CheckpointError(f"{out}: began with {key}={old[key]}, now {new[key]}; name another --out")
-    # A run that began before a setting existed has that setting's default.
-    began = old["config"] | {"train": configs.dump(OptimizationConfig()) | old["config"]["train"]}
-    differing = [key for key in ("model", "train", "seed") if began[key] != new["config"][key]]
+    began, asked = _comparable(old["config"]), _comparable(new["config"])
+    differing = [key for key in ("model", "train", "seed") if began[key] != asked[key]]
     if differing:
         names = ", ".join(differing)
         raise CheckpointError(f"{out}: began with another config ({names}); use that one, or name another --out")
+
+
+def _comparable(config: dict[str, Any]) -> dict[str, Any]:
+    """What makes the run; one that began before a setting existed has that setting's default."""
+    train = configs.dump(OptimizationConfig()) | config["train"]
+    name, given = config["model"]["name"], {key: value for key, value in config["model"].items() if key != "name"}
+    model = {"name": name, **(registry.full_config(name, given) if name in registry.names() else given)}
+    return {**config, "model": model, "train": {key: value for key, value in train.items() if key not in PLACE}}
 
 
 def _commit() -> str | None:

@@ -1,5 +1,7 @@
 """What is due when: how many steps the epochs have, and when a run validates, saves and ends."""
 
+import math
+
 from recsys.features.batches import TrainBatches
 from recsys.pipelines.optimization import OptimizationConfig
 from recsys.pipelines.training.state import RunState
@@ -23,7 +25,7 @@ class Plan:
     def steps_of(self, epoch: int) -> int:
         """Optimizer steps of one epoch."""
         if epoch not in self._counts:
-            self._counts[epoch] = len(self.batches.plan(epoch))
+            self._counts[epoch] = math.ceil(len(self.batches.plan(epoch)) / self.config.accumulate)
         return self._counts[epoch]
 
     def is_over(self, state: RunState) -> bool:

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 
 from recsys.errors import CheckpointError
 from recsys.pipelines import checkpoint
+from recsys.pipelines.training.average import WeightAverage
+
+METRIC = "ndcg@10"
 
 
 @dataclass
 class RunState:
     """Counters of a run; JSON values.
 
-    epoch: the one that is being trained, from 0. step_in_epoch: steps of it that are done. step: steps in all.
+    epoch: the one that is being trained, from 0. step_in_epoch: optimizer steps of it that are done. step: of all.
     best, best_epoch: figures of the best validation so far. bad: validations since. seconds: of training, over all
     resumes. validated_at_s: `seconds` at the last validation.
     """
@@ -30,6 +33,14 @@ class RunState:
     seconds: float = 0.0
     validated_at_s: float = 0.0
 
+    def count_validation(self, figures: dict[str, float], epoch: int) -> bool:
+        """Take in the figures of a validation; returns whether they are the best so far."""
+        if self.best and figures[METRIC] <= self.best[METRIC]:
+            self.bad += 1
+            return False
+        self.best, self.best_epoch, self.bad = figures, epoch, 0
+        return True
+
 
 class Checkpoints:
     """The checkpoints of one run: what is trained, written whole and brought back in place.
@@ -37,13 +48,19 @@ class Checkpoints:
     Args:
         folder: `checkpoints/` of the run.
         module, optimizer: what is trained.
+        average: of the weights, where the run keeps one.
         warn: gets a line where a resumed run may differ from one that was never stopped, or a checkpoint is damaged.
     """
 
     def __init__(
-        self, folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, warn: Callable[[str], None]
+        self,
+        folder: Path,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: WeightAverage | None,
+        warn: Callable[[str], None],
     ) -> None:
-        self.folder, self.module, self.optimizer, self.warn = folder, module, optimizer, warn
+        self.folder, self.module, self.optimizer, self.average, self.warn = folder, module, optimizer, average, warn
         self.best_weights: dict[str, Tensor] = {}
 
     def save(self, state: RunState) -> Path:
@@ -58,7 +75,8 @@ class Checkpoints:
             model=self.module,
             optimizer=self.optimizer,
             best=self.best_weights,
-            state={**asdict(state), "threads": torch.get_num_threads()},
+            average=None if self.average is None else self.average.by_name(),
+            state={**asdict(state), **self._place()},
         )
 
     def load_newest(self) -> RunState | None:
@@ -70,24 +88,31 @@ class Checkpoints:
         found = checkpoint.found_in(self.folder)
         for path in found:
             try:
-                stored, self.best_weights = checkpoint.load_checkpoint(
-                    path, model=self.module, optimizer=self.optimizer
-                )
+                stored = checkpoint.load_checkpoint(path, model=self.module, optimizer=self.optimizer)
+                if self.average is not None:
+                    self.average.load(stored.average, path)
             except CheckpointError as error:
                 if path == found[-1]:
                     raise
                 self.warn(f"{error}; going on from the one before")
             else:
-                self._compare_threads(stored)
-                return _state_of(stored)
+                self.best_weights = stored.best
+                self._compare_place(stored.state)
+                return _state_of(stored.state)
         return None
 
-    def _compare_threads(self, stored: dict[str, Any]) -> None:
-        if stored["threads"] != torch.get_num_threads():
-            self.warn(
-                f"resumed with {torch.get_num_threads()} threads, began with {stored['threads']}: "
-                "the last bits of the weights may differ"
-            )
+    def _place(self) -> dict[str, Any]:
+        """What the last bits depend on and no setting fixes."""
+        device = next((str(parameter.device) for parameter in self.module.parameters()), "cpu")
+        return {"threads": torch.get_num_threads(), "device": device, "torch": torch.__version__}
+
+    def _compare_place(self, stored: dict[str, Any]) -> None:
+        for name, value in self._place().items():
+            if stored.get(name, value) != value:
+                self.warn(
+                    f"resumed with {name}={value}, began with {name}={stored[name]}: "
+                    "the last bits of the weights may differ"
+                )
 
 
 def _state_of(stored: dict[str, Any]) -> RunState:

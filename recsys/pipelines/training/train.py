@@ -7,6 +7,7 @@ are those of no other run.
 """
 
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from recsys.pipelines.training.plan import Plan
 from recsys.pipelines.training.result import Stopped, TrainResult, write_bundle
 from recsys.pipelines.training.state import Checkpoints, RunState
 from recsys.pipelines.training.step import Stepper, seed_of_step
-from recsys.pipelines.training.validation import Validation, is_better, weights_of
+from recsys.pipelines.training.validation import Validation, weights_of
 
 
 def train(config: TrainConfig, out: Path, observe: Observer | None = None) -> TrainResult:
@@ -65,7 +66,9 @@ class _Run:
         self.stepper = Stepper(self.model, self.module, config, self.plan.total)
         self.validation = Validation(self.dataset, self.optimization.validation_users, config.seed)
         self.log = RunLog(out / "log.jsonl", observe)
-        self.checkpoints = Checkpoints(out / "checkpoints", self.module, self.stepper.optimizer, self.log.warn)
+        self.checkpoints = Checkpoints(
+            out / "checkpoints", self.module, self.stepper.optimizer, self.stepper.average, self.log.warn
+        )
         self.state, self.is_stopping = RunState(), False
         self.record = record_of(config, self.dataset)
 
@@ -132,10 +135,11 @@ class _Run:
         """The steps of one epoch that are still to do; whether the epoch is whole, and the clock that runs."""
         self.module.train()
         state, clock, num_steps = self.state, RunClock(self.state.seconds), self.plan.steps_of(epoch)
-        for batch in self.batches.epoch(epoch, state.step_in_epoch):
-            loss = self.stepper.take(batch.to(self.device), state, clock.seconds())
+        batches = self.batches.epoch(epoch, state.step_in_epoch * self.optimization.accumulate)
+        while group := list(islice(batches, self.optimization.accumulate)):
+            loss = self.stepper.take(group, state, clock.seconds())
             state.seconds = clock.seconds()
-            clock.count(len(batch.values))
+            clock.count(sum(len(batch.values) for batch in group))
             is_last = state.step_in_epoch == num_steps or self.plan.is_time_spent(state)
             if is_last or clock.is_time_to_log():
                 self._log_step(epoch, loss, clock)
@@ -152,13 +156,15 @@ class _Run:
     def _validate(self, epoch: int) -> None:
         began = time.perf_counter()
         self.module.eval()
-        figures = self.validation.figures(self.model)
-        if is_better(figures, self.state, epoch):
-            self.checkpoints.best_weights = weights_of(self.module)
+        with self.stepper.averaged():
+            figures = self.validation.figures(self.model)
+            if self.state.count_validation(figures, epoch):
+                self.checkpoints.best_weights = weights_of(self.module)
         seconds = round(time.perf_counter() - began, 3)
         self.log.write("validation", self.state.step, epoch=epoch, seconds=seconds, n=len(self.validation), **figures)
 
     def _save(self) -> None:
+        self.stepper.check_weights(self.state)
         path = self.checkpoints.save(self.state)
         self.log.write("checkpoint", self.state.step, path=str(path.relative_to(self.out)))
 
@@ -176,6 +182,8 @@ class _Run:
         state = self.state
         if self.checkpoints.best_weights:
             self.module.load_state_dict(self.checkpoints.best_weights)
+        elif self.stepper.average is not None:
+            self.stepper.average.copy_into_weights()
         self.module.eval()
         path = write_bundle(
             self.out / "bundle", self.model, self.config, self.dataset, self.record, self.validation.record(state)

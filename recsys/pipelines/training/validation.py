@@ -1,4 +1,4 @@
-"""What a run validates by: a fixed set of questions, the figures on them, and which validation is the best."""
+"""What a run validates by: a fixed set of questions, and the figures on them."""
 
 from dataclasses import replace
 
@@ -11,8 +11,6 @@ from recsys.models.protocols import NextItemModel
 from recsys.pipelines.evaluation.full_ranking import rank_targets
 from recsys.pipelines.evaluation.metrics import metrics_per_query
 from recsys.pipelines.training.state import RunState
-
-METRIC = "ndcg@10"
 
 
 class Validation:
@@ -43,15 +41,6 @@ class Validation:
             return {}
         protocol = self.dataset.protocol_string("valid", "exclude")
         return {"protocol": protocol, "n": len(self), "epoch": state.best_epoch, **state.best}
-
-
-def is_better(figures: dict[str, float], state: RunState, epoch: int) -> bool:
-    """Whether these are the best figures so far; counts them in the state."""
-    if state.best and figures[METRIC] <= state.best[METRIC]:
-        state.bad += 1
-        return False
-    state.best, state.best_epoch, state.bad = figures, epoch, 0
-    return True
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
