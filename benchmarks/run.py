@@ -14,6 +14,7 @@ MODULES = (
     "evaluation_speed",
     "floors",
     "compare",
+    "resume",
 )
 NEED_DATA = ("path", "training_speed", "preparation", "evaluation_speed", "floors", "compare")
 
