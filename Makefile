@@ -5,7 +5,7 @@ BIN := .venv/bin
 export RECSYS_DATA ?=
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test check format bench peers constraints clean setup
+.PHONY: demo test check format bench train-quality peers constraints clean setup
 .DEFAULT_GOAL := demo
 
 demo: setup  ## The whole path on a simulated shop, in under two minutes
@@ -26,6 +26,9 @@ format: setup  ## Rewrite what can be mended by machine
 
 bench: setup  ## Every benchmark (ARGS=--peers: training beside RecTools and RecBole, too); results: benchmarks/results/
 	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+train-quality: setup  ## Every configuration trained to its end; resumable, writes docs/results.md's table
+	@$(BIN)/python -m benchmarks.train_quality $(ARGS)
 
 peers: setup  ## RecBole and RecTools in environments of their own, for figures beside ours
 	@$(BIN)/python -m benchmarks.peers.build $(ARGS)

@@ -18,6 +18,7 @@ MODULES = (
     "compare",
     "memory",
     "training_peers",
+    "resume",
 )
 NEED_DATA = (
     "path",

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recsys.errors import ConfigError, missing_extra
+from recsys.errors import ConfigError, MissingExtraError, missing_extra
 
 T = TypeVar("T")
 
@@ -33,6 +33,8 @@ def read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         mapping = json.loads(text, object_pairs_hook=_distinct) if path.suffix == ".json" else _yaml(text)
+    except MissingExtraError:
+        raise
     except ValueError as error:
         raise ConfigError(
             f"{path}: not a valid {path.suffix.lstrip('.')} file: {' '.join(str(error).split())}"

@@ -250,7 +250,7 @@ def test_config_show_fills_in_the_defaults_and_schema_names_the_settings(
 
 
 def test_a_resolved_config_is_plain_json_that_trains_the_same(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from recsys.pipelines.training import main as train_bare
+    from recsys.pipelines.training.__main__ import main as train_bare
 
     found = result(
         capsys, "train", str(place / "sasrec.yaml"), "--data", "data", "--resolve", str(place / "plain.json")

@@ -112,7 +112,7 @@ def test_a_bare_machine_imports_the_core_trains_and_ranks(tmp_path: Path, circle
         "    importlib.import_module(name)\n"
         "from recsys.models.bundle import load_bundle\n"
         "from recsys.models.ranking.ranker import History, Ranker\n"
-        "from recsys.pipelines.training import main\n"
+        "from recsys.pipelines.training.__main__ import main\n"
         "assert main(sys.argv[1:]) == 0\n"
         "(ranked,) = Ranker(load_bundle(Path(sys.argv[2]) / 'bundle')).recommend([History(['i1', 'i2'])], 3)\n"
         "assert len(ranked.item_ids) == 3 and ranked.source == 'model'\n"

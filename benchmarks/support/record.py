@@ -27,10 +27,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def append(name: str, command: str, figures: dict[str, Any]) -> Path:
+def append(name: str, command: str, figures: dict[str, Any], folder: Path = RESULTS) -> Path:
     """Append one run's figures; returns the file."""
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"{name}.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.jsonl"
     line = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": commit(),

@@ -1,6 +1,7 @@
 """Checkpoints of a training run: a folder each, written whole or not at all, checked when read.
 
-    step-00000120/  tensors.safetensors (model.*, optimizer.*, best.*)   state.json (where the run stands, sha256)
+    step-00000120/  tensors.safetensors  model.*, optimizer.*, best.*, average.*
+                    state.json           where the run stands, sha256
 
 Random numbers need no state of their own: every draw is a function of (seed, epoch, step).
 """
@@ -8,8 +9,9 @@ Random numbers need no state of their own: every draw is a function of (seed, ep
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors.torch import load_file, save
 from torch import Tensor, nn, optim
@@ -21,6 +23,14 @@ FORMAT_VERSION = 1
 KEEP = 2
 
 
+class Stored(NamedTuple):
+    """What a checkpoint brings back beside model and optimizer: where the run stood, and named weights."""
+
+    state: dict[str, Any]
+    best: dict[str, Tensor]  # of the best validation so far; empty before the first
+    average: dict[str, Tensor]  # of the parameters; empty where none is kept
+
+
 def save_checkpoint(
     folder: Path,
     step: int,
@@ -29,6 +39,7 @@ def save_checkpoint(
     optimizer: optim.Optimizer,
     best: dict[str, Tensor],
     state: dict[str, Any],
+    average: dict[str, Tensor] | None = None,
 ) -> Path:
     """Write `folder/step-…` and remove all but the newest two.
 
@@ -38,6 +49,7 @@ def save_checkpoint(
         model, optimizer: what is trained; the parameter order must be the same at loading.
         best: weights of the best validation so far; empty before the first.
         state: JSON values that say where the run stands.
+        average: of the parameters, by name; None where none is kept.
 
     Raises:
         InputError: the folder cannot be written.
@@ -48,7 +60,8 @@ def save_checkpoint(
     with storage_errors(path, "the checkpoint before it is kept; free some disk space and run the same command again"):
         try:
             draft.mkdir(parents=True)
-            _write(draft, model, optimizer, best, {**state, "format": FORMAT_VERSION, "step": step})
+            tensors = _tensors(model, optimizer) | _named("best", best) | _named("average", average or {})
+            _write(draft, tensors, {**state, "format": FORMAT_VERSION, "step": step})
             if path.exists():
                 shutil.rmtree(path)
             draft.rename(path)
@@ -67,10 +80,8 @@ def found_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
 
 
-def load_checkpoint(
-    path: Path, *, model: nn.Module, optimizer: optim.Optimizer
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Load model and optimizer in place; returns the state and the best weights so far.
+def load_checkpoint(path: Path, *, model: nn.Module, optimizer: optim.Optimizer) -> Stored:
+    """Load model and optimizer in place; returns the rest.
 
     Raises:
         CheckpointError: damaged, of an unknown format version, or of another model.
@@ -103,17 +114,22 @@ def load_checkpoint(
         moments.setdefault(names.index(name), {})[slot] = tensor
     current = optimizer.state_dict()
     optimizer.load_state_dict({"state": moments, "param_groups": current["param_groups"]})
-    return state, _part(tensors, "best.")
+    return Stored(state, _part(tensors, "best."), _part(tensors, "average."))
 
 
-def _write(
-    draft: Path, model: nn.Module, optimizer: optim.Optimizer, best: dict[str, Tensor], state: dict[str, Any]
-) -> None:
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    tensors |= {f"best.{key}": value for key, value in best.items()}
+def _tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Tensor]:
+    tensors = _named("model", model.state_dict())
     for name, parameter in model.named_parameters():
         for slot, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{name}.{slot}"] = value
+    return tensors
+
+
+def _named(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{part}.{key}": value for key, value in tensors.items()}
+
+
+def _write(draft: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     file = draft / "tensors.safetensors"
     flat = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     file.write_bytes(save(flat))

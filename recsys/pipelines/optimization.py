@@ -28,6 +28,9 @@ class OptimizationConfig:
     warmup_steps: int = 0
     decay: Literal["none", "linear", "cosine"] = "none"  # to 0 at the last step, or at the last second
     clip_norm: float | None = None
+    ema: float | None = None  # decay a step of an average of the weights; the average is validated and kept
+    accumulate: int = 1  # batches a step; the gradient is the mean of those of their mean losses
+    precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast in the loss; weights and moments stay float32
     tokens_per_batch: int = 16_384  # at most; not looked at where sequences_per_batch is given
     sequences_per_batch: int | None = None
     validate_every: int = 1  # epochs
@@ -38,7 +41,7 @@ class OptimizationConfig:
     threads: int | None = None  # of the CPU; all by default
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "tokens_per_batch", "validate_every"):
+        for name in ("epochs", "tokens_per_batch", "validate_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("patience", "checkpoint_every", "validation_users", "threads", "sequences_per_batch"):
@@ -46,6 +49,8 @@ class OptimizationConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1, or null")
         if not 0.0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr} must be above 0")
+        if self.ema is not None and not 0.0 < self.ema < 1.0:
+            raise ValueError(f"ema={self.ema} must be in (0, 1), such as 0.999, or null")
         if self.max_seconds is not None and not 0.0 < self.max_seconds < math.inf:
             raise ValueError(f"max_seconds={self.max_seconds} must be above 0, or null")
 

@@ -12,7 +12,7 @@ import torch
 
 from recsys import __version__
 from recsys import config as configs
-from recsys.errors import CheckpointError, ConfigError
+from recsys.errors import CheckpointError
 from recsys.features.dataset import PreparedDataset
 from recsys.files import storage_errors, write_json
 from recsys.models import registry
@@ -23,6 +23,8 @@ from recsys.pipelines.optimization import OptimizationConfig
 
 FORMAT_VERSION = 1
 LOCK = "run.lock"
+# Settings that say where a run trains, not what: it may go on elsewhere, and says that its last bits may differ.
+PLACE = ("device", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,22 +141,19 @@ def _check_same_run(old: dict[str, Any], new: dict[str, Any], out: Path) -> None
     if old.get("warm_start") != new.get("warm_start"):
         versions = [(record.get("warm_start") or {}).get("version") for record in (old, new)]
         raise CheckpointError(f"{out}: began with warm_start={versions[0]}, now {versions[1]}; name another --out")
-    # A run that began before a setting existed has that setting's default.
-    settings = old["config"]
-    training = configs.dump(OptimizationConfig()) | settings["train"]
-    began = settings | {"train": training, "model": _with_defaults(settings["model"])}
-    differing = [key for key in ("model", "train", "seed") if began[key] != new["config"][key]]
+    began, asked = _comparable(old["config"]), _comparable(new["config"])
+    differing = [key for key in ("model", "train", "seed") if began[key] != asked[key]]
     if differing:
         names = ", ".join(differing)
         raise CheckpointError(f"{out}: began with another config ({names}); use that one, or name another --out")
 
 
-def _with_defaults(model: dict[str, Any]) -> dict[str, Any]:
-    given = {key: value for key, value in model.items() if key != "name"}
-    try:
-        return {"name": model["name"], **registry.full_config(model["name"], given)}
-    except ConfigError:  # of a version that knew other models or settings: no run of this one is the same
-        return model
+def _comparable(config: dict[str, Any]) -> dict[str, Any]:
+    """What makes the run; one that began before a setting existed has that setting's default."""
+    train = configs.dump(OptimizationConfig()) | config["train"]
+    name, given = config["model"]["name"], {key: value for key, value in config["model"].items() if key != "name"}
+    model = {"name": name, **(registry.full_config(name, given) if name in registry.names() else given)}
+    return {**config, "model": model, "train": {key: value for key, value in train.items() if key not in PLACE}}
 
 
 def _commit() -> str | None:

@@ -20,7 +20,10 @@ def trained(width: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
 def save(folder: Path, step: int) -> Path:
     module, optimizer = trained()
     best = {"weight": torch.ones(2, 3)}
-    return checkpoint.save_checkpoint(folder, step, model=module, optimizer=optimizer, best=best, state={"epoch": step})
+    average = {"bias": torch.full((2,), 3.0)}
+    return checkpoint.save_checkpoint(
+        folder, step, model=module, optimizer=optimizer, best=best, state={"epoch": step}, average=average
+    )
 
 
 def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
@@ -28,9 +31,10 @@ def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
     path = save(tmp_path, 7)
     other = nn.Linear(3, 2)
     other_optimizer = torch.optim.AdamW(other.parameters())
-    state, best = checkpoint.load_checkpoint(path, model=other, optimizer=other_optimizer)
+    state, best, average = checkpoint.load_checkpoint(path, model=other, optimizer=other_optimizer)
     assert (state["step"], state["epoch"]) == (7, 7)
     assert torch.equal(best["weight"], torch.ones(2, 3))
+    assert torch.equal(average["bias"], torch.full((2,), 3.0))
     for mine, theirs in zip(other.parameters(), module.parameters(), strict=True):
         assert torch.equal(mine, theirs)
         for slot, value in optimizer.state[theirs].items():

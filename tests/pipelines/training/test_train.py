@@ -1,11 +1,7 @@
-import hashlib
 import json
 import os
 import resource
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +11,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from recsys import config as configs
 from recsys.errors import CheckpointError, ConfigError, InputError, StorageError, TrainingDiverged
 from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import PrepareConfig, prepare
@@ -27,19 +22,9 @@ from recsys.pipelines.evaluation.metrics import metrics_per_query
 from recsys.pipelines.optimization import OptimizationConfig, learning_rate_factor
 from recsys.pipelines.run_config import TrainConfig
 from recsys.pipelines.training import Stopped, seed_of_step, train
+from tests.pipelines.training.small import SMALL, config_of, events_of
 
 EPOCHS = {"sasrec": 20, "bert4rec": 60}
-SMALL: dict[str, Any] = {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 32, "max_len": 12}
-
-
-def config_of(circle: PreparedDataset, name: str = "sasrec", **train_keys: Any) -> TrainConfig:
-    optimization = OptimizationConfig(**{"epochs": 3, "tokens_per_batch": 256, "lr": 1e-2, "threads": 1, **train_keys})
-    return TrainConfig(data=circle.path, model={"name": name, **SMALL}, train=optimization, seed=5)
-
-
-def events_of(out: Path, kind: str) -> list[dict[str, Any]]:
-    lines = (out / "log.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
 
 
 @pytest.mark.parametrize("name", names())
@@ -106,30 +91,6 @@ def test_a_stopped_run_ends_with_the_same_bytes(circle: PreparedDataset, tmp_pat
     assert train(config, tmp_path / "parts").weights_sha256 == whole.weights_sha256
     logged = [(event["epoch"], event["ndcg@10"]) for event in events_of(tmp_path / "parts", "validation")]
     assert logged == [(event["epoch"], event["ndcg@10"]) for event in events_of(tmp_path / "whole", "validation")]
-
-
-def test_a_killed_run_ends_with_the_same_bytes(circle: PreparedDataset, tmp_path: Path) -> None:
-    """SIGKILL at moments that nobody chose, until the run gets through."""
-    config = config_of(circle, "bert4rec", epochs=4, checkpoint_every=3, patience=None)
-    whole = train(config, tmp_path / "whole")
-    (tmp_path / "run.json").write_text(json.dumps(configs.dump(config)))
-    command = [sys.executable, "-m", "recsys.pipelines.training", str(tmp_path / "run.json"), str(tmp_path / "parts")]
-    kills, generator = 0, np.random.default_rng()
-    for _ in range(12):
-        child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert child.stderr is not None
-        for line in child.stderr:
-            if b'"checkpoint"' in line and kills < 2:
-                time.sleep(float(generator.random()) * 0.1)
-                child.kill()
-                kills += 1
-                break
-        child.communicate()
-        if child.returncode == 0:
-            break
-    assert kills == 2
-    weights = tmp_path / "parts" / "bundle" / "weights.safetensors"
-    assert hashlib.sha256(weights.read_bytes()).hexdigest() == whole.weights_sha256
 
 
 def test_a_finished_run_is_not_trained_again(circle: PreparedDataset, tmp_path: Path) -> None:

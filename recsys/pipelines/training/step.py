@@ -1,0 +1,114 @@
+"""One optimizer step: the loss of a few batches, their gradient, clipping, learning rate, average of the weights."""
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recsys.errors import TrainingDiverged
+from recsys.features.batches import JaggedBatch
+from recsys.models.protocols import NextItemModel
+from recsys.pipelines.optimization import build_optimizer, learning_rate_factor
+from recsys.pipelines.run_config import TrainConfig
+from recsys.pipelines.training.average import WeightAverage
+from recsys.pipelines.training.state import RunState
+
+_REMEDY = "lower train.lr or set train.clip_norm=1.0, and name another --out"
+
+
+class Stepper:
+    """Takes optimizer steps on a model.
+
+    Args:
+        model: its loss is minimised.
+        module: the same, as an nn.Module, on the device that trains.
+        config: of the run.
+        num_steps: of the whole run, for the schedule.
+    """
+
+    def __init__(self, model: NextItemModel, module: nn.Module, config: TrainConfig, num_steps: int) -> None:
+        self.model, self.module, self.config, self.num_steps = model, module, config, num_steps
+        self.device = next(parameter.device for parameter in module.parameters())
+        self.optimizer = build_optimizer(module, config.train)
+        self.average = None if config.train.ema is None else WeightAverage(module, config.train.ema)
+        self.rate = 0.0  # of the last step
+
+    def take(self, batches: Sequence[JaggedBatch], state: RunState, seconds: float) -> Tensor:
+        """One step along the mean of the gradients of the batches' losses; counts it in the state.
+
+        Args:
+            batches: of one step; their losses, each a mean over targets, weigh the same.
+            state: where the run stands before the step.
+            seconds: into the run.
+
+        Returns:
+            Scalar: the mean of the losses.
+
+        Raises:
+            TrainingDiverged: on the CPU, where asking costs nothing: the loss is not finite. The weights stay.
+        """
+        config, first = self.config.train, state.step_in_epoch * self.config.train.accumulate
+        self.rate = config.lr * learning_rate_factor(config, state.step, self.num_steps, seconds)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = [self._backward(batch, state.epoch, first + n, len(batches)) for n, batch in enumerate(batches)]
+        if config.clip_norm:
+            nn.utils.clip_grad_norm_(self.module.parameters(), config.clip_norm)
+        loss = torch.stack(losses).mean()
+        state.step, state.step_in_epoch = state.step + 1, state.step_in_epoch + 1
+        if self.device.type == "cpu":
+            self.finite(loss, state)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(state.step)
+        return loss
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the module has the weights that are validated and kept: their average where there is one."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def finite(self, loss: Tensor, state: RunState) -> float:
+        """The loss of the step just taken, as a number.
+
+        Raises:
+            TrainingDiverged: it is not finite.
+        """
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise self._diverged(f"the loss is {value}", state)
+        return value
+
+    def check_weights(self, state: RunState) -> None:
+        """Hold that no weight is NaN or infinite, so that every checkpoint is one to go on from.
+
+        Raises:
+            TrainingDiverged: a parameter is not finite, though the loss before it was; it is named.
+        """
+        for name, parameter in self.module.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise self._diverged(f"{name} is not finite", state)
+
+    def _backward(self, batch: JaggedBatch, epoch: int, number: int, num_batches: int) -> Tensor:
+        """Adds the gradient of a batch, by its number in the epoch; returns its loss."""
+        generator = seed_of_step(self.config.seed, epoch, number)
+        is_bf16 = self.config.train.precision == "bf16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_bf16):
+            loss = self.model.loss(batch.to(self.device), generator)
+        torch.autograd.backward(loss / num_batches)
+        return loss.detach().float()
+
+    def _diverged(self, what: str, state: RunState) -> TrainingDiverged:
+        return TrainingDiverged(
+            f"{what} at step {state.step} (lr={self.rate:g}); the last checkpoint is kept; {_REMEDY}"
+        )
+
+
+def seed_of_step(seed: int, epoch: int, step: int) -> torch.Generator:
+    """Seeds torch (dropout) and returns the generator of masks and negatives: both depend on these three alone."""
+    mixed = int(np.random.SeedSequence([seed, epoch + 1, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    torch.manual_seed(mixed)
+    return torch.Generator().manual_seed(mixed ^ 0x5DEECE66D)

@@ -1,0 +1,114 @@
+"""The resumable target on a tiny configuration: trained, measured, written down, and skipped the next time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.support.quality_table import BEGIN, END, rewrite, table
+from benchmarks.train_quality import main
+from recsys.features.dataset import PreparedDataset
+from recsys.pipelines.evaluation.report import evaluate_bundle
+
+MODEL = {"name": "sasrec", "d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 32, "max_len": 12}
+
+
+class Target:
+    """The target on a folder of its own."""
+
+    def __init__(self, folder: Path, circle: PreparedDataset) -> None:
+        self.folder, self.page, self.circle = folder, folder / "results.md", circle
+        self.page.write_text(f"# Results\n\nbefore\n{BEGIN}\nold\n{END}\nafter\n")
+        self.configure()
+
+    def configure(self, epochs: int = 2) -> None:
+        train = {"epochs": epochs, "tokens_per_batch": 256, "lr": 1e-2, "threads": 1, "patience": None}
+        file = self.folder / "configs" / "circle" / "sasrec.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump({"data": str(self.circle.path), "model": MODEL, "train": train}))
+
+    def run(self, *words: str) -> int:
+        places = {"configs": "configs", "out": "runs", "results": "results", "page": "results.md"}
+        options = [word for name, place in places.items() for word in (f"--{name}", str(self.folder / place))]
+        return main(["--only", "circle/sasrec", "circle/bert4rec", "--trials", "2", *options, *words])
+
+    def rows(self) -> list[dict[str, Any]]:
+        file = self.folder / "results" / "train_quality.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+@pytest.fixture
+def target(tmp_path: Path, circle: PreparedDataset) -> Target:
+    return Target(tmp_path, circle)
+
+
+def test_a_run_is_trained_once_measured_and_written_down(
+    target: Target, circle: PreparedDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert target.run("--seeds", "4") == 0
+    assert "missing: configs/circle/bert4rec.yaml; left out" in capsys.readouterr().err
+    (row,) = target.rows()
+    assert (row["name"], row["seed"], row["data_hash"]) == ("circle/sasrec", 4, circle.data_hash)
+    assert [epoch for epoch, _ in row["curve"]] == [0, 1]
+    assert row["best_epoch"] == max(row["curve"], key=lambda point: point[1])[0]
+    assert row["protocol"].startswith("loo/next/full-rank/exclude-seen")
+    figures = evaluate_bundle(target.folder / "runs" / row["run"], circle.path).evaluation
+    assert row["test"]["ndcg@10"]["mean"] == figures.metrics["sasrec"]["ndcg@10"].mean
+    assert row["difference"]["ndcg@10"]["low"] == figures.differences["sasrec"]["ndcg@10"].low
+    assert row["floor"] == figures.best_floor
+
+    page = target.page.read_text()
+    assert page.startswith("# Results\n\nbefore\n")
+    assert page.endswith("\nafter\n")
+    assert f"{row['test']['ndcg@10']['mean']:.4f} [" in page
+    assert "old" not in page
+
+    assert target.run("--seeds", "4") == 0
+    assert "finished before: skipped" in capsys.readouterr().err
+    assert target.rows() == [row]
+
+    target.configure(epochs=1)
+    assert target.run("--seeds", "4") == 0
+    assert len(target.rows()) == 2, "another configuration is another run"
+    assert f"{target.rows()[1]['test']['ndcg@10']['mean']:.4f} [" in target.page.read_text()
+
+
+def test_a_spent_budget_stops_inside_a_run_which_goes_on(target: Target, capsys: pytest.CaptureFixture[str]) -> None:
+    target.configure(epochs=3)
+    assert target.run("--seeds", "0", "1", "--budget-s", "0.0") == 0
+    assert "the budget is spent, 2 runs are left; the same command goes on" in capsys.readouterr().err
+    assert target.rows() == []
+    assert target.run("--seeds", "0", "--budget-s", "0.2") == 0
+    assert target.rows() == []
+    assert target.run("--seeds", "0") == 0
+    assert len(target.rows()) == 1
+
+
+def test_a_table_holds_the_newest_settings_and_every_seed() -> None:
+    def row(config: str, seed: int, ndcg: float) -> dict[str, Any]:
+        figure = {"mean": ndcg, "low": ndcg - 0.01, "high": ndcg + 0.01}
+        return {
+            **{"name": "set/sasrec", "config_hash": config, "data_hash": "d", "seed": seed, "floor": "blend"},
+            **{"test": {"ndcg@10": figure, "hr@10": figure}, "floor_test": {"ndcg@10": figure}},
+            **{"difference": {"ndcg@10": figure}, "reachable": 0.9, "parameters": 1234, "best_epoch": 3},
+            **{"epochs": 9, "train_s": 10.0, "machine": {"gpu": None, "cores": 2}},
+        }
+
+    lines = table([row("old", 0, 0.5), row("new", 1, 0.2), row("new", 0, 0.1)]).splitlines()
+    assert len(lines) == 3
+    assert "| 0.1000 [0.0900, 0.1100] |" in lines[2]
+    assert "| 0.1000, 0.2000 |" in lines[2]
+    assert "| +0.1000 [+0.0900, +0.1100] |" in lines[2]
+    assert "| 4 of 9 | 10 (2 cores) |" in lines[2]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_page_without_its_markers_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    for text in ("", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"):
+        page.write_text(text)
+        with pytest.raises(SystemExit, match="once each; put the two lines where the table goes"):
+            rewrite(page, "table")
+        assert page.read_text() == text
