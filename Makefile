@@ -24,7 +24,7 @@ format: setup  ## Rewrite what can be mended by machine
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: setup  ## Every benchmark; results go to benchmarks/results/
+bench: setup  ## Every benchmark (ARGS=--peers: training beside RecTools and RecBole, too); results: benchmarks/results/
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 train-quality: setup  ## Every configuration trained to its end; resumable, writes docs/results.md's table

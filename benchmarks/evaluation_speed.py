@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 
 from benchmarks.peers.run import run_peer
+from benchmarks.support.history_table import history_table
 from benchmarks.support.interaction_sets import prepared
 from benchmarks.support.record import append
 from recsys.errors import BundleError
@@ -115,15 +115,8 @@ def product_of(num_queries: int, num_items: int, width: int) -> Callable[[], Non
 
 def rectools(dataset: PreparedDataset, queries: Queries, max_len: int, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of RecTools' `recommend` for the same histories."""
-    lengths = queries.end - queries.start
-    histories = [queries.gather(number)[0] for number in range(len(queries))]
-    table = {
-        "user_id": np.repeat(queries.user, lengths),
-        "item_id": np.concatenate(histories).astype(np.int64),
-        "position": np.concatenate([np.arange(length) for length in lengths]),
-    }
     file = options.scratch / f"{dataset.path.name}-histories.parquet"
-    pl.DataFrame(table).write_parquet(file)
+    history_table(queries).write_parquet(file)
     threads = torch.get_num_threads()
     script, limits = "rectools_recommend.py", {"limit_s": options.limit_s, "limit_gb": options.limit_gb}
     run = run_peer("rectools", script, file, max_len, options.repeats, threads, **limits)

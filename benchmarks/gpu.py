@@ -27,7 +27,7 @@ from recsys.models.bundle import load_bundle
 from recsys.models.ranking.score import scores_of
 from recsys.pipelines.evaluation.full_ranking import rank_targets
 from recsys.pipelines.evaluation.metrics import metrics_per_query
-from recsys.pipelines.optimization import build_optimizer
+from recsys.pipelines.optimization import build_batches, build_optimizer
 from recsys.pipelines.run_config import TrainConfig
 from recsys.pipelines.training import train
 
@@ -73,9 +73,7 @@ def speed(config: TrainConfig, device: str, seconds: float) -> dict[str, Any]:
     model: Any = registry.build(config.model["name"], config.model_config, dataset.num_items)
     model.to(device).train()
     optimizer = build_optimizer(model, config.train)
-    batches = TrainBatches(
-        dataset, max_len=model.train_len, tokens_per_batch=config.train.tokens_per_batch, seed=config.seed
-    )
+    batches = build_batches(model, dataset, config.train, config.seed)
     speeds: list[float] = []
     until, number, epoch = time.perf_counter() + seconds, 0, 0
     while time.perf_counter() < until:

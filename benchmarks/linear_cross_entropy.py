@@ -2,8 +2,9 @@
 
     python -m benchmarks.linear_cross_entropy [--threads 2] [--repeats 20] [--large]
 
-Forward and backward, fp32, D = 64, in turn within one loop, with several sizes of the buffer. The op's test runs first,
-and a red op is not timed.
+Forward and backward, fp32, D = 64, in turn within one loop, with several sizes of the buffer, and once with logits in
+bfloat16, whose errors are printed beside: of the loss, and of each gradient relative to its norm. The op's test runs
+first, and a red op is not timed.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from benchmarks.support.record import append
 from recsys.kernels.linear_cross_entropy import linear_cross_entropy
 
 SHAPES = {"ml-1m": (3_417, 10_000), "beauty": (12_101, 2_000)}
-LARGE = {"ml-20m": (54_542, 512)}
+LARGE = {"amazon-beauty-bert4rec": (54_542, 512)}
 BUDGETS_MIB = (1, 4, 16, 64)
 WIDTH = 64
 
@@ -43,6 +44,7 @@ def measure(shape: str, num_items: int, num_rows: int, repeats: int) -> dict[str
 
     runs = {"full": full} | {f"{budget} MiB": ours(budget) for budget in BUDGETS_MIB}
     runs["default"] = lambda: linear_cross_entropy(x, w, target)
+    runs["bfloat16"] = lambda: linear_cross_entropy(x, w, target, logits_dtype=torch.bfloat16)
     torch.testing.assert_close(runs["default"](), full())
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats + 1):
@@ -51,7 +53,16 @@ def measure(shape: str, num_items: int, num_rows: int, repeats: int) -> dict[str
             torch.autograd.grad(run(), (x, w))
             times[name].append((time.perf_counter() - began) * 1e3)
     figures = {name: _summary(values[1:]) for name, values in times.items()}
-    return {"shape": shape, "V": num_items, "N": num_rows, "D": WIDTH, "ms": figures}
+    errors = _errors(runs["bfloat16"](), runs["default"](), (x, w))
+    return {"shape": shape, "V": num_items, "N": num_rows, "D": WIDTH, "ms": figures, "bfloat16_errors": errors}
+
+
+def _errors(narrow: Tensor, wide: Tensor, leaves: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """Error of the loss, and of the gradients of x and w relative to their norms."""
+    errors = {"loss": abs(float(narrow - wide))}
+    pairs = zip(*(torch.autograd.grad(loss, leaves) for loss in (narrow, wide)), strict=True)
+    errors |= {name: float((a - b).norm() / b.norm()) for name, (a, b) in zip(("grad_x", "grad_w"), pairs, strict=True)}
+    return {name: float(f"{error:.2e}") for name, error in errors.items()}
 
 
 def _summary(times: Sequence[float]) -> dict[str, float]:
@@ -74,6 +85,7 @@ def main() -> None:
     for case in cases:
         figures = "   ".join(f"{name} {value['median']}" for name, value in case["ms"].items())
         print(f"{case['shape']:8} V {case['V']:6} N {case['N']:6}  ms: {figures}")
+        print(f"{'':8} errors of bfloat16: {case['bfloat16_errors']}")
     append(
         "linear_cross_entropy",
         "python -m benchmarks.linear_cross_entropy",

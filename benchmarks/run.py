@@ -1,5 +1,6 @@
-"""Every benchmark, one after another: `make bench`."""
+"""Every benchmark, one after another: `make bench`; with ARGS=--peers training beside RecTools and RecBole, too."""
 
+import argparse
 import os
 import runpy
 import sys
@@ -13,15 +14,36 @@ MODULES = (
     "preparation",
     "evaluation_speed",
     "floors",
+    "losses",
     "compare",
+    "memory",
+    "training_peers",
     "resume",
 )
-NEED_DATA = ("path", "training_speed", "preparation", "evaluation_speed", "floors", "compare")
+NEED_DATA = (
+    "path",
+    "training_speed",
+    "preparation",
+    "evaluation_speed",
+    "floors",
+    "losses",
+    "compare",
+    "memory",
+    "training_peers",
+)
+# Hours, most of them in the peers.
+WITH_PEERS = ("training_peers",)
 
 
 def main() -> None:
-    """Run each module with its defaults; those that need real data are skipped, and say so, where it is absent."""
+    """Run each module with its defaults; those whose data is absent, or not asked for, are skipped and say so."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peers", action="store_true", help="train beside RecTools and RecBole, too (hours)")
+    has_peers = parser.parse_args().peers
     for name in MODULES:
+        if name in WITH_PEERS and not has_peers:
+            print(f"== {name}: skipped, --peers was not given")
+            continue
         if name in NEED_DATA and not os.environ.get("RECSYS_DATA"):
             print(f"== {name}: skipped, RECSYS_DATA is not set")
             continue

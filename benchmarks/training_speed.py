@@ -18,10 +18,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.support.record import append
 from recsys import config as configs
-from recsys.features.batches import TrainBatches
 from recsys.features.dataset import PreparedDataset
 from recsys.models import registry
-from recsys.pipelines.optimization import build_optimizer
+from recsys.pipelines.optimization import build_batches, build_optimizer
 from recsys.pipelines.run_config import TrainConfig
 
 CONFIGS = ("ml-1m/sasrec", "ml-1m/bert4rec", "amazon-beauty/sasrec", "amazon-beauty/bert4rec")
@@ -34,9 +33,7 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
     dataset = PreparedDataset.open(config.data)
     torch.manual_seed(0)
     model: Any = registry.build(config.model["name"], config.model_config, dataset.num_items)
-    batches = TrainBatches(
-        dataset, max_len=model.train_len, tokens_per_batch=config.train.tokens_per_batch, seed=config.seed
-    )
+    batches = build_batches(model, dataset, config.train, config.seed)
     optimizer = build_optimizer(model, config.train)
     model.train()
 

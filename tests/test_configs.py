@@ -20,8 +20,13 @@ def test_it_loads_and_names_its_own_command(file: Path) -> None:
     name = file.relative_to(ROOT)
     first = file.read_text(encoding="utf-8").splitlines()[0]
     assert first == f"# recsys train {name} --out runs/{name.parent.name}/{file.stem}"
-    assert config.model["name"] == file.stem
+    assert config.model["name"] == model_of(file)
 
 
-def test_there_is_a_config_for_each_model_on_each_set() -> None:
-    assert {file.stem for file in FILES} == set(registry.BUILT_IN)
+def test_there_is_a_config_for_each_model() -> None:
+    assert {model_of(file) for file in FILES} == set(registry.BUILT_IN)
+
+
+def model_of(file: Path) -> str:
+    """`bert4rec-faithful.yaml` is another setting of bert4rec."""
+    return file.stem.split("-")[0]

@@ -33,7 +33,7 @@ def append(name: str, command: str, figures: dict[str, Any], folder: Path = RESU
     file = folder / f"{name}.jsonl"
     line = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "commit": commit(),
         "is_modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "command": command,
         "machine": machine(),
@@ -42,6 +42,11 @@ def append(name: str, command: str, figures: dict[str, Any], folder: Path = RESU
     with file.open("a", encoding="utf-8") as out:
         out.write(json.dumps(line) + "\n")
     return file
+
+
+def commit() -> str:
+    """The commit of the source tree, 12 hex digits."""
+    return _git("rev-parse", "--short=12", "HEAD")
 
 
 def _git(*arguments: str) -> str:

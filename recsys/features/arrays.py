@@ -9,12 +9,13 @@ import numpy.typing as npt
 from recsys.errors import DataError
 
 
-def load_array(path: Path, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """The one-dimensional array stored at `path`, read-only and memory-mapped.
+def load_array(path: Path, dtype: npt.DTypeLike, rank: int = 1) -> npt.NDArray[Any]:
+    """The array of this rank stored at `path`, read-only and memory-mapped.
 
     Args:
         path: a `.npy` file.
         dtype: the type that is wanted.
+        rank: the number of dimensions that is wanted.
 
     Raises:
         DataError: the file is missing, cut short, no `.npy` file, or of another type or rank.
@@ -25,8 +26,8 @@ def load_array(path: Path, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         raise DataError(f"{path}: missing; prepare the dataset again") from error
     except (OSError, ValueError, EOFError) as error:
         array = _load_empty(path, error)
-    if array.ndim != 1 or array.dtype != np.dtype(dtype):
-        raise DataError(f"{path}: holds {array.dtype} of rank {array.ndim}, wanted {np.dtype(dtype)} of rank 1")
+    if array.ndim != rank or array.dtype != np.dtype(dtype):
+        raise DataError(f"{path}: holds {array.dtype} of rank {array.ndim}, wanted {np.dtype(dtype)} of rank {rank}")
     return np.asarray(array) if array.size == 0 else array
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recsys.features.dataset import PreparedDataset
+from recsys.features.sampling import Sampling, windows_of
 from recsys.features.slices import Queries, offsets_of, ranges
 
 
@@ -23,6 +24,9 @@ class JaggedBatch:
 
     values: (T,) int64, oldest first inside a sequence. offsets: (B+1,) int64. lengths: the same on the host.
     times: (T,) int64 us UTC. query_times: (B,) int64 us, when the question is asked. users: (B,) int64, 0 unknown.
+    instances: (B,) int64 on the host, of training sequences: window * copies + copy, the same in every epoch.
+    event_types: (T,) int64, number of each event's type from 1, 0 unknown; None where no event has one.
+    In `values` 0 is an item that the vocabulary lacks.
     """
 
     values: Tensor
@@ -31,6 +35,8 @@ class JaggedBatch:
     times: Tensor | None = None
     query_times: Tensor | None = None
     users: Tensor | None = None
+    instances: Tensor | None = None
+    event_types: Tensor | None = None
 
     @property
     def max_len(self) -> int:
@@ -45,29 +51,35 @@ class JaggedBatch:
         query_times: Sequence[int] | None = None,
         users: Sequence[int] | None = None,
         max_len: int | None = None,
+        event_types: Sequence[Sequence[int] | np.ndarray] | None = None,
     ) -> JaggedBatch:
         """A batch of the last `max_len` items of each sequence (all of them by default).
 
         Raises:
-            ValueError: `times` does not match `sequences` in shape.
+            ValueError: `times` or `event_types` does not match `sequences` in shape.
         """
-        if times is not None and [len(t) for t in times] != [len(s) for s in sequences]:
-            raise ValueError("times must have one value for each item of sequences")
+        for name, columns in (("times", times), ("event_types", event_types)):
+            if columns is not None and [len(column) for column in columns] != [len(s) for s in sequences]:
+                raise ValueError(f"{name} must have one value for each item of sequences")
         cut = slice(None) if max_len is None else slice(-max_len, None) if max_len else slice(0, 0)
         rows = [np.asarray(sequence, dtype=np.int64)[cut] for sequence in sequences]
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
-        flat_times = None if times is None else [np.asarray(t, dtype=np.int64)[cut] for t in times]
+
+        def flat(columns: Sequence[Sequence[int] | np.ndarray] | None) -> Tensor | None:
+            return None if columns is None else _flat([np.asarray(column, dtype=np.int64)[cut] for column in columns])
+
         return cls(
             values=_flat(rows),
             offsets=torch.from_numpy(offsets_of(lengths)),
             lengths=tuple(lengths.tolist()),
-            times=None if flat_times is None else _flat(flat_times),
+            times=flat(times),
             query_times=None if query_times is None else torch.tensor(query_times, dtype=torch.int64),
             users=None if users is None else torch.tensor(users, dtype=torch.int64),
+            event_types=flat(event_types),
         )
 
     def to(self, device: torch.device | str) -> JaggedBatch:
-        """The same batch with its tensors on `device`."""
+        """The same batch with its tensors on `device`; `instances` stay on the host, where masks are made."""
 
         def move(tensor: Tensor | None) -> Any:
             return None if tensor is None else tensor.to(device, non_blocking=True)
@@ -79,45 +91,76 @@ class JaggedBatch:
             times=move(self.times),
             query_times=move(self.query_times),
             users=move(self.users),
+            event_types=move(self.event_types),
         )
 
 
 class TrainBatches:
-    """Training sequences in batches of at most `tokens_per_batch` tokens (at least one sequence each).
+    """Training sequences in batches of at most `tokens_per_batch` tokens, or of `sequences_per_batch` sequences.
 
     The order is a function of (seed, epoch): a run that stops at any step goes on with exactly the batch it would have
     seen.
 
     Args:
-        dataset: prepared dataset; every user's training part of at least `min_len` events is one sequence.
-        max_len: only the last `max_len` events of a sequence are taken.
-        tokens_per_batch: upper bound on T.
+        dataset: prepared dataset; every user's training part of at least `min_len` events is used.
+        max_len: longest sequence.
+        tokens_per_batch: upper bound on T, at least one sequence each; not looked at where `sequences_per_batch` is
+            given.
         seed: of the order.
+        sequences_per_batch: B; the last batch of an epoch may hold fewer.
+        sampling: which windows of a training part are sequences, and how often each occurs in an epoch; by default the
+            last `max_len` events, once.
+
+    Raises:
+        ValueError: `tokens_per_batch` rules and is less than one sequence.
     """
 
     def __init__(
-        self, dataset: PreparedDataset, *, max_len: int, tokens_per_batch: int, seed: int, min_len: int = 2
+        self,
+        dataset: PreparedDataset,
+        *,
+        max_len: int,
+        tokens_per_batch: int,
+        seed: int,
+        sequences_per_batch: int | None = None,
+        sampling: Sampling | None = None,
+        min_len: int = 2,
     ) -> None:
-        if tokens_per_batch < max_len:
+        if sequences_per_batch is None and tokens_per_batch < max_len:
             raise ValueError(
                 f"tokens_per_batch={tokens_per_batch} is less than one sequence of max_len={max_len}; raise it"
             )
+        sampling = sampling or Sampling()
         slices = dataset.train_slices()
-        keep = np.flatnonzero(slices.end - slices.start >= min_len)
-        self.shard, self.end, self.user = slices.shard[keep], slices.end[keep], slices.user[keep]
-        self.start = np.maximum(slices.start[keep], self.end - max_len)
+        keep = np.flatnonzero(slices.lengths >= min_len)
+        run, self.start, self.end = windows_of(slices.start[keep], slices.end[keep], max_len, sampling.window_stride)
+        self.shard, self.user = slices.shard[keep[run]], slices.user[keep[run]]
         self.lengths = self.end - self.start
-        self.dataset, self.tokens_per_batch, self.seed = dataset, tokens_per_batch, seed
+        self.dataset, self.seed, self.copies = dataset, seed, sampling.copies
+        self.tokens_per_batch, self.sequences_per_batch = tokens_per_batch, sequences_per_batch
+
+    @property
+    def num_windows(self) -> int:
+        """Distinct sequences."""
+        return len(self.lengths)
+
+    @property
+    def num_instances(self) -> int:
+        """Sequences of one epoch: each window as often as it is copied."""
+        return self.num_windows * self.copies
 
     @property
     def num_tokens(self) -> int:
         """Tokens of one epoch."""
-        return int(self.lengths.sum())
+        return int(self.lengths.sum()) * self.copies
 
     def plan(self, epoch: int) -> list[np.ndarray]:
-        """The sequence numbers of each batch of one epoch."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
-        ends = np.cumsum(self.lengths[order])
+        """The instance numbers of each batch of one epoch."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_instances)
+        if self.sequences_per_batch is not None:
+            size = self.sequences_per_batch
+            return [order[first : first + size] for first in range(0, len(order), size)]
+        ends = np.cumsum(self.lengths[order // self.copies])
         batches, first, done = [], 0, 0
         while first < len(order):
             last = max(int(np.searchsorted(ends, done + self.tokens_per_batch, side="right")), first + 1)
@@ -127,8 +170,10 @@ class TrainBatches:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[JaggedBatch]:
         """The batches of one epoch, from `first_step` on."""
-        for rows in self.plan(epoch)[first_step:]:
-            yield _gather(self.dataset, self.shard[rows], self.start[rows], self.end[rows], self.user[rows], None)
+        for instances in self.plan(epoch)[first_step:]:
+            rows = instances // self.copies
+            batch = _gather(self.dataset, self.shard[rows], self.start[rows], self.end[rows], self.user[rows], None)
+            yield replace(batch, instances=torch.from_numpy(instances))
 
 
 def query_batches(
@@ -164,6 +209,7 @@ def _gather(
     offsets = offsets_of(lengths)
     values = np.empty(offsets[-1], dtype=np.int64)
     times = np.empty(offsets[-1], dtype=np.int64) if dataset.order == "time" else None
+    event_types = np.empty(offsets[-1], dtype=np.int64) if dataset.event_type_names else None
     position = ranges(start, end)
     shard_of_token = np.repeat(shard, lengths)
     for number in np.unique(shard):
@@ -171,6 +217,8 @@ def _gather(
         values[tokens] = part.items[position[tokens]]
         if times is not None and part.times is not None:
             times[tokens] = part.times[position[tokens]]
+        if event_types is not None and part.event_types is not None:
+            event_types[tokens] = part.event_types[position[tokens]]
     return JaggedBatch(
         values=torch.from_numpy(values),
         offsets=torch.from_numpy(offsets),
@@ -178,6 +226,7 @@ def _gather(
         times=None if times is None else torch.from_numpy(times),
         query_times=query_times,
         users=torch.from_numpy(np.ascontiguousarray(user, dtype=np.int64)),
+        event_types=None if event_types is None else torch.from_numpy(event_types),
     )
 
 

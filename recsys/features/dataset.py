@@ -1,8 +1,9 @@
 """A prepared dataset: every user's events in order, and the cuts that split them, memory-mapped.
 
 A folder: `manifest.json`, `vocabulary/`, `shards/00000/{users,offsets,items,times,train_end,valid_end}.npy`,
-`rejected.parquet`, optional `items.parquet`. Of a user's events [0, train_end) trains, [train_end, valid_end) validates
-and the rest tests. Needs numpy and the standard library alone.
+`rejected.parquet`, optional `items.parquet` and side columns: `shards/00000/event_types.npy`, `item_categories.npy`,
+`item_vectors.npy`. Of a user's events [0, train_end) trains, [train_end, valid_end) validates and the rest tests. Needs
+numpy and the standard library alone.
 """
 
 import functools
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from recsys.errors import DataError
 from recsys.features.arrays import load_array
-from recsys.features.manifest import check_files, hash_arrays, hash_tables, read_manifest
+from recsys.features.manifest import check_files, hash_arrays, hash_tables, is_side_column, read_manifest
 from recsys.features.slices import Int32s, Int64s, Queries, Shard, Slices, ranges
 from recsys.features.vocabulary import Vocabulary
 
@@ -34,7 +35,9 @@ SHARD_DTYPES: dict[str, npt.DTypeLike] = {
     "times": np.int64,
     "train_end": np.int64,
     "valid_end": np.int64,
+    "event_types": np.int32,
 }
+_PREPARE_ITEMS = "prepare it again with a table of items that has them: --items TABLE, and {}=COLUMN"
 
 
 class PreparedDataset:
@@ -92,13 +95,55 @@ class PreparedDataset:
 
     @property
     def data_hash(self) -> str:
-        """First 12 hex digits of the sha256 over all `.npy` bytes, in the order of their paths."""
+        """First 12 hex digits of the sha256 over all `.npy` bytes but side columns, in the order of their paths."""
         return str(self.manifest["data_hash"])
 
     @property
     def split_hash(self) -> str:
         """First 12 hex digits of the sha256 over protocol, target rule and cuts."""
         return str(self.manifest["split_hash"])
+
+    @property
+    def side_hash(self) -> str:
+        """As `data_hash`, over the side columns; empty where there are none."""
+        return str(self._side.get("hash", ""))
+
+    @property
+    def event_type_names(self) -> tuple[str, ...]:
+        """Names of the event types, number 1 first; empty where the log has none."""
+        return tuple(self._side.get("event_types", ()))
+
+    @property
+    def category_names(self) -> tuple[str, ...]:
+        """Names of the items' categories, number 1 first; empty where there are none."""
+        return tuple((self._side.get("categories") or {}).get("names", ()))
+
+    @property
+    def vector_width(self) -> int:
+        """Numbers in each item's vector; 0 where there are none."""
+        return int((self._side.get("vectors") or {}).get("width", 0))
+
+    @functools.cached_property
+    def item_categories(self) -> Int32s:
+        """Number of each item's category, (V+1,) int32, memory-mapped; 0 where it has none.
+
+        Raises:
+            DataError: the dataset has no categories, or they are damaged.
+        """
+        if not self.category_names:
+            raise DataError(f"{self.path}: has no categories; {_PREPARE_ITEMS.format('item_category')}")
+        return self._of_items(load_array(self.path / "item_categories.npy", np.int32))
+
+    @functools.cached_property
+    def item_vectors(self) -> npt.NDArray[np.float32]:
+        """Vector of each item, (V+1, width) float32, memory-mapped; zeros where it has none.
+
+        Raises:
+            DataError: the dataset has no vectors, or they are damaged.
+        """
+        if not self.vector_width:
+            raise DataError(f"{self.path}: has no item vectors; {_PREPARE_ITEMS.format('item_vectors')}")
+        return self._of_items(load_array(self.path / "item_vectors.npy", np.float32, rank=2))
 
     @functools.cached_property
     def items(self) -> Vocabulary:
@@ -174,17 +219,33 @@ class PreparedDataset:
         Raises:
             DataError: a byte differs, or a table is missing or new.
         """
-        found = hash_arrays(self.path, list(self.manifest["files"]))
+        names = list(self.manifest["files"])
+        side = [name for name in names if is_side_column(name)]
+        found = hash_arrays(self.path, [name for name in names if not is_side_column(name)])
         if found != self.data_hash:
             raise DataError(
                 f"{self.path}: data hash {found}, wanted {self.data_hash}; a byte differs: prepare it again"
             )
+        if side and hash_arrays(self.path, side) != self.side_hash:
+            raise DataError(f"{self.path}: a byte of its side columns ({side[0]}, …) differs: prepare it again")
         if "tables" not in self.manifest:
             return
         told, tables = self.manifest["tables"], hash_tables(self.path)
         if tables != told:
             name = min(name for name in {**tables, **told} if tables.get(name) != told.get(name))
             raise DataError(f"{self.path / name}: its bytes are not those that were prepared; prepare it again")
+
+    @property
+    def _side(self) -> dict[str, Any]:
+        """Datasets of older versions have none."""
+        return cast(dict[str, Any], self.manifest.get("side", {}))
+
+    def _of_items(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if len(array) != self.num_items + 1:
+            raise DataError(
+                f"{self.path}: a column of {len(array)} rows for {self.num_items} items; prepare the dataset again"
+            )
+        return array
 
     def _flat(self, column: Callable[[Shard], Int64s]) -> Int64s:
         return np.concatenate([np.asarray(column(shard), np.int64) for shard in self.shards])
@@ -216,12 +277,14 @@ class PreparedDataset:
 
 
 def _open_shard(folder: Path, manifest: dict[str, Any]) -> Shard:
-    names = [name for name in SHARD_DTYPES if name != "times" or manifest["order"] == "time"]
+    absent = {"times": manifest["order"] != "time", "event_types": not manifest.get("side", {}).get("event_types")}
+    names = [name for name in SHARD_DTYPES if not absent.get(name, False)]
     arrays = {name: load_array(folder / f"{name}.npy", SHARD_DTYPES[name]) for name in names}
     users, events, offsets = len(arrays["users"]), len(arrays["items"]), arrays["offsets"]
     fits = len(offsets) == users + 1 and offsets[0] == 0 and offsets[-1] == events
     fits = fits and len(arrays["train_end"]) == len(arrays["valid_end"]) == users
-    if not fits or len(arrays.get("times", arrays["items"])) != events:
+    fits = fits and all(len(arrays[name]) == events for name in ("times", "event_types") if name in arrays)
+    if not fits:
         raise DataError(f"{folder}: damaged, its arrays do not fit each other; prepare the dataset again")
     times = arrays.pop("times", None)
     return Shard(times=times, **arrays)

@@ -13,6 +13,7 @@ from recsys.files import sha256_of
 
 FORMAT = "recsys-dataset"
 FORMAT_VERSION = 1
+SIDE_COLUMNS = ("event_types.npy", "item_categories.npy", "item_vectors.npy")
 MANIFEST_KEYS = ("files", "num_shards", "counts", "order", "protocol", "target", "cuts_us", "data_hash", "split_hash")
 
 
@@ -47,6 +48,15 @@ def is_prepared(folder: Path) -> bool:
         return bool(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["format"] == FORMAT)
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def is_side_column(name: str) -> bool:
+    """Whether the file holds a side column: what a model may read beside users, items, times and cuts.
+
+    `data_hash` leaves them out: it says which questions a figure answers, and these are the same whether or not a table
+    of items describes the log. `side.hash` covers them.
+    """
+    return name.rpartition("/")[2] in SIDE_COLUMNS
 
 
 def hash_arrays(folder: Path, names: list[str]) -> str:

@@ -23,6 +23,7 @@ from recsys.features.preparation.assemble import Plan, arrange_shards, finish, s
 from recsys.features.preparation.filters import FilterConfig, Kept, keep_frequent
 from recsys.features.preparation.folder import only_writer, refuse_foreign, remove_leftovers, work_folder
 from recsys.features.preparation.held_back import NAME, hold_back, nothing_held
+from recsys.features.preparation.item_sides import write_item_sides
 from recsys.features.preparation.items import write_items
 from recsys.features.preparation.policies import EventConfig
 from recsys.features.preparation.progress import Say, Steps, silent
@@ -75,7 +76,7 @@ def _prepare(source: Path, out: Path, config: PrepareConfig, tell: Say) -> Prepa
     began = time.perf_counter()
     opened = open_source(source, config.read, tell)
     inputs = {"sources": opened.described, "config": plain_config(config)}
-    present = _present(out, inputs)
+    present = _present(out, inputs, "event_type" in opened.source.columns or config.items is not None)
     if present is not None:
         appended = len(present.manifest["appends"])
         tell(f"{out}: up to date" + (f", with {appended} appended" if appended else ""))
@@ -118,9 +119,10 @@ def _write(
     for name, count in counts["left_out"].items():
         tell(f"{count:,} events left out by events policy {name}")
     told = inputs | {"notes": [*source.notes, *_duplicates(kept, tell)], "counts": counts, "appends": []}
-    write_dataset(work, kept, merged, plan, list(scanned.kinds), steps)
+    event_types = write_dataset(work, kept, merged, plan, list(scanned.kinds), steps)
     shards, cuts = split_dataset(work, plan)
     told["items_table"] = config.items and write_items(work, config.items, config.items_read, merged.items, tell)
+    told["side"] = {"event_types": event_types} | write_item_sides(work, config, tell)
     finish(work, shards, cuts, plan, told, tell)
 
 
@@ -133,15 +135,20 @@ def _duplicates(kept: Kept, tell: Say) -> list[str]:
     return [note]
 
 
-def _present(out: Path, inputs: dict[str, Any]) -> PreparedDataset | None:
-    """The dataset that stands at `out`, where it was made from the same inputs."""
+def _present(out: Path, inputs: dict[str, Any], has_sides: bool) -> PreparedDataset | None:
+    """The dataset that stands at `out`, where it was made from the same inputs, side columns included."""
     if not (out / "manifest.json").is_file():
         return None
     try:
         dataset = PreparedDataset.open(out)
     except DataError:
         return None
-    is_same = "appends" in dataset.manifest and all(dataset.manifest[key] == value for key, value in inputs.items())
+    manifest = dataset.manifest
+    if "appends" not in manifest or (has_sides and "side" not in manifest):
+        return None
+    # A dataset of an older version lacks the settings that came after it; they were null.
+    known = {key: value for key, value in inputs["config"].items() if key in manifest["config"] or value is not None}
+    is_same = manifest["sources"] == inputs["sources"] and manifest["config"] == known
     return dataset if is_same else None
 
 

@@ -19,6 +19,8 @@ class PrepareConfig:
     split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
     items: Path | None = None  # a table of items: item_id, title, category, ...
     items_read: ReadConfig = dataclasses.field(default_factory=ReadConfig)
+    item_category: str | None = None  # column of that table that is the category; None: the only one named like one
+    item_vectors: str | None = None  # column of that table that holds vectors; None: the only one
     shards: int | None = None  # None: one up to 4 M events
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ class Shard:
         times:     (E,) int64 us UTC, or None where the order is not by time.
         train_end: (n,) int64, counted from the user's first event.
         valid_end: (n,) int64, likewise.
+        event_types: (E,) int32, number of each event's type from 1, 0 where it has none; None without types.
     """
 
     users: Int64s
@@ -32,6 +33,7 @@ class Shard:
     times: Int64s | None
     train_end: Int64s
     valid_end: Int64s
+    event_types: Int32s | None = None
 
 
 @dataclasses.dataclass(frozen=True)

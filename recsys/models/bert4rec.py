@@ -1,33 +1,52 @@
 """BERT4Rec: a bidirectional Transformer that fills masked events.
 
     loss = mean over masked t of -log softmax(z_t E^T + b)[x_t],  z = LN(gelu(W h)),  h = encoder(x with masks)
+           (`loss.kind` names others)
 
-At inference one mask stands after the history. Training draws fresh masks for every batch; a share of the sequences is
-masked at its last event only, which is the question asked at inference.
+At inference one mask stands after the history, so that max_len - 1 items are read. Training draws fresh masks for every
+batch; a share of the sequences is masked at its last event only, which is the question asked at inference.
 
-Paper: Sun et al. 2019, arXiv:1904.06690.
-Differs: masks are dynamic, not drawn once; pre-norm and recency positions by default; no token-type vector.
+Paper: Sun et al. 2019, arXiv:1904.06690. `configs/*/bert4rec-faithful.yaml` are the authors' settings: every window of
+a sequence ten times with random masks and once with its last event masked, the masks never drawn anew; post-norm,
+absolute positions, a token-type vector. docs/models.md lists each difference.
+Differs, in these too: no padding, which the authors hide behind a score of -10000; the softmax is over the V items,
+where theirs holds padding and special tokens as well; the mask is a vector of its own, not a row of the item table.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.features.batches import JaggedBatch
-from recsys.kernels.linear_cross_entropy import linear_cross_entropy
-from recsys.models.encoder import Encoder, EncoderConfig, init_weights
+from recsys.features.dataset import PreparedDataset
+from recsys.features.sampling import Sampling
+from recsys.models.encoder import Encoder, EncoderConfig, draw_weights, init_weights
+from recsys.models.item_inputs import ItemInputs, ItemInputsConfig
+from recsys.models.losses import LossConfig, Objective
+from recsys.models.masking import draw_masks, static_masks
+
+LAST_ITEM_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class BERT4RecConfig(EncoderConfig):
-    """Encoder shape, the longest sequence (the mask included) and the masking."""
+    """Encoder shape, the longest sequence (the mask included), the masking, what is masked, and the loss."""
 
     max_len: int = 200
     mask_share: float = 0.2  # of a sequence's events, at least one
-    last_item_share: float = 0.1  # of the sequences, masked at the last event only
+    last_item_share: float | None = None  # of the sequences, masked at the last event only; .1 if dynamic
+    masking: Literal["dynamic", "static"] = "dynamic"  # drawn for every batch, or once for each copy of a window
+    max_predictions: int | None = None  # masks of a sequence at most
+    window_prop: float | None = None  # stride of training windows / max_len; null: the last max_len events alone
+    copies: int = 1  # of a window in an epoch, with random masks; static masking adds one masked at the last event
+    mask_seed: int = 0  # of static masks
+    token_type: bool = False  # one learned vector is added to every token
+    inputs: ItemInputsConfig = field(default_factory=ItemInputsConfig)  # beside the items' ids
+    loss: LossConfig = LossConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,33 +54,65 @@ class BERT4RecConfig(EncoderConfig):
             raise ValueError(f"max_len={self.max_len} must be at least 2: one item and the mask")
         if not 0.0 < self.mask_share <= 1.0:
             raise ValueError(f"mask_share={self.mask_share} must be in (0, 1]")
-        if not 0.0 <= self.last_item_share <= 1.0:
-            raise ValueError(f"last_item_share={self.last_item_share} must be in [0, 1]")
+        self._check_last_item_share()
+        for name in ("max_predictions", "copies"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if self.window_prop is not None and not 1 <= self.window_prop * self.max_len <= self.max_len:
+            raise ValueError(f"window_prop={self.window_prop} must be in [1/max_len, 1], or null")
+        if self.mask_seed < 0:
+            raise ValueError(f"mask_seed={self.mask_seed} must be at least 0")
+
+    @property
+    def sampling(self) -> Sampling:
+        """How training sequences are cut and repeated."""
+        stride = None if self.window_prop is None else int(self.window_prop * self.max_len)
+        return Sampling(window_stride=stride, copies=self.copies + (self.masking == "static"))
+
+    def _check_last_item_share(self) -> None:
+        share = self.last_item_share
+        if self.masking == "static":
+            if share is not None:
+                raise ValueError(
+                    f"last_item_share={share} with masking=static, where one of copies + 1 is masked so; leave it out"
+                )
+        elif share is None:
+            object.__setattr__(self, "last_item_share", LAST_ITEM_SHARE)
+        elif not 0.0 <= share <= 1.0:
+            raise ValueError(f"last_item_share={share} must be in [0, 1]")
 
 
 class BERT4Rec(nn.Module):
     """NextItemModel with (D+1,) states: score = <state, item vector> + the item's bias."""
 
+    item_rows: ClassVar[tuple[str, ...]] = ("item.weight", "bias")  # tensors with a row for each item
+
     def __init__(self, config: BERT4RecConfig, num_items: int) -> None:
         super().__init__()
         self.config, self.max_len, self.train_len = config, config.max_len - 1, config.max_len
-        self.item = nn.Embedding(num_items + 1, config.d_model, padding_idx=0)
+        self.sampling = config.sampling
+        self.inputs = config.inputs
+        self.item = ItemInputs(config.inputs, num_items, config.d_model)
         self.mask = nn.Parameter(torch.empty(config.d_model))
         self.encoder = Encoder(config, max_len=config.max_len, causal=False)
         self.transform = nn.Linear(config.d_model, config.d_model)
-        self.norm = nn.LayerNorm(config.d_model)
+        self.norm = nn.LayerNorm(config.d_model, eps=config.norm_eps)
         self.bias = nn.Parameter(torch.zeros(num_items + 1))
-        self.apply(init_weights)
-        nn.init.normal_(self.mask, std=0.02)
+        self.token_type = nn.Parameter(torch.empty(config.d_model)) if config.token_type else None
+        self.apply(partial(init_weights, kind=config.init))
+        for vector in (self.mask, self.token_type):
+            if vector is not None:
+                draw_weights(vector, config.init)
+        self.objective = Objective(config.loss, num_items)
 
     def loss(self, batch: JaggedBatch, generator: torch.Generator) -> Tensor:
-        """Mean cross-entropy of the masked events, over all items."""
-        is_masked = draw_masks(batch.lengths, self.config.mask_share, self.config.last_item_share, generator)
-        is_masked = is_masked.to(batch.values.device, non_blocking=True)
-        x = torch.where(is_masked[:, None], self.mask, self.item(batch.values))  # (T, D)
-        states = self.encoder(x, batch.lengths, generator)[is_masked]
-        targets = batch.values[is_masked] - 1
-        return linear_cross_entropy(self._transform(states), self.item.weight[1:], targets, bias=self.bias[1:])
+        """Mean loss of the masked events."""
+        is_masked = self._masks(batch, generator).to(batch.values.device, non_blocking=True)
+        tokens = self.item.tokens(batch.values, batch.event_types, generator)
+        x = torch.where(is_masked[:, None], self.mask, tokens)  # (T, D)
+        states = self.encoder(self._typed(x), batch.lengths, generator)[is_masked]
+        places, vectors = is_masked.nonzero().squeeze(1), self.item.output_vectors()
+        return self.objective(self._transform(states), places, vectors[1:], self.bias[1:], batch, generator)
 
     def encode(self, batch: JaggedBatch) -> Tensor:
         """(B, D+1): the state of a mask set after each sequence; its last dimension is 1, for the items' biases.
@@ -77,36 +128,36 @@ class BERT4Rec(nn.Module):
         )
         at = torch.arange(len(batch.values), device=device) + sequence  # (T,) places in the longer batch
         x = self.mask.repeat(len(batch.values) + len(batch.lengths), 1)  # (T+B, D)
-        x = x.index_copy(0, at, self.item(batch.values))
-        states = self.encoder.last_states(x, tuple(length + 1 for length in batch.lengths))  # (B, D)
+        x = x.index_copy(0, at, self.item.tokens(batch.values, batch.event_types))
+        states = self.encoder.last_states(self._typed(x), tuple(length + 1 for length in batch.lengths))  # (B, D)
         return F.pad(self._transform(states), (0, 1), value=1.0)
 
     def item_vectors(self, item_ids: Tensor | None = None) -> Tensor:
         """(V+1, D+1), or the rows `item_ids`; the last dimension is the item's bias."""
-        vectors = torch.cat([self.item.weight, self.bias[:, None]], dim=1)
-        return vectors if item_ids is None else vectors[item_ids]
+        bias = self.bias if item_ids is None else self.bias[item_ids]
+        return torch.cat([self.item.output_vectors(item_ids), bias[:, None]], dim=1)
+
+    def read(self, dataset: PreparedDataset) -> None:
+        """Take what the inputs and the loss need of the dataset."""
+        self.item.read(dataset)
+        self.objective.read(dataset)
+
+    def _masks(self, batch: JaggedBatch, generator: torch.Generator) -> Tensor:
+        config = self.config
+        if config.masking == "dynamic":
+            assert config.last_item_share is not None
+            return draw_masks(
+                batch.lengths, config.mask_share, config.last_item_share, generator, config.max_predictions
+            )
+        if batch.instances is None:
+            raise ValueError("the batch has no instances, and static masks belong to these; make it by TrainBatches")
+        return static_masks(
+            batch.lengths, batch.instances, config.mask_share, config.copies, config.mask_seed, config.max_predictions
+        )
+
+    def _typed(self, x: Tensor) -> Tensor:
+        return x if self.token_type is None else x + self.token_type
 
     def _transform(self, states: Tensor) -> Tensor:
         transformed: Tensor = self.norm(F.gelu(self.transform(states)))
         return transformed
-
-
-def draw_masks(
-    lengths: tuple[int, ...], mask_share: float, last_item_share: float, generator: torch.Generator
-) -> Tensor:
-    """(T,) bool: max(1, round(length x mask_share)) random events of each sequence, or its last event alone.
-
-    A sequence is masked at its last event alone with probability `last_item_share`.
-    """
-    length = np.array(lengths, dtype=np.int64)
-    sequence = np.repeat(np.arange(len(length)), length)
-    end = np.cumsum(length)
-    draw = torch.rand(len(sequence), generator=generator, dtype=torch.float64).numpy()
-    only_last = torch.rand(len(length), generator=generator).numpy() < last_item_share
-    draw[end[only_last & (length > 0)] - 1] = -1.0  # first in its sequence's order
-    count = np.where(only_last, 1, np.maximum(1, np.rint(length * mask_share).astype(np.int64)))
-    order = np.lexsort((draw, sequence))
-    rank = np.arange(len(sequence)) - np.repeat(end - length, length)
-    is_masked = np.zeros(len(sequence), dtype=bool)
-    is_masked[order[rank < np.repeat(count, length)]] = True
-    return torch.from_numpy(is_masked)

@@ -1,8 +1,10 @@
 """The jagged Transformer encoder under SASRec and BERT4Rec.
 
     post: x = LN(x + f(x));  pre: x = x + f(LN(x)), and a last LN.   f: self-attention, then W2 act(W1 x).
+    ligr: x = x + sigmoid(W x) f(LN(x)), and a last LN.              f: self-attention, then W2 (silu(W1 x) * W3 x).
 
-Paper: Vaswani et al. 2017, arXiv:1706.03762; pre-norm: Xiong et al. 2020, arXiv:2002.04745.
+Paper: Vaswani et al. 2017, arXiv:1706.03762; pre-norm: Xiong et al. 2020, arXiv:2002.04745; LiGR: Borisyuk et al. 2025,
+arXiv:2502.03417, in the form of eSASRec, RecSys 2025, arXiv:2508.06450.
 Differs: no padding anywhere; T tokens of all sequences lie one after another.
 
 Dims: T tokens, B sequences, L positions, D width, H heads.
@@ -20,6 +22,8 @@ from recsys.kernels.attention.op import jagged_attention
 from recsys.kernels.jagged import JaggedMeta
 from recsys.models.dropout import Dropout
 
+INIT_STD = 0.02
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
@@ -33,7 +37,10 @@ class EncoderConfig:
     attention_dropout: float = 0.0
     norm: Literal["pre", "post"] = "pre"
     positions: Literal["recency", "absolute"] = "recency"  # counted from the last item, or from the first
-    activation: Literal["gelu", "relu"] = "gelu"
+    activation: Literal["gelu", "relu"] = "gelu"  # of the transformer block
+    block: Literal["transformer", "ligr"] = "transformer"
+    norm_eps: float = 1e-5  # added to the variance in every LayerNorm
+    init: Literal["normal", "truncated"] = "normal"  # of every matrix, std .02; truncated at two of it
 
     def __post_init__(self) -> None:
         if self.d_model % self.num_heads:
@@ -44,6 +51,13 @@ class EncoderConfig:
         for name in ("dropout", "attention_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
+        if not 0.0 < self.norm_eps < 1.0:
+            raise ValueError(f"norm_eps={self.norm_eps} must be in (0, 1)")
+        if self.block == "ligr" and (self.norm, self.activation) != ("pre", "gelu"):
+            raise ValueError(
+                f"norm={self.norm}, activation={self.activation} with block=ligr, which is pre-norm with SwiGLU; "
+                "leave both at their defaults"
+            )
 
 
 class Encoder(nn.Module):
@@ -53,8 +67,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.config, self.max_len = config, max_len
         self.position = nn.Embedding(max_len, config.d_model)
-        self.blocks = nn.ModuleList(Block(config, causal=causal) for _ in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.d_model)
+        block = LiGRBlock if config.block == "ligr" else Block
+        self.blocks = nn.ModuleList(block(config, causal=causal) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.d_model, eps=config.norm_eps)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, lengths: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
@@ -112,8 +127,8 @@ class Block(nn.Module):
         self.out = nn.Linear(config.d_model, config.d_model)
         self.up = nn.Linear(config.d_model, config.d_ff)
         self.down = nn.Linear(config.d_ff, config.d_model)
-        self.norm_attention = nn.LayerNorm(config.d_model)
-        self.norm_ff = nn.LayerNorm(config.d_model)
+        self.norm_attention = nn.LayerNorm(config.d_model, eps=config.norm_eps)
+        self.norm_ff = nn.LayerNorm(config.d_model, eps=config.norm_eps)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, meta: JaggedMeta, generator: torch.Generator | None) -> Tensor:
@@ -159,15 +174,42 @@ class Block(nn.Module):
         return self.down(F.gelu(up) if self.config.activation == "gelu" else F.relu(up))
 
 
-def init_weights(module: nn.Module) -> None:
+class LiGRBlock(Block):
+    """One layer with gated residual paths; the feed-forward net is SwiGLU without bias."""
+
+    def __init__(self, config: EncoderConfig, *, causal: bool) -> None:
+        super().__init__(config, causal=causal)
+        self.up = nn.Linear(config.d_model, 2 * config.d_ff, bias=False)
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.gate_attention = nn.Linear(config.d_model, config.d_model)
+        self.gate_ff = nn.Linear(config.d_model, config.d_model)
+
+    def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + torch.sigmoid(self.gate_attention(x)) * self.dropout(attended)
+        return x + torch.sigmoid(self.gate_ff(x)) * self.dropout(self._feed_forward(self.norm_ff(x)))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        gate, up = self.up(x).chunk(2, dim=-1)  # each (T, d_ff)
+        return self.down(F.silu(gate) * up)
+
+
+def init_weights(module: nn.Module, kind: Literal["normal", "truncated"] = "normal") -> None:
     """Normal(0, .02) for every matrix, 0 for biases and the padding row. Use: `model.apply(init_weights)`."""
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
+        draw_weights(module.weight, kind)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
     if isinstance(module, nn.Embedding) and module.padding_idx is not None:
         with torch.no_grad():
             module.weight[module.padding_idx].zero_()
+
+
+def draw_weights(weight: Tensor, kind: Literal["normal", "truncated"]) -> None:
+    """Fill `weight` from Normal(0, .02), as it is or with every draw beyond two deviations drawn again."""
+    if kind == "truncated":
+        nn.init.trunc_normal_(weight, std=INIT_STD, a=-2 * INIT_STD, b=2 * INIT_STD)
+    else:
+        nn.init.normal_(weight, std=INIT_STD)
 
 
 def _position_ids(lengths: tuple[int, ...], kind: str) -> Tensor:

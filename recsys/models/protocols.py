@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
+from recsys.features.sampling import Sampling
 
 
 @runtime_checkable
@@ -39,6 +40,13 @@ class NextItemModel(Protocol):
     def item_vectors(self, item_ids: Tensor | None = None) -> Tensor:
         """(V+1, D), or (len(item_ids), D). Row 0 is padding and is never recommended."""
         ...
+
+
+@runtime_checkable
+class SamplesWindows(Protocol):
+    """A model that trains on more than the last events of each user, once an epoch."""
+
+    sampling: Sampling
 
 
 @runtime_checkable

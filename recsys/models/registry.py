@@ -6,21 +6,23 @@ A third party adds a model by an entry point of the group `recsys.models` whose 
     my_model = "my_package.my_module:ENTRY"
 """
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, cast
 
 from recsys import config as configs
 from recsys.errors import ConfigError
+from recsys.features.dataset import PreparedDataset
+from recsys.models.item_inputs import ItemInputsConfig
 from recsys.models.protocols import NextItemModel
 
 GROUP = "recsys.models"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ModelEntry:
     """Import strings `module:attribute` of a config dataclass and of a class called as `Model(config, num_items)`."""
 
@@ -55,6 +57,19 @@ def full_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: unknown name, unknown key or a value out of range.
     """
     return configs.dump(configs.load(config_class(name), config, f"model {name}: "))
+
+
+def fitted_config(name: str, config: Mapping[str, Any], dataset: PreparedDataset) -> dict[str, Any]:
+    """As `full_config`, with the sizes of the dataset that the model's inputs need.
+
+    Raises:
+        ConfigError: as `full_config`, or the dataset lacks what the inputs ask for.
+    """
+    loaded: Any = configs.load(config_class(name), config, f"model {name}: ")
+    inputs = getattr(loaded, "inputs", None)
+    if isinstance(inputs, ItemInputsConfig):
+        loaded = dataclasses.replace(loaded, inputs=inputs.fitted(dataset))
+    return configs.dump(loaded)
 
 
 def build(name: str, config: Mapping[str, Any], num_items: int) -> NextItemModel:

@@ -1,28 +1,34 @@
 """SASRec: a causal Transformer that predicts, after each event, the next one.
 
-    loss = mean over t of -log softmax(h_t E^T)[x_{t+1}],  h = encoder(x_1..x_t)
+    loss = mean over t of -log softmax(h_t E^T)[x_{t+1}],  h = encoder(x_1..x_t)     (`loss.kind` names others)
 
 Paper: Kang and McAuley 2018, arXiv:1808.09781.
 Differs: full softmax over all items in place of one sampled negative (Klenitskiy and Vasilev 2023, arXiv:2309.07602);
 pre-norm and recency positions by default.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recsys.features.batches import JaggedBatch
-from recsys.kernels.linear_cross_entropy import linear_cross_entropy
+from recsys.features.dataset import PreparedDataset
 from recsys.models.encoder import Encoder, EncoderConfig, init_weights
+from recsys.models.item_inputs import ItemInputs, ItemInputsConfig
+from recsys.models.losses import LossConfig, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
 class SASRecConfig(EncoderConfig):
-    """Encoder shape and the longest history."""
+    """Encoder shape, the longest history and the loss."""
 
     max_len: int = 200
+    inputs: ItemInputsConfig = field(default_factory=ItemInputsConfig)  # beside the items' ids
+    loss: LossConfig = LossConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -33,23 +39,28 @@ class SASRecConfig(EncoderConfig):
 class SASRec(nn.Module):
     """NextItemModel with (D,) states: score = <state, item vector>."""
 
+    item_rows: ClassVar[tuple[str, ...]] = ("item.weight",)  # tensors with a row for each item
+
     def __init__(self, config: SASRecConfig, num_items: int) -> None:
         super().__init__()
         self.config, self.max_len, self.train_len = config, config.max_len, config.max_len + 1
-        self.item = nn.Embedding(num_items + 1, config.d_model, padding_idx=0)
+        self.inputs = config.inputs
+        self.item = ItemInputs(config.inputs, num_items, config.d_model)
         self.encoder = Encoder(config, max_len=config.max_len, causal=True)
-        self.apply(init_weights)
+        self.apply(partial(init_weights, kind=config.init))
+        self.objective = Objective(config.loss, num_items)
 
     def loss(self, batch: JaggedBatch, generator: torch.Generator) -> Tensor:
-        """Mean cross-entropy of every event but the first of its sequence, over all items."""
+        """Mean loss of every event but the first of its sequence."""
         lengths = np.array(batch.lengths, dtype=np.int64)
         last = np.cumsum(lengths) - 1
         is_input = np.ones(len(batch.values), dtype=bool)
         is_input[last[lengths > 0]] = False
         inputs = torch.from_numpy(np.flatnonzero(is_input)).to(batch.values.device, non_blocking=True)
-        states = self._states(batch.values[inputs], tuple(np.maximum(lengths - 1, 0).tolist()), generator)
-        targets = batch.values[inputs + 1]
-        return linear_cross_entropy(states, self.item.weight[1:], targets - 1)
+        event_types = None if batch.event_types is None else batch.event_types[inputs]
+        shorter = tuple(np.maximum(lengths - 1, 0).tolist())
+        states = self._states(batch.values[inputs], shorter, generator, event_types)
+        return self.objective(states, inputs + 1, self.item.output_vectors()[1:], None, batch, generator)
 
     def encode(self, batch: JaggedBatch) -> Tensor:
         """(B, D): the state after each sequence's last item.
@@ -57,12 +68,23 @@ class SASRec(nn.Module):
         Raises:
             ValueError: a sequence is empty.
         """
-        return self.encoder.last_states(self.item(batch.values), batch.lengths)
+        return self.encoder.last_states(self.item.tokens(batch.values, batch.event_types), batch.lengths)
 
     def item_vectors(self, item_ids: Tensor | None = None) -> Tensor:
         """(V+1, D), or the rows `item_ids`."""
-        return self.item.weight if item_ids is None else self.item.weight[item_ids]
+        return self.item.output_vectors(item_ids)
 
-    def _states(self, values: Tensor, lengths: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-        states: Tensor = self.encoder(self.item(values), lengths, generator)
+    def read(self, dataset: PreparedDataset) -> None:
+        """Take what the inputs and the loss need of the dataset."""
+        self.item.read(dataset)
+        self.objective.read(dataset)
+
+    def _states(
+        self,
+        values: Tensor,
+        lengths: tuple[int, ...],
+        generator: torch.Generator | None,
+        event_types: Tensor | None = None,
+    ) -> Tensor:
+        states: Tensor = self.encoder(self.item.tokens(values, event_types, generator), lengths, generator)
         return states

@@ -20,6 +20,7 @@ from recsys.errors import DataError, InputError
 from recsys.features.formats.quarantine import refuse_too_many_rejected
 from recsys.features.journal.file import FILE
 from recsys.features.journal.journal import CLAIMED, FUTURE_TOLERANCE_US, Event, Journal, event_id_of, now_us
+from recsys.features.preparation.progress import silent
 from recsys.features.readers import InteractionSource, MixedIds, hash_sources, open_interactions, with_string_ids
 from recsys.features.schema import ReadConfig
 
@@ -53,7 +54,7 @@ def ingest(
         InputError: another process, such as a server, writes this journal.
         JournalError: the disk failed; what was committed stays.
     """
-    source, folder, tell = Path(source), Path(journal), say or _silent
+    source, folder, tell = Path(source), Path(journal), say or silent
     config = read_config or ReadConfig()
     began = time.perf_counter()
     if (folder / FILE).exists():
@@ -110,10 +111,6 @@ def _digest(source: InteractionSource) -> str:
     """The sha256 of the source: of its bytes, or of the sums of its files."""
     sums = [str(file["sha256"]) for file in hash_sources(source)]
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
-
-
-def _silent(line: str) -> None:
-    del line
 
 
 def _refuse_bad_source(scan: _Scan, config: ReadConfig, kept_at: Path) -> None:

@@ -1,4 +1,4 @@
-"""How the weights are found: the optimizer, its schedule, and how long it goes on."""
+"""How the weights are found: the optimizer, its schedule, the batches, and how long it goes on."""
 
 import math
 from dataclasses import dataclass
@@ -6,6 +6,11 @@ from typing import Literal
 
 import torch
 from torch import nn
+
+from recsys.features.batches import TrainBatches
+from recsys.features.dataset import PreparedDataset
+from recsys.models.protocols import NextItemModel, SamplesWindows
+from recsys.pipelines.bert_adam import BertAdam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,16 +21,18 @@ class OptimizationConfig:
     max_seconds: float | None = (
         None  # of training, validations included, over all resumes; ends before `epochs` if spent
     )
+    optimizer: Literal["adamw", "bert_adam"] = "adamw"  # bert_adam: no bias correction, eps 1e-6
     lr: float = 1e-3
     beta2: float = 0.98
-    weight_decay: float = 0.0  # decoupled; not on biases, norms and embeddings
+    weight_decay: float = 0.0  # decoupled; not on biases and norms, nor, with adamw, on embeddings
     warmup_steps: int = 0
     decay: Literal["none", "linear", "cosine"] = "none"  # to 0 at the last step, or at the last second
     clip_norm: float | None = None
     ema: float | None = None  # decay a step of an average of the weights; the average is validated and kept
     accumulate: int = 1  # batches a step; the gradient is the mean of those of their mean losses
     precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast in the loss; weights and moments stay float32
-    tokens_per_batch: int = 16_384
+    tokens_per_batch: int = 16_384  # at most; not looked at where sequences_per_batch is given
+    sequences_per_batch: int | None = None
     validate_every: int = 1  # epochs
     validation_users: int | None = None  # a seeded sample; all by default
     patience: int | None = 5  # validations without a better NDCG@10 before it stops
@@ -37,7 +44,7 @@ class OptimizationConfig:
         for name in ("epochs", "tokens_per_batch", "validate_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("patience", "checkpoint_every", "validation_users", "threads"):
+        for name in ("patience", "checkpoint_every", "validation_users", "threads", "sequences_per_batch"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1, or null")
         if not 0.0 < self.lr < math.inf:
@@ -49,11 +56,34 @@ class OptimizationConfig:
 
 
 def build_optimizer(module: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
-    """AdamW over all parameters; only matrices of linear layers decay."""
-    decayed = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear)}
+    """The optimizer over all parameters, each a group of its own with its weight decay.
+
+    AdamW decays the matrices of linear layers alone; BertAdam all but biases and norms, embeddings included.
+    """
+    decayed = _all_but_biases_and_norms(module) if config.optimizer == "bert_adam" else _linear_matrices(module)
     parameters = list(module.parameters())
     groups = [{"params": [p], "weight_decay": config.weight_decay if id(p) in decayed else 0.0} for p in parameters]
+    if config.optimizer == "bert_adam":
+        return BertAdam(groups, lr=config.lr, betas=(0.9, config.beta2))
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
+
+
+def build_batches(
+    model: NextItemModel, dataset: PreparedDataset, config: OptimizationConfig, seed: int
+) -> TrainBatches:
+    """The training batches of `dataset`, cut and repeated as the model wants them, as large as the config says.
+
+    Raises:
+        ValueError: a batch of `tokens_per_batch` cannot hold one sequence.
+    """
+    return TrainBatches(
+        dataset,
+        max_len=model.train_len,
+        tokens_per_batch=config.tokens_per_batch,
+        sequences_per_batch=config.sequences_per_batch,
+        sampling=model.sampling if isinstance(model, SamplesWindows) else None,
+        seed=seed,
+    )
 
 
 def learning_rate_factor(config: OptimizationConfig, step: int, num_steps: int, seconds: float = 0.0) -> float:
@@ -69,3 +99,13 @@ def learning_rate_factor(config: OptimizationConfig, step: int, num_steps: int, 
     if config.decay == "linear":
         return 1.0 - done
     return 0.5 * (1.0 + math.cos(math.pi * done)) if config.decay == "cosine" else 1.0
+
+
+def _linear_matrices(module: nn.Module) -> set[int]:
+    return {id(part.weight) for part in module.modules() if isinstance(part, nn.Linear)}
+
+
+def _all_but_biases_and_norms(module: nn.Module) -> set[int]:
+    norms = {id(p) for part in module.modules() if isinstance(part, nn.LayerNorm) for p in part.parameters()}
+    named = {id(p) for name, p in module.named_parameters() if not name.endswith("bias")}
+    return named - norms

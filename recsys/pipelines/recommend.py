@@ -18,6 +18,7 @@ from recsys.errors import InputError
 from recsys.features.dataset import PreparedDataset
 from recsys.features.journal.file import check_id, key_of
 from recsys.features.journal.journal import Journal
+from recsys.features.preparation.progress import silent
 from recsys.files import storage_errors
 from recsys.models.bundle import Bundle, load_bundle, resolve
 from recsys.models.ranking.ranker import History, ItemId, Ranked, Ranker
@@ -74,7 +75,7 @@ def recommend_users(
         StorageError: the disk is full or failed; an older file at `out` is kept.
     """
     _check_k(k)
-    out, tell = Path(out), say or _silent
+    out, tell = Path(out), say or silent
     if out.suffix not in SUFFIXES:
         raise InputError(f"{out}: unknown suffix {out.suffix!r}; name a file that ends with {', '.join(SUFFIXES)}")
     with ExitStack() as stack:
@@ -114,13 +115,14 @@ class _JournalHistories:
 
     def of(self, users: Sequence[UserId]) -> list[History]:
         pasts = [self._journal.history(user) for user in users]
-        return [History(past.item_ids, past.times) for past in pasts]
+        return [History(past.item_ids, past.times, past.event_types) for past in pasts]
 
 
 class _DatasetHistories:
     def __init__(self, dataset: PreparedDataset) -> None:
         self._dataset = dataset
         self._item_ids = np.array([None, *dataset.items.decode(np.arange(1, dataset.num_items + 1))], dtype=object)
+        self._event_types = np.array([None, *dataset.event_type_names], dtype=object)
         self._shard = np.full(dataset.num_users + 1, -1, np.int64)  # of each user index
         self._row = np.zeros(dataset.num_users + 1, np.int64)
         for number, shard in enumerate(dataset.shards):
@@ -139,11 +141,8 @@ class _DatasetHistories:
         shard, row = self._dataset.shards[self._shard[index]], self._row[index]
         part = slice(shard.offsets[row], shard.offsets[row + 1])
         times = None if shard.times is None else shard.times[part].tolist()
-        return History(self._item_ids[shard.items[part]].tolist(), times)
-
-
-def _silent(line: str) -> None:
-    del line
+        event_types = None if shard.event_types is None else self._event_types[shard.event_types[part]].tolist()
+        return History(self._item_ids[shard.items[part]].tolist(), times, event_types)
 
 
 def _check_k(k: int) -> None:

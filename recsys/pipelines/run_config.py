@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +16,9 @@ from recsys.errors import CheckpointError
 from recsys.features.dataset import PreparedDataset
 from recsys.files import storage_errors, write_json
 from recsys.models import registry
+from recsys.models.bundle import load_bundle, resolve
+from recsys.models.protocols import NextItemModel
+from recsys.models.warm_start import warm_start
 from recsys.pipelines.optimization import OptimizationConfig
 
 FORMAT_VERSION = 1
@@ -31,6 +35,9 @@ class TrainConfig:
     model: dict[str, Any]  # name, and the keys of that model's config
     train: OptimizationConfig = field(default_factory=OptimizationConfig)
     seed: int = 0
+    warm_start: str | None = (
+        None  # a bundle whose weights the run begins with: a folder, a run folder, models:/name@alias
+    )
 
     def __post_init__(self) -> None:
         if "name" not in self.model:
@@ -51,14 +58,16 @@ class TrainConfig:
 
 def record_of(config: TrainConfig, dataset: PreparedDataset) -> dict[str, Any]:
     """run.json: the resolved config, and what it meets: data, versions, commit."""
+    name = config.model["name"]
     return {
         "format": FORMAT_VERSION,
         "config": {
             **configs.dump(config),
             "data": str(config.data),
-            "model": {"name": config.model["name"], **config.model_config},
+            "model": {"name": name, **registry.fitted_config(name, config.model_config, dataset)},
         },
         "data_hash": dataset.data_hash,
+        "side_hash": dataset.side_hash,
         "protocol": dataset.protocol_string("valid", "exclude"),
         "order": dataset.order,
         "num_items": dataset.num_items,
@@ -66,6 +75,21 @@ def record_of(config: TrainConfig, dataset: PreparedDataset) -> dict[str, Any]:
         "torch": torch.__version__,
         "commit": os.environ.get("RECSYS_COMMIT") or _commit(),
     }
+
+
+def begin_warm(
+    model: NextItemModel, config: TrainConfig, model_config: Mapping[str, Any], dataset: PreparedDataset
+) -> dict[str, Any] | None:
+    """Give the fresh model the weights of the bundle that `warm_start` names; gives back what run.json says of it.
+
+    Raises:
+        BundleError, ConfigError: the bundle cannot be used, or does not fit.
+    """
+    if config.warm_start is None:
+        return None
+    bundle = load_bundle(resolve(config.warm_start))
+    shared = warm_start(model, bundle, config.model["name"], model_config, dataset, seed=config.seed)
+    return {"version": bundle.version, "shared_items": shared}
 
 
 def open_run(out: Path, record: dict[str, Any]) -> IO[str]:
@@ -110,6 +134,13 @@ def _check_same_run(old: dict[str, Any], new: dict[str, Any], out: Path) -> None
     for key in ("data_hash", "num_items"):
         if old[key] != new[key]:
             raise CheckpointError(f"{out}: began with {key}={old[key]}, now {new[key]}; name another --out")
+    inputs = new["config"]["model"].get("inputs") or {}
+    reads_sides = any(inputs.get(name) for name in ("event_types", "categories", "frozen_vectors"))
+    if reads_sides and old.get("side_hash") != new["side_hash"]:
+        raise CheckpointError(f"{out}: began with other side columns of the same events; name another --out")
+    if old.get("warm_start") != new.get("warm_start"):
+        versions = [(record.get("warm_start") or {}).get("version") for record in (old, new)]
+        raise CheckpointError(f"{out}: began with warm_start={versions[0]}, now {versions[1]}; name another --out")
     began, asked = _comparable(old["config"]), _comparable(new["config"])
     differing = [key for key in ("model", "train", "seed") if began[key] != asked[key]]
     if differing:

@@ -178,7 +178,7 @@ class RankingService:
         if asked_us is None:
             # A client's clock may run a little ahead: the question is never older than the last event.
             asked_us = max([self._clock(), *(past.times or [])[-1:]])
-        return History(past.item_ids, past.times), asked_us
+        return History(past.item_ids, past.times, past.event_types), asked_us
 
     def _answer(
         self,

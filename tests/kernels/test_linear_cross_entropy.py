@@ -177,6 +177,54 @@ def test_the_buffer_of_logits_stays_within_the_budget(budget: int, monkeypatch: 
     assert max(rows) * 1_000 * 4 <= max(budget, 4_000)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    N=st.sampled_from([0, 1, 17, 130]),
+    V=st.sampled_from([1, 2, 64, 257]),
+    has_bias=st.booleans(),
+    reduction=st.sampled_from(["mean", "sum", "none"]),
+    label_smoothing=st.sampled_from([0.0, 0.1]),
+    size=st.sampled_from([0.3, 8.0]),
+    budget=st.sampled_from([1, 1 << 26]),
+    seed=st.integers(0, 99),
+)
+def test_logits_in_bfloat16_give_nearly_the_same_in_value_and_gradient(
+    N: int, V: int, has_bias: bool, reduction: Any, label_smoothing: float, size: float, budget: int, seed: int
+) -> None:
+    x, w, bias, target = _inputs(N, V, 16, seed, dtype=torch.float32)
+    leaves = [x, w, bias] if has_bias else [x, w]
+    arguments: dict[str, Any] = {"bias": bias if has_bias else None, "reduction": reduction, "logit_scale": size}
+    arguments |= {"label_smoothing": label_smoothing, "memory_budget_bytes": budget}
+    narrow = linear_cross_entropy(x, w, target, logits_dtype=torch.bfloat16, **arguments)
+    wide = linear_cross_entropy(x, w, target, **arguments)
+    assert narrow.dtype == torch.float32
+    # A logit is off by up to a 256th of its size, and no loss by more than its largest logit is.
+    largest = size * (float((x.detach() @ w.detach().t()).abs().max()) + 4.0) if N else 1.0
+    torch.testing.assert_close(narrow, wide, rtol=0, atol=(largest / 64 + 0.01) * (N if reduction == "sum" else 1))
+    for a, b in zip(*(torch.autograd.grad(y.sum(), leaves) for y in (narrow, wide)), strict=True):
+        assert float((a - b).norm()) <= (0.02 + largest / 64) * float(b.norm()) + 1e-4
+
+
+def test_in_bfloat16_the_target_is_exact_where_it_is_all() -> None:
+    """A row that is sure of its target has no loss and no gradient, however coarse the other logits are."""
+    w = torch.eye(5)
+    x = torch.full((4, 5), -20.03)
+    x[torch.arange(4), torch.arange(4)] = 20.07
+    x.requires_grad_()
+    losses = _losses(x, w, torch.arange(4), logits_dtype=torch.bfloat16)
+    assert losses.max().item() < 1e-6
+    assert losses.min().item() >= -1e-6
+    assert torch.autograd.grad(losses.sum(), x)[0].abs().max() < 1e-6
+
+
+def test_bfloat16_logits_differ_and_their_error_averages_out() -> None:
+    x, w, _, target = _inputs(2000, 1000, 32, dtype=torch.float32)
+    narrow, wide = (_losses(x * 0.5, w, target, logits_dtype=dtype).detach() for dtype in (torch.bfloat16, None))
+    error = narrow - wide
+    assert 0 < float(error.abs().mean()) < 0.02
+    assert abs(float(error.mean())) < 1e-3
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"w": torch.zeros(4, 2)}, r"x has the shape \(3, 5\), w has \(4, 2\); wanted \(N, D\) and \(V, D\)"),
     ({"w": torch.zeros(0, 5)}, "w has V=0 rows; wanted at least one item"),
@@ -190,6 +238,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"w": torch.zeros(4, 5, device="meta")}, "x is on cpu, w is on meta; they must be equal"),
     ({"reduction": "max"}, "reduction='max'; wanted 'mean', 'sum' or 'none'"),
     ({"label_smoothing": 1.5}, "label_smoothing=1.5; wanted 0 to 1"),
+    ({"logits_dtype": torch.float16}, "logits_dtype=torch.float16; wanted torch.bfloat16 or None"),
     ({"memory_budget_bytes": 0}, "memory_budget_bytes=0; wanted at least 1"),
 ]
 

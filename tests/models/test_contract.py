@@ -14,11 +14,25 @@ from recsys.models.ranking.score import scores_of
 
 V = 12
 SMALL: dict[str, Any] = {"d_model": 16, "num_layers": 2, "num_heads": 2, "d_ff": 32, "max_len": 10}
-VARIANTS = [{}, {"norm": "post", "positions": "absolute", "activation": "relu"}]
-CASES = [(name, variant) for name in registry.names() for variant in VARIANTS]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "pre": {},
+    "post": {"norm": "post", "positions": "absolute", "activation": "relu"},
+    "ligr": {"block": "ligr"},
+}
+FAITHFUL: dict[str, Any] = {
+    "norm": "post",
+    "norm_eps": 1e-12,
+    "positions": "absolute",
+    "token_type": True,
+    "init": "truncated",
+}
+CASES = [
+    *(pytest.param((name, keys), id=f"{name}-{kind}") for name in registry.names() for kind, keys in VARIANTS.items()),
+    pytest.param(("bert4rec", FAITHFUL), id="bert4rec-faithful"),
+]
 
 
-@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1].get('norm', 'pre')}")
+@pytest.fixture(params=CASES)
 def model(request: pytest.FixtureRequest) -> NextItemModel:
     name, variant = request.param
     torch.manual_seed(0)
@@ -111,8 +125,9 @@ def test_untrained_loss_is_the_logarithm_of_the_number_of_items() -> None:
         assert abs(loss.item() - np.log(V)) < 0.1, name
 
 
-@pytest.mark.parametrize(("name", "variant"), CASES)
-def test_it_learns_that_each_item_is_followed_by_the_next(name: str, variant: dict[str, Any]) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_it_learns_that_each_item_is_followed_by_the_next(case: tuple[str, dict[str, Any]]) -> None:
+    name, variant = case
     torch.manual_seed(0)
     model = registry.build(name, {**SMALL, **variant, "dropout": 0.0}, V)
     module = as_module(model)
@@ -149,6 +164,18 @@ def test_a_sequence_of_train_len_trains_every_position_and_a_longer_one_is_refus
         model.loss(batch_of([1] * (model.train_len + 1)), generator)
 
 
+@pytest.mark.parametrize("name", registry.names())
+def test_every_weight_of_a_truncated_start_lies_within_two_deviations(name: str) -> None:
+    """Their norms keep ones and their biases zeros."""
+    torch.manual_seed(0)
+    keys = {"token_type": True} if name == "bert4rec" else {}
+    for init, is_beyond in (("truncated", False), ("normal", True)):
+        module = as_module(registry.build(name, {**SMALL, **keys, "init": init}, 1000))
+        drawn = [parameter for parameter in module.parameters() if not ((parameter == 0) | (parameter == 1)).all()]
+        assert len(drawn) >= 10
+        assert any(bool((parameter.abs() > 0.04).any()) for parameter in drawn) == is_beyond
+
+
 def test_attention_dropout_reaches_the_loss() -> None:
     torch.manual_seed(0)
     model = registry.build("sasrec", {**SMALL, "dropout": 0.0, "attention_dropout": 0.5}, V)
@@ -182,6 +209,8 @@ def test_an_unknown_name_names_the_nearest() -> None:
         ("num_layers", 0, "num_layers=0 must be at least 1"),
         ("max_len", 0, "max_len=0 must be at least"),
         ("norm", "both", "wanted one of pre, post"),
+        ("block", "gru", "wanted one of transformer, ligr"),
+        ("norm_eps", 0.0, r"norm_eps=0.0 must be in \(0, 1\)"),
     ],
 )
 @pytest.mark.parametrize("name", registry.names())

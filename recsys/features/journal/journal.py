@@ -83,6 +83,7 @@ class PastEvents:
 
     item_ids: list[int | str]
     times: list[int] | None
+    event_types: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,8 @@ class Journal:
         upto = 2**63 - 1 if as_of is None else as_of
         rows = self._all(HISTORY, (key_of(user_id)[0], upto, bound))[::-1]
         times = [row[2] for row in rows]
-        return PastEvents([id_of(row[0], row[1]) for row in rows], None if None in times else times)
+        item_ids = [id_of(row[0], row[1]) for row in rows]
+        return PastEvents(item_ids, None if None in times else times, [row[3] for row in rows])
 
     def users(self) -> list[int | str]:
         """Every user with an event, in the order of their first one."""

@@ -23,7 +23,7 @@ READ_EVENTS = (
     f"SELECT offset, {_EVENT_COLUMNS} FROM events WHERE offset > ? AND user IS NOT NULL ORDER BY offset LIMIT ?"
 )
 HISTORY = (
-    "SELECT item, item_is_text, time_us FROM events WHERE user = ? AND (time_us IS NULL OR time_us <= ?) "
+    "SELECT item, item_is_text, time_us, event_type FROM events WHERE user = ? AND (time_us IS NULL OR time_us <= ?) "
     "ORDER BY order_key DESC, offset DESC LIMIT ?"
 )
 # char(1) is not printable, so no event that is handed in can have the id of a redacted row.

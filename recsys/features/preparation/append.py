@@ -24,6 +24,7 @@ from recsys.features.preparation.assemble import Plan, arrange_shards, finish, s
 from recsys.features.preparation.filters import Booleans, Kept
 from recsys.features.preparation.folder import only_writer, refuse_foreign, remove_leftovers, work_folder
 from recsys.features.preparation.held_back import NAME, hold_back, keep_eligible, nothing_held
+from recsys.features.preparation.item_sides import write_item_sides
 from recsys.features.preparation.items import carry_items, write_items
 from recsys.features.preparation.progress import Say, Steps, silent
 from recsys.features.preparation.reading import (
@@ -139,13 +140,15 @@ def _write(work: Path, dataset: PreparedDataset, opened: Opened, config: Prepare
         "counts": _counts(manifest["counts"], scanned, kept, merged),
         "appends": [*manifest["appends"], day],
     }
-    write_dataset(work, kept, merged, plan, list(scanned.kinds), steps)
+    side = manifest.get("side", {})
+    event_types = write_dataset(work, kept, merged, plan, list(scanned.kinds), steps, side.get("event_types", ()))
     shards, cuts = split_dataset(work, plan)
     told["items_table"] = manifest["items_table"]
     if config.items is not None:
         told["items_table"] = write_items(work, config.items, config.items_read, merged.items, tell)
     elif (out / "items.parquet").is_file():
         told["items_table"] = carry_items(work, out, merged.items, manifest["items_table"], tell)
+    told["side"] = {"event_types": event_types} | write_item_sides(work, config, tell, side.get("categories"))
     finish(work, shards, cuts, plan, told, tell)
     if cuts is not None:
         before, now = (", ".join(str(np.datetime64(cut, "us")) for cut in pair) for pair in (manifest["cuts_us"], cuts))

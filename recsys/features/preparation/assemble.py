@@ -15,14 +15,14 @@ from recsys.errors import DataError
 from recsys.features.arrays import load_array
 from recsys.features.dataset import Order, PreparedDataset, Protocol
 from recsys.features.leakage import leakage_report
-from recsys.features.manifest import FORMAT, FORMAT_VERSION, hash_arrays, hash_tables
+from recsys.features.manifest import FORMAT, FORMAT_VERSION, hash_arrays, hash_tables, is_side_column
 from recsys.features.preparation.describe import describe_splits
 from recsys.features.preparation.filters import Kept
 from recsys.features.preparation.folder import PARTS
 from recsys.features.preparation.in_order import in_order
 from recsys.features.preparation.progress import Say, Steps
 from recsys.features.preparation.steps.arrange import arrange
-from recsys.features.preparation.steps.encode import encode, split_shard
+from recsys.features.preparation.steps.encode import encode, event_types_of, split_shard
 from recsys.features.preparation.steps.merge import Merged, item_numbers
 from recsys.features.preparation.steps.order_statistic import order_statistic
 from recsys.features.preparation.steps.scan import Scan
@@ -84,13 +84,20 @@ def arrange_shards(
 
 
 def write_dataset(
-    work: Path, kept: Kept, merged: Merged, plan: Plan, kinds: Sequence[str | None], steps: Steps
-) -> None:
-    """Write vocabulary and shards; times are not cut yet."""
+    work: Path,
+    kept: Kept,
+    merged: Merged,
+    plan: Plan,
+    kinds: Sequence[str | None],
+    steps: Steps,
+    known_types: Sequence[str] = (),
+) -> list[str]:
+    """Write vocabulary and shards, times not cut yet; gives back the event types by number, known ones first."""
     steps.start("writing", sum(len(part.item) for part in kept.parts), "events")
+    event_types = event_types_of(kept, kinds, known_types)
 
     def written(number: int) -> int:
-        encode(kept, merged, number, plan.order, list(kinds), work / "shards" / f"{number:05d}")
+        encode(kept, merged, number, plan.order, list(kinds), event_types, work / "shards" / f"{number:05d}")
         return len(kept.parts[number].item)
 
     for num_events in in_order(written, range(plan.num_shards)):
@@ -98,6 +105,7 @@ def write_dataset(
     merged.users.save(work / "vocabulary", "users")
     merged.items.save(work / "vocabulary", "items")
     shutil.rmtree(work / PARTS)
+    return event_types
 
 
 def split_dataset(work: Path, plan: Plan) -> tuple[list[Shard], tuple[int, int] | None]:
@@ -141,7 +149,7 @@ def finish(
         shards: as `split_dataset` gives them.
         cuts: likewise.
         plan: what is made.
-        told: what else the manifest says: sources, config, notes, counts, items_table, appends.
+        told: what else the manifest says: sources, config, notes, counts, items_table, side, appends.
         tell: called with one line a step.
 
     Raises:
@@ -149,6 +157,7 @@ def finish(
     """
     arrays = sorted(str(path.relative_to(work).as_posix()) for path in work.rglob("*.npy"))
     began = time.perf_counter()
+    side = [name for name in arrays if is_side_column(name)]
     manifest = told | {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -160,7 +169,8 @@ def finish(
         "cuts_us": cuts and list(cuts),
         "num_shards": plan.num_shards,
         "files": {name: (work / name).stat().st_size for name in arrays},
-        "data_hash": hash_arrays(work, arrays),
+        "data_hash": hash_arrays(work, [name for name in arrays if not is_side_column(name)]),
+        "side": told["side"] | ({"hash": hash_arrays(work, side)} if side else {}),
         "tables": hash_tables(work),
     }
     hashed = time.perf_counter() - began

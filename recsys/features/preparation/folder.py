@@ -20,6 +20,8 @@ OWN_NAMES = {
     "rejected.parquet",
     "items.parquet",
     "items_rejected.parquet",
+    "item_categories.npy",
+    "item_vectors.npy",
     "held_back.parquet",
     "floors.json",
     "floors.partial.json",

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recsys.kernels.attention.dense import Kept, dense_backward, dense_forward
-from recsys.kernels.attention.dropout import column_hash, kept, row_hash
+from recsys.kernels.attention.dense import Dropout, dense_backward, dense_forward
+from recsys.kernels.attention.dropout import column_hash, row_hash
 from recsys.kernels.attention.fused import fused_backward, fused_forward
 from recsys.kernels.attention.plan import make_plan
 from recsys.kernels.attention.tiles import Piece, Plan, Side, Tile
@@ -78,7 +78,7 @@ class _Kernel:
     ) -> tuple[Tensor, Tensor]:
         """Out and lse of a piece."""
         if self.is_dense:
-            return dense_forward(q, k, v, piece.bias(_wide(q.dtype)), self.scale, self._kept(hashes))
+            return dense_forward(q, k, v, piece.bias(_wide(q.dtype)), self.scale, self._dropout(hashes))
         return fused_forward(q, k, v, piece.bias(q.dtype), self.scale, piece.is_causal)
 
     def backward(
@@ -90,11 +90,11 @@ class _Kernel:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of q, k, v; `grads` are those of out and lse, `saved` is (q, k, v, out, lse)."""
         if self.is_dense:
-            return dense_backward(*grads, *saved, piece.bias(_wide(saved[0].dtype)), self.scale, self._kept(hashes))
+            return dense_backward(*grads, *saved, piece.bias(_wide(saved[0].dtype)), self.scale, self._dropout(hashes))
         return fused_backward(*grads, *saved, piece.bias(saved[0].dtype), self.scale, piece.is_causal)
 
-    def _kept(self, hashes: tuple[Tensor, Tensor] | None) -> Kept | None:
-        return None if hashes is None else lambda dtype: kept(*hashes, self.dropout_p, dtype)
+    def _dropout(self, hashes: tuple[Tensor, Tensor] | None) -> Dropout | None:
+        return None if hashes is None else Dropout(*hashes, self.dropout_p)
 
 
 class _JaggedAttention(torch.autograd.Function):

@@ -4,21 +4,41 @@
     dscore = exp(score - lse) * (kept / (1 - p) * <dout, v> - <dout, out> + dlse)        kept is 0 or 1
 
 Only lse is kept between the passes; scores and dropped weights are worked out again. Arithmetic is float32 or wider.
+A pass over the scores costs as much as their product, so 1 / (1 - p) goes to the narrow factors.
 """
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from recsys.kernels.attention.dropout import drop
+
 LOG2_E = math.log2(math.e)  # powers of 2: exp is 100 times slower on the CPU where it underflows
 
-Kept = Callable[[torch.dtype], Tensor]  # (n, H, queries, keys): 0, or 1 / (1 - p)
+
+@dataclass(frozen=True)
+class Dropout:
+    """What a piece drops.
+
+    Attributes:
+        rows: (n, H, queries) int32 hashes.
+        columns: (n, H, keys) int32 hashes.
+        p: in (0, 1).
+    """
+
+    rows: Tensor
+    columns: Tensor
+    p: float
+
+    def drop(self, weights: Tensor, *, in_place: bool = False) -> Tensor:
+        """(n * H, queries, keys) weights, those dropped set to 0."""
+        return drop(weights, self.rows.flatten(0, 1), self.columns.flatten(0, 1), self.p, in_place=in_place)
 
 
 def dense_forward(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, kept: Kept | None
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, dropout: Dropout | None
 ) -> tuple[Tensor, Tensor]:
     """Out (n, H, queries, D) and lse (n, H, queries) of q (n, H, queries, D), k and v (n, H, keys, D)."""
     shape, q, k, v = q.shape[:3], _flat(q), _flat(k), _flat(v)
@@ -26,10 +46,10 @@ def dense_forward(
     highest = weights.amax(dim=-1, keepdim=True)
     weights.sub_(highest).exp2_()
     total = weights.sum(dim=-1, keepdim=True)
-    if kept is not None:
-        weights.mul_(kept(weights.dtype).flatten(0, 1))
-    out = torch.bmm(weights, v).div_(total)
-    return out.view(*shape, -1), ((highest + total.log2()) / LOG2_E).view(shape)
+    lse = ((highest + total.log2()) / LOG2_E).view(shape)
+    if dropout is not None:
+        weights, total = dropout.drop(weights, in_place=True), total * (1.0 - dropout.p)
+    return torch.bmm(weights, v).div_(total).view(*shape, -1), lse
 
 
 def dense_backward(
@@ -42,7 +62,7 @@ def dense_backward(
     lse: Tensor,
     bias: Tensor | None,
     scale: float,
-    kept: Kept | None,
+    dropout: Dropout | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
     shape, q, k, v, grad_out = q.shape[:3], _flat(q) * scale, _flat(k), _flat(v), _flat(grad_out)
@@ -51,14 +71,10 @@ def dense_backward(
         row_share -= grad_lse.reshape(row_share.shape)
     weights = _scores(q * LOG2_E, k, bias, shape)  # (n * H, queries, keys)
     weights.sub_(lse.reshape(row_share.shape) * LOG2_E).exp2_()  # none dropped
-    grad_weights = torch.bmm(grad_out, v.transpose(1, 2))
-    kept_weights = weights
-    if kept is not None:
-        factors = kept(weights.dtype).flatten(0, 1)
-        grad_weights.mul_(factors)
-        kept_weights = factors.mul_(weights)
-    grad_v = torch.bmm(kept_weights.transpose(1, 2), grad_out)
-    grad_scores = grad_weights.sub_(row_share).mul_(weights)
+    kept = weights if dropout is None else dropout.drop(weights)
+    grad_out = grad_out if dropout is None else grad_out / (1.0 - dropout.p)
+    grad_v = torch.bmm(kept.transpose(1, 2), grad_out)
+    grad_scores = torch.bmm(grad_out, v.transpose(1, 2)).mul_(kept).addcmul_(weights, row_share, value=-1.0)
     grad_q, grad_k = torch.bmm(grad_scores, k).mul_(scale), torch.bmm(grad_scores.transpose(1, 2), q)
     n, num_heads, keys = *shape[:2], k.shape[1]
     return grad_q.view(*shape, -1), grad_k.view(n, num_heads, keys, -1), grad_v.view(n, num_heads, keys, -1)
@@ -70,6 +86,10 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _scores(q: Tensor, k: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
+    """<q, k> + bias. A bias that is the same for all queries rides in the product, as a further column."""
+    if bias is not None and bias.shape[2] == 1:
+        of_keys = bias.expand(*shape[:2], 1, -1).reshape(*k.shape[:2], 1)
+        q, k, bias = torch.cat([q, q.new_ones(*q.shape[:2], 1)], -1), torch.cat([k, of_keys], -1), None
     scores = torch.bmm(q, k.transpose(1, 2))
     if bias is not None:
         scores.view(*shape, -1).add_(bias)

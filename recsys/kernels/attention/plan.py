@@ -15,6 +15,7 @@ from recsys.kernels.attention.tiles import Piece, Places, Plan, Side, Tile
 from recsys.kernels.jagged import JaggedMeta
 
 MIN_BLOCK, MAX_BLOCK = 64, 1024
+CAUSAL_ROWS = 64  # queries of a dense piece that sees nothing behind them: the triangle above it is not formed
 
 
 @dataclass(frozen=True)
@@ -142,17 +143,19 @@ def _pieces(slots: _Slots, mask: _Mask, device: torch.device) -> list[Piece]:
             return [Piece(*whole, is_causal=True, places=None)]
         if mask.left < 0 and mask.right < 0:
             return [Piece(*whole, is_causal=False, places=_places(slots, whole, mask, device))]
+    most_rows = CAUSAL_ROWS if mask.is_dense and mask.right == 0 else len_q
     pieces = []
-    for items, queries in _cuts(n, len_q, len_k, mask.max_cells):
+    for items, queries in _cuts(n, len_q, len_k, mask.max_cells, most_rows):
         part = (items, queries, _keys_seen(slots, items, queries, mask))
         pieces.append(Piece(*part, is_causal=False, places=_places(slots, part, mask, device)))
     return pieces
 
 
-def _cuts(n: int, len_q: int, len_k: int, max_cells: int) -> list[tuple[slice, slice]]:
-    """Items and query slots of pieces with at most `max_cells` cells (or one query)."""
-    items = max(1, max_cells // (len_q * len_k))
-    rows = len_q if items > 1 else min(len_q, max(1, max_cells // len_k))
+def _cuts(n: int, len_q: int, len_k: int, max_cells: int, most_rows: int) -> list[tuple[slice, slice]]:
+    """Items and query slots of pieces with at most `max_cells` cells (or one query) and `most_rows` query slots."""
+    rows = min(len_q, most_rows)
+    items = max(1, max_cells // (rows * len_k))
+    rows = rows if items > 1 else min(rows, max(1, max_cells // len_k))
     return [
         (slice(i, min(i + items, n)), slice(a, min(a + rows, len_q)))
         for i in range(0, n, items)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recsys.features.batches import JaggedBatch
 from recsys.features.vocabulary import Vocabulary
+from recsys.models.item_inputs import inputs_of
 from recsys.models.protocols import NextItemModel
 from recsys.models.ranking.score import scores_of
 from recsys.models.ranking.top_k import top_k
@@ -25,10 +26,11 @@ ROWS_PER_BATCH = 256
 
 @dataclass(frozen=True)
 class History:
-    """What a user did, oldest first: raw item ids and, where known, their times (us UTC)."""
+    """What a user did, oldest first: raw item ids and, where known, times (us UTC) and names of event types."""
 
     item_ids: Sequence[ItemId]
     times: Sequence[int] | None = None
+    event_types: Sequence[str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,15 @@ class Rankable(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Known:
+    """A history as the model reads it: indices, times in us, numbers of event types, each (n,) int64."""
+
+    item_ids: np.ndarray
+    times: np.ndarray | None
+    event_types: np.ndarray
+
+
 BundleT = TypeVar("BundleT", bound=Rankable)
 
 
@@ -80,6 +91,9 @@ class Ranker(Generic[BundleT]):
             # (V+1, D), in float64 as in evaluation: a score then does not depend on how many are answered at once.
             self._item_vectors = bundle.model.item_vectors().double()
         self._popularity = torch.from_numpy(bundle.popularity.astype(np.float32))
+        inputs = inputs_of(bundle.model)
+        self._reads_unknown = inputs.id_dropout > 0
+        self._event_types = {name: number for number, name in enumerate(inputs.event_type_names, start=1)}
 
     def recommend(
         self,
@@ -123,7 +137,7 @@ class Ranker(Generic[BundleT]):
         return Ranked(
             item_ids=[candidates[i] for i in [*order[:count], *last]],
             scores=[float(scores[i]) for i in order[:count]] + [None] * len(last),
-            source="model" if len(known.item_ids) else "popularity",
+            source=_source(known),
             unknown=unknown_in_history,
         )
 
@@ -140,7 +154,7 @@ class Ranker(Generic[BundleT]):
         scores[:, self._is_hidden] = -torch.inf
         for row, ((known, _), left_out) in enumerate(zip(split, exclude, strict=True)):
             if exclude_seen:
-                scores[row, torch.from_numpy(np.asarray(known.item_ids, dtype=np.int64))] = -torch.inf
+                scores[row, torch.from_numpy(known.item_ids)] = -torch.inf
             scores[row, torch.from_numpy(self.bundle.items.encode(list(left_out)))] = -torch.inf
         indices, best = top_k(scores, k)
         answers = []
@@ -150,32 +164,48 @@ class Ranker(Generic[BundleT]):
                 Ranked(
                     item_ids=list(self.bundle.items.decode(indices[row, shown].numpy())),
                     scores=best[row, shown].tolist(),
-                    source="model" if len(known.item_ids) else "popularity",
+                    source=_source(known),
                     unknown=unknown,
                 )
             )
         return answers
 
-    def _split(self, history: History) -> tuple[History, list[ItemId]]:
-        """The history in item indices, without what the bundle does not know; and the raw ids of that."""
+    def _split(self, history: History) -> tuple[_Known, list[ItemId]]:
+        """The history in item indices, and the raw ids that the bundle does not know.
+
+        Those are left out, or stand as index 0 where the model has an unknown item; a history of them alone is empty.
+        """
         indices = self.bundle.items.encode(history.item_ids)
         is_known = indices > 0
-        times = None if history.times is None else np.asarray(history.times, dtype=np.int64)[is_known].tolist()
+        is_read = is_known | (self._reads_unknown and bool(is_known.any()))
+        times = None if history.times is None else np.asarray(history.times, dtype=np.int64)[is_read]
         unknown = [item for item, known in zip(history.item_ids, is_known, strict=True) if not known]
-        return History(indices[is_known].tolist(), times), unknown
+        return _Known(indices[is_read], times, self._encoded_types(history, is_read)), unknown
+
+    def _encoded_types(self, history: History, is_read: np.ndarray) -> np.ndarray:
+        """Numbers of the event types, 0 where none is told or the model does not know it."""
+        if history.event_types is None or not self._event_types:
+            return np.zeros(int(is_read.sum()), dtype=np.int64)
+        numbers = (self._event_types.get(name or "", 0) for name in history.event_types)
+        return np.fromiter(numbers, np.int64, len(history.event_types))[is_read]
 
     @torch.no_grad()
-    def _scores(self, histories: Sequence[History], query_time: int | None) -> Tensor:
+    def _scores(self, histories: Sequence[_Known], query_time: int | None) -> Tensor:
         """(B, V+1): the model's scores, or the popularity counts for an empty history."""
         scores = self._popularity.repeat(len(histories), 1)
         rows = [row for row, history in enumerate(histories) if len(history.item_ids)]
         if rows:
             times = [histories[row].times for row in rows]
             batch = JaggedBatch.from_sequences(
-                [np.asarray(histories[row].item_ids, dtype=np.int64) for row in rows],
+                [histories[row].item_ids for row in rows],
                 times=[t for t in times if t is not None] if all(t is not None for t in times) else None,
                 query_times=None if query_time is None else [query_time] * len(rows),
                 max_len=self.bundle.model.max_len,
+                event_types=[histories[row].event_types for row in rows] if self._event_types else None,
             )
             scores[torch.tensor(rows)] = scores_of(self.bundle.model, batch, self._item_vectors)
         return scores
+
+
+def _source(known: _Known) -> Literal["model", "popularity"]:
+    return "model" if len(known.item_ids) else "popularity"

@@ -14,9 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from recsys.errors import DataError
 from recsys.features.batches import JaggedBatch, query_batches
 from recsys.features.dataset import PreparedDataset
 from recsys.features.slices import Queries
+from recsys.models.item_inputs import inputs_of
 from recsys.models.protocols import NextItemModel, Scorer
 from recsys.models.ranking.threads import in_threads
 
@@ -33,9 +35,13 @@ class QueryStates:
         model: encoded in eval mode.
         dataset: the queries are of this dataset.
         queries: each has at least one event.
+
+    Raises:
+        DataError: the model reads event types, and those of the dataset are numbered otherwise.
     """
 
     def __init__(self, model: NextItemModel, dataset: PreparedDataset, queries: Queries) -> None:
+        _check_event_types(model, dataset)
         self.model, self.dataset, self.queries = model, dataset, queries
         self._kept: list[tuple[Integers, Tensor]] | None = None
 
@@ -69,6 +75,15 @@ class QueryStates:
 
     def _encode(self, part: tuple[Integers, JaggedBatch], device: torch.device) -> tuple[Integers, Tensor]:
         return part[0], self.model.encode(part[1].to(device))
+
+
+def _check_event_types(model: NextItemModel, dataset: PreparedDataset) -> None:
+    known, there = inputs_of(model).event_type_names, dataset.event_type_names
+    if there[: len(known)] != known:
+        raise DataError(
+            f"{dataset.path}: its event types are {', '.join(there) or 'none'}, those of the model {', '.join(known)}; "
+            "evaluate on the dataset it was trained on, or a day appended to it"
+        )
 
 
 def device_of(scorer: NextItemModel | Scorer) -> torch.device:

@@ -104,6 +104,8 @@ def _draw_intervals(axes: "Axes", found: Comparison) -> None:
 
 
 def _draw_costs(axes: "Axes", found: Comparison) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     shown = [one for one in _best_first(found) if one.cost is not None]
     axes.set_xscale("log")
     for one in shown:
@@ -119,6 +121,9 @@ def _draw_costs(axes: "Axes", found: Comparison) -> None:
     axes.set_ylim(bottom=min(means) - room, top=max(means) + room)
     times = [value for one in shown if one.cost is not None for value in (one.cost.median_ms, one.cost.p99_ms)]
     axes.set_xlim(min(times) / 1.6, max(times) * 1.6)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.ticklabel_format(axis="y", useOffset=False)
     _name_dots(axes, shown)
     axes.set_xlabel("ms for the ten items of one user: median (dot) to p99 (line end)\nthe dot grows with the bytes")

@@ -10,7 +10,6 @@ from recsys.errors import RecsysError
 from recsys.features.dataset import PreparedDataset
 from recsys.models.bundle import save_bundle
 from recsys.models.protocols import NextItemModel
-from recsys.pipelines.run_config import TrainConfig
 
 GOLDEN_USERS = 8
 _OF_THE_RECORD = ("data_hash", "protocol", "order", "recsys", "commit")
@@ -36,7 +35,7 @@ class Stopped(RecsysError):
 def write_bundle(
     path: Path,
     model: NextItemModel,
-    config: TrainConfig,
+    made_by: tuple[str, dict[str, Any]],
     dataset: PreparedDataset,
     record: dict[str, Any],
     validation: dict[str, Any],
@@ -46,16 +45,18 @@ def write_bundle(
     Args:
         path: of the bundle's folder.
         model: in eval mode, with the weights that are kept.
-        config, record: of the run.
+        made_by: the model's name, and its config with the sizes that the dataset gave it.
+        record: of the run.
         dataset: what it was trained on.
         validation: figures of the best epoch with their protocol; empty where the protocol holds out none.
     """
-    items = config.data / "items.parquet"
+    name, config = made_by
+    items = dataset.path / "items.parquet"
     return save_bundle(
         path,
         model=model,
-        name=config.model["name"],
-        config=config.model_config,
+        name=name,
+        config=config,
         items=dataset.items,
         popularity=dataset.train_counts(),
         metrics={"validation": validation},

@@ -20,7 +20,8 @@ from recsys.features.leakage import open_without_leaks
 from recsys.files import sha256_of, storage_errors
 from recsys.models import registry
 from recsys.models.protocols import NextItemModel, ReadsDataset
-from recsys.pipelines.run_config import TrainConfig, open_run, record_of
+from recsys.pipelines.optimization import build_batches
+from recsys.pipelines.run_config import TrainConfig, begin_warm, open_run, record_of
 from recsys.pipelines.run_log import Observer, RunClock, RunLog
 from recsys.pipelines.stopping import on_stop_signal
 from recsys.pipelines.training.plan import Plan
@@ -60,7 +61,10 @@ class _Run:
             torch.set_num_threads(self.optimization.threads)
         self.device = _device(self.optimization.device)
         self.dataset = open_without_leaks(config.data)
-        self.model, self.module = self._model()
+        self.model_config = registry.fitted_config(config.model["name"], config.model_config, self.dataset)
+        self.model = self._model()
+        warm = begin_warm(self.model, config, self.model_config, self.dataset)
+        self.module = _as_module(self.model).to(self.device)
         self.batches = self._batches()
         self.plan = Plan(self.batches, self.optimization)
         self.stepper = Stepper(self.model, self.module, config, self.plan.total)
@@ -70,7 +74,7 @@ class _Run:
             out / "checkpoints", self.module, self.stepper.optimizer, self.stepper.average, self.log.warn
         )
         self.state, self.is_stopping = RunState(), False
-        self.record = record_of(config, self.dataset)
+        self.record = record_of(config, self.dataset) | ({"warm_start": warm} if warm else {})
 
     def finish(self) -> TrainResult:
         with open_run(self.out, self.record), on_stop_signal(self._stop):
@@ -79,22 +83,15 @@ class _Run:
                 self._epoch(self.state.epoch)
             return self._end()
 
-    def _model(self) -> tuple[NextItemModel, nn.Module]:
+    def _model(self) -> NextItemModel:
         seed_of_step(self.config.seed, -1, 0)
-        model = registry.build(self.config.model["name"], self.config.model_config, self.dataset.num_items)
-        if not isinstance(model, nn.Module):
-            raise ConfigError(f"model {type(model).__name__} is no torch.nn.Module and cannot be trained")
+        model = registry.build(self.config.model["name"], self.model_config, self.dataset.num_items)
         if isinstance(model, ReadsDataset):
             model.read(self.dataset)
-        return model, model.to(self.device)
+        return model
 
     def _batches(self) -> TrainBatches:
-        batches = TrainBatches(
-            self.dataset,
-            max_len=self.model.train_len,
-            tokens_per_batch=self.optimization.tokens_per_batch,
-            seed=self.config.seed,
-        )
+        batches = build_batches(self.model, self.dataset, self.optimization, self.config.seed)
         if not batches.num_tokens:
             raise ConfigError(
                 f"{self.config.data}: no user has two training events; prepare with more data or lower filters"
@@ -186,7 +183,12 @@ class _Run:
             self.stepper.average.copy_into_weights()
         self.module.eval()
         path = write_bundle(
-            self.out / "bundle", self.model, self.config, self.dataset, self.record, self.validation.record(state)
+            self.out / "bundle",
+            self.model,
+            (self.config.model["name"], self.model_config),
+            self.dataset,
+            self.record,
+            self.validation.record(state),
         )
         result = TrainResult(
             bundle=path,
@@ -201,6 +203,12 @@ class _Run:
             "end", state.step, best_epoch=result.best_epoch, seconds=round(result.seconds, 3), **result.validation
         )
         return result
+
+
+def _as_module(model: NextItemModel) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model {type(model).__name__} is no torch.nn.Module and cannot be trained")
+    return model
 
 
 def _device(name: str) -> torch.device:

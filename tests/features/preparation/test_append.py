@@ -33,14 +33,16 @@ def _write(path: Path, events: list[Event], key: str | None = "ts", prefix: str 
 
 
 def _sequences(dataset: PreparedDataset) -> dict[Any, tuple[Any, ...]]:
-    """Raw user id -> raw item ids, times, and the two cuts."""
+    """Raw user id -> raw item ids, times, event types, and the two cuts."""
     found = {}
     for shard in dataset.shards:
         for row, user in enumerate(dataset.users.decode(shard.users)):
             part = slice(shard.offsets[row], shard.offsets[row + 1])
             times = None if shard.times is None else shard.times[part].tolist()
             cuts = (int(shard.train_end[row]), int(shard.valid_end[row]))
-            found[user] = (dataset.items.decode(shard.items[part]), times, cuts)
+            assert shard.event_types is not None
+            types = [dataset.event_type_names[number - 1] for number in shard.event_types[part].tolist()]
+            found[user] = (dataset.items.decode(shard.items[part]), times, types, cuts)
     return found
 
 
@@ -175,7 +177,7 @@ def test_items_become_eligible_with_their_new_events_alone(tmp_path: Path) -> No
     # 7 has two events now, 8 has three; user 4 has one at an eligible item, user 5 three.
     day = [(2, 7, 200, "v"), (2, 8, 201, "v"), (3, 8, 202, "v"), (4, 1, 203, "v"), (5, 1, 204, "v"), (5, 2, 205, "v")]
     grown = append(_write(tmp_path / "1.csv", [*day, (5, 3, 206, "v")]), out)
-    assert {user: items for user, (items, _, _) in _sequences(grown).items()} == {
+    assert {user: items for user, (items, *_) in _sequences(grown).items()} == {
         1: [1, 2, 3],
         2: [1, 2, 3, 8],
         3: [1, 2, 3, 8],

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recsys.kernels.attention.dropout import column_hash, dropped, kept, row_hash
+from recsys.kernels.attention.dropout import column_hash, drop, dropped, row_hash
 
 
 def _hashes(seed: int, sequence: int, length: int, num_heads: int = 1) -> tuple[Tensor, Tensor]:
@@ -19,13 +19,17 @@ def test_the_share_dropped_is_as_asked(dropout_p: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("dropout_p", [1e-12, 0.1, 0.37, 1 - 1e-12])
-def test_factors_are_zero_exactly_where_dropped(dtype: torch.dtype, dropout_p: float) -> None:
+@pytest.mark.parametrize("in_place", [False, True])
+def test_weights_are_zero_where_dropped_and_untouched_elsewhere(
+    dtype: torch.dtype, dropout_p: float, in_place: bool
+) -> None:
     rows, columns = _hashes(7, 3, 200, 2)
-    factors, is_dropped = kept(rows, columns, dropout_p, dtype), dropped(rows, columns, dropout_p)
-    assert factors.dtype == dtype
-    assert torch.equal(factors == 0, is_dropped)
-    expected = torch.full_like(factors, 1 / (1 - dropout_p)).masked_fill(is_dropped, 0)
-    torch.testing.assert_close(factors, expected, rtol=1e-6, atol=0)
+    weights = torch.randn(2, 200, 200, dtype=dtype)
+    expected, given = weights.masked_fill(dropped(rows, columns, dropout_p), 0), weights.clone()
+    found = drop(given, rows, columns, dropout_p, in_place=in_place)
+    assert found.dtype == dtype
+    assert torch.equal(found, expected)
+    assert torch.equal(given, expected if in_place else weights)
 
 
 def test_seed_head_and_sequence_give_masks_that_agree_by_chance_alone() -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,18 @@ def test_a_picture_grows_with_the_number_of_scorers(tmp_path: Path) -> None:
     many = draw_comparison(found(True, 20), tmp_path / "many.png").read_bytes()
     assert int.from_bytes(many[20:24], "big") > int.from_bytes(few[20:24], "big")
     assert many[16:20] == few[16:20]
+
+
+def test_no_number_of_the_milliseconds_covers_another_one() -> None:
+    wide = found(True, 7)
+    costs = [one.cost and replace(one.cost, median_ms=0.25, p99_ms=5.5) for one in wide.contenders]
+    near = tuple(replace(one, cost=cost) for one, cost in zip(wide.contenders, costs, strict=True))
+    figure = _figure(replace(wide, contenders=near))
+    figure.draw_without_rendering()
+    labels = [*figure.axes[1].get_xticklabels(), *figure.axes[1].get_xticklabels(minor=True)]
+    shown = [label.get_window_extent() for label in labels if label.get_text()]
+    assert len(shown) >= 2
+    assert all(not one.overlaps(other) for n, one in enumerate(shown) for other in shown[:n])
 
 
 @pytest.mark.parametrize("num_floors", [1, 7, 20])

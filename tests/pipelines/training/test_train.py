@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from recsys.errors import CheckpointError, ConfigError, InputError, StorageError, TrainingDiverged
 from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import PrepareConfig, prepare
-from recsys.models.bert4rec import draw_masks
 from recsys.models.bundle import check_golden, load_bundle
+from recsys.models.masking import draw_masks
 from recsys.models.registry import names
 from recsys.pipelines.evaluation.full_ranking import rank_targets
 from recsys.pipelines.evaluation.metrics import metrics_per_query
@@ -118,9 +118,13 @@ def test_a_run_of_a_version_that_lacked_a_setting_goes_on(circle: PreparedDatase
     first = train(config_of(circle, epochs=1), tmp_path / "run")
     file = tmp_path / "run" / "run.json"
     record = json.loads(file.read_text())
-    del record["config"]["train"]["max_seconds"]
+    del record["config"]["train"]["max_seconds"], record["config"]["model"]["block"]
     file.write_text(json.dumps(record))
     assert train(config_of(circle, epochs=1), tmp_path / "run").weights_sha256 == first.weights_sha256
+    record["config"]["model"]["a_setting_that_went"] = 1
+    file.write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=r"began with another config \(model\)"):
+        train(config_of(circle, epochs=1), tmp_path / "run")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
@@ -143,7 +147,15 @@ def test_a_model_without_a_name_and_an_unknown_device_are_refused(circle: Prepar
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("epochs", 0), ("lr", 0.0), ("patience", 0), ("tokens_per_batch", 0), ("checkpoint_every", -1)]
+    ("key", "value"),
+    [
+        ("epochs", 0),
+        ("sequences_per_batch", 0),
+        ("lr", 0.0),
+        ("patience", 0),
+        ("tokens_per_batch", 0),
+        ("checkpoint_every", -1),
+    ],
 )
 def test_a_setting_out_of_range_is_named(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{key}={value} must be"):

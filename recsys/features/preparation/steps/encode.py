@@ -1,5 +1,6 @@
 """One arranged shard as the arrays of a prepared dataset."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,24 @@ from recsys.features.slices import Int32s, Int64s, Shard, offsets_of, ranges
 from recsys.features.splits import SplitConfig, by_time, leave_one_out, ratio
 
 
-def encode(kept: Kept, merged: Merged, number: int, order: Order, kinds: list[str | None], folder: Path) -> Int64s:
-    """Write users, offsets, items and times of a shard, users by ascending index; gives back the offsets, (n+1,) int64.
+def encode(
+    kept: Kept,
+    merged: Merged,
+    number: int,
+    order: Order,
+    kinds: list[str | None],
+    event_types: Sequence[str],
+    folder: Path,
+) -> Int64s:
+    """Write a shard, users by ascending index, but for its cuts; gives back the offsets, (n+1,) int64.
 
     Args:
         kept: the arranged shards, filtered.
         merged: indices.
         number: of the shard.
         order: what the order keys are.
-        kinds: event types by number.
+        kinds: event types by their number in the source.
+        event_types: event types by their number in the dataset, number 1 first.
         folder: where the arrays go.
     """
     folder.mkdir(parents=True)
@@ -38,6 +48,10 @@ def encode(kept: Kept, merged: Merged, number: int, order: Order, kinds: list[st
     key, kind = part.key, part.kind
     if order == "time" and key is not None:
         np.save(folder / "times.npy", key[places])
+    if event_types and kind is not None:
+        number_of = {name: number for number, name in enumerate(event_types, start=1)}
+        numbers = np.array([number_of.get(name or "", 0) for name in kinds], np.int32)
+        np.save(folder / "event_types.npy", numbers[kind[places]])
     _save_for_append(folder, key[places] if order == "position" and key is not None else None, kind, places, kinds)
     return offsets
 
@@ -51,6 +65,16 @@ def split_shard(
     if protocol == "ratio":
         return ratio(shard.offsets, split.valid_share, split.test_share)
     return leave_one_out(shard.offsets, with_valid=protocol == "loo")
+
+
+def event_types_of(kept: Kept, kinds: Sequence[str | None], known: Sequence[str] = ()) -> list[str]:
+    """The types that kept events have, in the order of their first event in the source, after those known before."""
+    used: set[int] = set()
+    for number, part in enumerate(kept.parts):
+        if part.kind is not None:
+            used.update(np.unique(np.asarray(part.kind)[kept.events(number)]).tolist())
+    found = [name for number, name in enumerate(kinds) if number in used and name and name not in known]
+    return [*known, *found]
 
 
 def _save_for_append(

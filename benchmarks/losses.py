@@ -1,0 +1,164 @@
+"""The losses side by side: each trained for the same seconds, then ranked in full beside the floor.
+
+    RECSYS_DATA=FOLDER python -m benchmarks.losses [--sets ml-1m amazon-beauty] [--model sasrec] [--seconds 300]
+                                                   [--losses ce gbce-256] [--seed 0] [--data runs/floors]
+
+Each run is configs/SET/MODEL.yaml with another `model.loss` and `train.max_seconds`. What stands in
+benchmarks/results/losses.jsonl is not done again, and an interrupted run goes on from its checkpoint in --out. The
+floors are those tuned in the dataset's folder by benchmarks.floors, else eight named settings: the row says which.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.support.interaction_sets import prepared
+from benchmarks.support.record import RESULTS, append
+from recsys import config as configs
+from recsys.errors import RecsysError
+from recsys.features.dataset import PreparedDataset
+from recsys.models.bundle import load_bundle
+from recsys.models.protocols import Scorer
+from recsys.pipelines.evaluation.evaluate import evaluate
+from recsys.pipelines.floors.fit import describe_floors, fit_floors
+from recsys.pipelines.run_config import TrainConfig
+from recsys.pipelines.training import TrainResult, train
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "ce": {},
+    "ce-bfloat16": {"logits": "bfloat16"},
+    "sampled_softmax-256": {"kind": "sampled_softmax", "num_negatives": 256},
+    "sampled_softmax-1024": {"kind": "sampled_softmax", "num_negatives": 1024},
+    "sampled_softmax-3000": {"kind": "sampled_softmax", "num_negatives": 3000},
+    "sampled_softmax-3000-sequence": {"kind": "sampled_softmax", "num_negatives": 3000, "shared": "sequence"},
+    "gbce-256": {"kind": "gbce", "num_negatives": 256},
+    "gbce-256-none": {"kind": "gbce", "num_negatives": 256, "shared": "none"},
+    "mixed_logq-256": {"kind": "mixed_logq", "num_negatives": 256},
+    "mixed_logq-1024": {"kind": "mixed_logq", "num_negatives": 1024},
+    "bce-1-none": {"kind": "bce", "num_negatives": 1, "shared": "none"},
+    "bce-256": {"kind": "bce", "num_negatives": 256},
+}
+FILE = "losses"
+KEY = ("data", "model", "loss", "max_seconds", "seed")
+METRICS = ("ndcg@10", "hr@10")
+EPOCHS = 1_000_000  # the seconds end it
+
+
+def measure(
+    key: dict[str, Any], dataset: PreparedDataset, floors: dict[str, Scorer], options: argparse.Namespace
+) -> dict[str, Any]:
+    """One loss on one set: trained for the seconds, ranked in full on the test part."""
+    trained = fit(key, dataset, options)
+    model = load_bundle(trained.bundle).model
+    found = evaluate({**floors, options.model: model}, dataset, "test")
+    assert found.best_floor is not None
+    return {
+        **key,
+        "settings": LOSSES[key["loss"]],
+        "threads": torch.get_num_threads(),
+        "epochs": trained.epochs,
+        "steps": trained.steps,
+        "best_epoch": trained.best_epoch,
+        "seconds": round(trained.seconds, 1),
+        "validation": trained.validation,
+        "test": {metric: asdict(found.metrics[options.model][metric]) for metric in METRICS},
+        "difference": {metric: asdict(found.differences[options.model][metric]) for metric in METRICS},
+        "floor": found.best_floor,
+        "floor_test": {metric: asdict(found.metrics[found.best_floor][metric]) for metric in METRICS},
+        "floors": describe_floors(dataset),
+        "reachable": found.reachable,
+        "protocol": found.protocol,
+    }
+
+
+def fit(key: dict[str, Any], dataset: PreparedDataset, options: argparse.Namespace) -> TrainResult:
+    """The trained model, in a run folder of its own.
+
+    Raises:
+        SystemExit: it cannot be trained; one line says why.
+    """
+    settings = configs.read(Path("configs") / key["data"] / f"{key['model']}.yaml")
+    settings["model"]["loss"] = LOSSES[key["loss"]]
+    settings["train"] |= {"max_seconds": key["max_seconds"], "epochs": EPOCHS}
+    settings |= {"data": str(dataset.path), "seed": key["seed"]}
+    name = f"{key['model']}-{key['loss']}-{key['max_seconds']:g}s-seed{key['seed']}"
+    try:
+        return train(configs.load(TrainConfig, settings), options.out / key["data"] / name)
+    except RecsysError as error:
+        raise SystemExit(f"error: {key['data']} {name}: {error}") from error
+
+
+def row_done(key: dict[str, Any]) -> dict[str, Any] | None:
+    """The row of this run, if it is written already."""
+    file = RESULTS / f"{FILE}.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    rows = (json.loads(line) for line in lines)
+    return next((row for row in rows if all(row[part] == key[part] for part in KEY)), None)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A markdown table of one set and model, best first; the floor stands last."""
+    first = rows[0]
+    lines = [
+        f"**{first['data']}, {first['model']}** ({first['max_seconds']:g} s of training each, seed {first['seed']}, "
+        f"{first['threads']} threads; {first['floors']})",
+        "",
+        "| loss | NDCG@10 | HR@10 | NDCG@10 - floor | epochs | best epoch |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: -row["test"]["ndcg@10"]["mean"]):
+        best = "-" if row["best_epoch"] is None else row["best_epoch"] + 1
+        cells = [row["loss"], _figure(row["test"]["ndcg@10"]), _figure(row["test"]["hr@10"])]
+        lines.append(
+            f"| {' | '.join(cells)} | {_figure(row['difference']['ndcg@10'], '+')} | {row['epochs']} | {best} |"
+        )
+    floor = " | ".join(_figure(first["floor_test"][metric]) for metric in METRICS)
+    lines.append(f"| floor: {first['floor']} | {floor} | | | |")
+    return "\n".join([*lines, "", f"`{first['protocol']}`", ""])
+
+
+def _figure(interval: dict[str, float], sign: str = "") -> str:
+    return f"{interval['mean']:{sign}.4f} [{interval['low']:{sign}.4f}, {interval['high']:{sign}.4f}]"
+
+
+def compare(name: str, options: argparse.Namespace, command: str) -> list[dict[str, Any]]:
+    """Every loss of one set, measured unless its row is written already."""
+    dataset = prepared(name, options.data)
+    floors: dict[str, Scorer] = {}
+    rows = []
+    for loss in options.losses:
+        values = (name, options.model, loss, options.seconds, options.seed)
+        key = dict(zip(KEY, values, strict=True))
+        row = row_done(key)
+        if row is None:
+            floors = floors or fit_floors(dataset)
+            row = measure(key, dataset, floors, options)
+            append(FILE, command, row)
+            print(f"{name} {options.model} {loss}: NDCG@10 {_figure(row['test']['ndcg@10'])}", flush=True)
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Train and rank with every loss on every set; print a table a set, append a line a run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", choices=("ml-1m", "amazon-beauty"), default=["ml-1m", "amazon-beauty"])
+    parser.add_argument("--model", choices=("sasrec", "bert4rec"), default="sasrec")
+    parser.add_argument("--losses", nargs="+", choices=tuple(LOSSES), default=list(LOSSES))
+    parser.add_argument("--seconds", type=float, default=300.0, help="of training, validations included")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, default=Path("runs/floors"), help="folder of the prepared sets")
+    parser.add_argument("--out", type=Path, default=Path("runs/losses"), help="folder of the runs")
+    options = parser.parse_args()
+    command = " ".join(["python -m benchmarks.losses", *sys.argv[1:]])
+    for name in options.sets:
+        print(table(compare(name, options, command)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""What a model knows of an event: its item's id, and where it is told to, event type, category and a frozen vector.
+
+    token(t)  = E[x_t] + C[category(x_t)] + A v(x_t) + Y[type_t]
+    vector(i) = E[i]   + C[category(i)]   + A v(i)
+
+Category and frozen vector stand on both sides, as the id does whose matrix is tied; the type of an event is known of
+the past alone. An item without a training event has no row of its own that means anything: E[i] is then left out of its
+vector where category or frozen vector say something, and of its token.
+
+Id dropout: in training the id of an event is replaced, with probability `id_dropout`, by one learned vector, the
+unknown item; category, vector and type stay. It stands in for every id that the vocabulary lacks (index 0) and every
+item without a training event.
+
+Frozen vectors are scaled to length 1 and never trained, the adapter A is a matrix: Hou et al. 2022, arXiv:2206.05941.
+Differs: one linear adapter, no mixture of experts, no whitening.
+
+Dims: T tokens, V items, D width.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recsys.errors import ConfigError
+from recsys.features.dataset import PreparedDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemInputsConfig:
+    """What is read of an event beside its item. The sizes are those of the dataset, filled in when a run begins."""
+
+    event_types: bool = False
+    categories: bool = False
+    frozen_vectors: bool = False
+    id_dropout: float = 0.0  # of the inputs in training; above 0 the model has an unknown item
+    event_type_names: tuple[str, ...] = ()  # number 1 first
+    num_categories: int = 0
+    vector_width: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.id_dropout < 1.0:
+            raise ValueError(f"id_dropout={self.id_dropout} must be in [0, 1)")
+
+    @property
+    def has_content(self) -> bool:
+        """Whether an item has a vector beside that of its id."""
+        return self.categories or self.frozen_vectors
+
+    def fitted(self, dataset: PreparedDataset) -> "ItemInputsConfig":
+        """This config with the dataset's sizes.
+
+        Raises:
+            ConfigError: the dataset lacks what is asked for, or a size that is set differs from its own.
+        """
+        sizes: dict[str, tuple[str, int | tuple[str, ...], str]] = {
+            "event_types": ("event_type_names", dataset.event_type_names, _NO_TYPES),
+            "categories": ("num_categories", len(dataset.category_names), _NO_CATEGORIES),
+            "frozen_vectors": ("vector_width", dataset.vector_width, _NO_VECTORS),
+        }
+        found = self
+        for switch, (name, there, remedy) in sizes.items():
+            if not getattr(self, switch):
+                continue
+            if not there:
+                raise ConfigError(f"model.inputs.{switch}=true: {dataset.path} {remedy}, or set it to false")
+            if getattr(self, name) not in (type(there)(), there):
+                raise ConfigError(
+                    f"model.inputs.{name}={_shown(getattr(self, name))}, but {dataset.path} has {_shown(there)}; "
+                    "leave it out: it is taken from the dataset"
+                )
+            found = replace(found, **{name: there})  # type: ignore[arg-type]  # each of its field's type
+        return found
+
+
+def inputs_of(model: object) -> ItemInputsConfig:
+    """What the model reads of an event beside its item: its `inputs`; nothing where it has none."""
+    inputs = getattr(model, "inputs", None)
+    return inputs if isinstance(inputs, ItemInputsConfig) else ItemInputsConfig()
+
+
+class ItemInputs(nn.Embedding):
+    """The items' id vectors, `weight` (V+1, D), and what is added to them; without side columns an nn.Embedding.
+
+    Args:
+        config: what is read; where a switch is on its size is set.
+        num_items: V.
+        d_model: D.
+
+    Raises:
+        ConfigError: a size is missing.
+    """
+
+    categories: Tensor  # (V+1,) int64
+    vectors: Tensor  # (V+1, vector_width) float, each of length 1 or 0
+    is_trained: Tensor  # (V+1,) bool
+
+    def __init__(self, config: ItemInputsConfig, num_items: int, d_model: int) -> None:
+        super().__init__(num_items + 1, d_model, padding_idx=0)
+        _check_sizes(config)
+        self.config = config
+        self.event_type = (
+            nn.Embedding(len(config.event_type_names) + 1, d_model, padding_idx=0) if config.event_types else None
+        )
+        self.category = nn.Embedding(config.num_categories + 1, d_model, padding_idx=0) if config.categories else None
+        self.adapter = nn.Linear(config.vector_width, d_model, bias=False) if config.frozen_vectors else None
+        self.unknown = nn.Parameter(0.02 * torch.randn(d_model)) if config.id_dropout else None
+        if config.categories:
+            self.register_buffer("categories", torch.zeros(num_items + 1, dtype=torch.int64))
+        if config.frozen_vectors:
+            self.register_buffer("vectors", torch.zeros(num_items + 1, config.vector_width))
+        if config.has_content or config.id_dropout:
+            self.register_buffer("is_trained", torch.arange(num_items + 1) > 0)
+
+    def read(self, dataset: PreparedDataset) -> None:
+        """Take categories and vectors of the items, and which of them training sees."""
+        if self.category is not None:
+            self.categories.copy_(torch.from_numpy(np.asarray(dataset.item_categories, dtype=np.int64)))
+        if self.adapter is not None:
+            vectors = torch.from_numpy(np.array(dataset.item_vectors))
+            self.vectors.copy_(nn.functional.normalize(vectors, dim=1))
+        if hasattr(self, "is_trained"):
+            self.is_trained.copy_(torch.from_numpy(dataset.train_counts() > 0))
+
+    def tokens(
+        self, item_ids: Tensor, event_types: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """(T, D) vectors of events.
+
+        Args:
+            item_ids: (T,) int64; 0 is an item that the vocabulary lacks.
+            event_types: (T,) int64, 0 unknown; None: all unknown. A type that came after training is unknown.
+            generator: CPU generator of the id dropout; without one, and in eval mode, no id is dropped.
+        """
+        x = self(item_ids)
+        if self.unknown is not None:
+            x = torch.where(self._is_unknown(item_ids, generator)[:, None], self.unknown, x)
+        elif self.config.has_content:
+            x = x * self.is_trained[item_ids][:, None]
+        x = self._with_content(x, item_ids)
+        if self.event_type is not None and event_types is not None:
+            known = torch.where(event_types < self.event_type.num_embeddings, event_types, 0)
+            x = x + self.event_type(known)
+        return x
+
+    def output_vectors(self, item_ids: Tensor | None = None) -> Tensor:
+        """(V+1, D) vectors that are scored, or the rows `item_ids`; row 0 is padding."""
+        vectors = self.weight if item_ids is None else self.weight[item_ids]
+        if not self.config.has_content:
+            return vectors
+        is_trained = self.is_trained if item_ids is None else self.is_trained[item_ids]
+        return self._with_content(vectors * is_trained[:, None], item_ids)
+
+    def _is_unknown(self, item_ids: Tensor, generator: torch.Generator | None) -> Tensor:
+        is_unknown: Tensor = ~self.is_trained[item_ids]
+        if not self.training or generator is None:
+            return is_unknown
+        is_dropped = torch.rand(len(item_ids), generator=generator) < self.config.id_dropout
+        return is_unknown | is_dropped.to(item_ids.device, non_blocking=True)
+
+    def _with_content(self, x: Tensor, item_ids: Tensor | None) -> Tensor:
+        rows = slice(None) if item_ids is None else item_ids
+        if self.category is not None:
+            x = x + self.category(self.categories[rows])
+        if self.adapter is not None:
+            x = x + self.adapter(self.vectors[rows])
+        return x
+
+
+_NO_TYPES = "has no event types; prepare a log with a column of them again: --set read.columns.event_type=NAME"
+_NO_CATEGORIES = "has no categories of items; prepare it again: --items TABLE --set item_category=COLUMN"
+_NO_VECTORS = "has no vectors of items; prepare it again: --items TABLE --set item_vectors=COLUMN"
+
+
+def _check_sizes(config: ItemInputsConfig) -> None:
+    switches = {"event_types": "event_type_names", "categories": "num_categories", "frozen_vectors": "vector_width"}
+    for switch, size in switches.items():
+        if getattr(config, switch) and not getattr(config, size):
+            raise ConfigError(
+                f"model.inputs.{switch}=true, but inputs.{size} is not set; train with a dataset, which sets it"
+            )
+
+
+def _shown(size: int | tuple[str, ...]) -> str:
+    return str(size) if isinstance(size, int) else ", ".join(size)
