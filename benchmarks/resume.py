@@ -25,8 +25,6 @@ from benchmarks.support.killed_run import Death, KilledRun
 from benchmarks.support.record import append
 from recsys import config as configs
 from recsys.features.dataset import PreparedDataset
-from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
-from recsys.features.simulate.shop import ShopConfig, simulate
 from recsys.pipelines.optimization import OptimizationConfig
 from recsys.pipelines.run_config import TrainConfig
 
@@ -41,7 +39,7 @@ ALL_ON: dict[str, Any] = {
     "warmup_steps": 5,
     "decay": "cosine",
     "weight_decay": 0.01,
-    "tokens_per_batch": 512,
+    "tokens_per_batch": 256,
 }
 CASES = {
     f"{model}{label}": ({"name": model, **MODEL, "attention_dropout": 0.1}, keys)
@@ -106,6 +104,10 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _dataset(folder: Path) -> PreparedDataset:
+    # Every process that is to be killed imports this file first, and has no use for polars.
+    from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
+    from recsys.features.simulate.shop import ShopConfig, simulate
+
     world = simulate(ShopConfig(users=300, items=400), folder / "world")
     return prepare(world / "interactions.parquet", folder / "data", PrepareConfig(split=SplitConfig(protocol="loo")))
 
