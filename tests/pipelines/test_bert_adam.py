@@ -94,6 +94,18 @@ def test_the_decayed_parameters_are_named(optimizer: str, wanted: set[str]) -> N
     assert moved == wanted
 
 
+def test_a_config_gets_the_optimizer_it_names() -> None:
+    """The first step of Adam is lr whatever the gradient; without bias correction it is lr * .1 / sqrt(1 - beta2)."""
+    moved = {}
+    for name in ("adamw", "bert_adam"):
+        layer = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(layer.weight)
+        layer.weight.grad = torch.ones(1, 1)
+        build_optimizer(layer, OptimizationConfig(optimizer=name, lr=0.01, beta2=0.96)).step()
+        moved[name] = 1.0 - float(layer.weight.detach())
+    assert moved == pytest.approx({"adamw": 0.01, "bert_adam": 0.01 * 0.1 / 0.2}, rel=1e-4)
+
+
 def test_a_checkpoint_brings_the_moments_back(tmp_path: Path) -> None:
     def trained(steps: int) -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
