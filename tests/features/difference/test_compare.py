@@ -204,6 +204,50 @@ def test_text_has_no_column_types_and_is_compared_all_the_same(
     assert told(checks) == set()
 
 
+WRITERS: dict[str, Callable[[pl.DataFrame, Path], None]] = {
+    "csv": lambda day, path: day.write_csv(path),
+    "quoted.csv": lambda day, path: day.write_csv(path, quote_style="always"),
+    "jsonl": lambda day, path: day.write_ndjson(path),
+    "texts.parquet": lambda day, path: day.with_columns(pl.col(pl.String).fill_null("")).write_parquet(path),
+    "parquet": lambda day, path: day.write_parquet(path),
+}
+
+
+@pytest.mark.parametrize("format_", WRITERS)
+def test_a_value_is_missing_whatever_the_format(
+    format_: str, halves: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path
+) -> None:
+    old, new = (half.with_columns(page=pl.lit("a")) for half in halves)
+    names = ["event_type", "weight", "price", "page", "timestamp"]
+    holes = [pl.when(n != ROW % 20).then(name).alias(name) for n, name in enumerate(names)]
+    WRITERS[format_](old, tmp_path / f"old.{format_}")
+    WRITERS[format_](new.with_columns(holes), tmp_path / f"new.{format_}")
+    before, after = (profile_log(tmp_path / f"{name}.{format_}", ReadConfig(), quiet) for name in ("old", "new"))
+    assert after.types["event_type"].sort().to_list() == ["buy", "cart", "view"]
+    assert set(before.missing.values()) == {0.0}
+    assert before.missing.keys() == after.missing.keys() == set(old.columns)
+    checks = {check.name: check for check in compare_logs(before, after, LIMITS)}
+    assert told(checks) == {"rejected", *(f"missing.{name}" for name in names)}
+    found = {checks[f"missing.{name}"].value for name in names}
+    assert all(value is not None and abs(value - 0.05) < 0.001 for value in found)
+
+
+def test_a_key_that_a_json_object_lacks_is_missing(halves: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path) -> None:
+    old, new = halves
+    old.write_ndjson(tmp_path / "old.jsonl")
+    new.write_ndjson(tmp_path / "new.jsonl")
+    lines = (
+        (tmp_path / "new.jsonl").read_text().replace('"user_id":', '"user":', 500).replace('"price":', '"cost":', 700)
+    )
+    (tmp_path / "new.jsonl").write_text("\n".join(reversed(lines.splitlines())) + "\n")
+    before, after = (profile_log(tmp_path / f"{name}.jsonl", ReadConfig(), quiet) for name in ("old", "new"))
+    assert after.missing["user_id"] == pytest.approx(500 / new.height)
+    # A line that lacks what it needs has no row, and nothing else is counted of it.
+    assert after.missing["price"] == pytest.approx(200 / new.height)
+    checks = {check.name: check for check in compare_logs(before, after, LIMITS)}
+    assert {"missing.user_id", "rejected"} <= told(checks)
+
+
 def test_a_log_without_a_usable_event_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("user_id,item_id\n,1\n")
     with pytest.raises(DataError, match="no usable event"):
