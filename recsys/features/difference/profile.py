@@ -12,7 +12,14 @@ import polars as pl
 from recsys.errors import DataError
 from recsys.features.describe.counts import Counts
 from recsys.features.describe.shared import HOUR_US
-from recsys.features.readers import Chunk, InteractionSource, MixedIds, open_interactions, with_string_ids
+from recsys.features.readers import (
+    Chunk,
+    InteractionSource,
+    MixedIds,
+    hash_sources,
+    open_interactions,
+    with_string_ids,
+)
 from recsys.features.schema import COLUMNS, ReadConfig
 from recsys.features.slices import Int64s
 
@@ -31,19 +38,21 @@ class LogProfile:
         path: of the log.
         kinds: `order`, `time_unit`, `user_id`, `item_id`: what the reader took them for.
         columns: name and type of every column; `text` where the format has no types.
-        counts: `lines`, `rejected`, `events`.
+        digests: sha256 of each file, sorted.
+        counts: `lines`, `rejected`, `events`, and `clamped`: of them with a time in the future.
         missing: share of the lines without a value, by column: ours by our names, others by their own.
         users: `user_id` (text) and `events`.
         items: `item_id` (text) and `events`.
         types: `event_type` and `events`; empty without that column.
         weights: `weight` (3 significant digits) and `events`; empty without that column.
         hours: (24,) int64, events by hour of the day, UTC; None without times.
-        span_us: first and last time, or None.
+        span_us: first and last credible time, or None.
     """
 
     path: Path
     kinds: dict[str, str | None]
     columns: dict[str, str]
+    digests: list[str]
     counts: dict[str, int]
     missing: dict[str, float]
     users: pl.DataFrame
@@ -82,7 +91,13 @@ def profile_log(path: Path, read: ReadConfig, say: Say) -> LogProfile:
         path=path,
         kinds=kinds,
         columns=_columns(source),
-        counts={"lines": pass_.lines, "rejected": pass_.lines - pass_.good, "events": pass_.events},
+        digests=sorted(str(file["sha256"]) for file in hash_sources(source)),
+        counts={
+            "lines": pass_.lines,
+            "rejected": pass_.lines - pass_.good,
+            "events": pass_.events,
+            "clamped": pass_.clamped,
+        },
         missing=pass_.missing_shares(),
         users=pass_.users.table(),
         items=pass_.items.table(),
@@ -97,7 +112,7 @@ class _Pass:
     """Counts of the chunks seen so far."""
 
     def __init__(self) -> None:
-        self.lines = self.good = self.events = 0
+        self.lines = self.good = self.events = self.clamped = 0
         self.users, self.items = Counts("user_id"), Counts("item_id")
         self.types, self.weights = Counts("event_type"), Counts("weight")
         self.hours = np.zeros(24, np.int64)
@@ -121,6 +136,7 @@ class _Pass:
         if "weight" in rows.columns:
             self.weights.add(rows["weight"].drop_nulls().round_sig_figs(WEIGHT_DIGITS))
         if order == "time":
+            self.clamped += int(rows["is_clamped"].sum())
             self._add_times(rows["timestamp"].drop_nulls().to_numpy())
 
     def missing_shares(self) -> dict[str, float]:
