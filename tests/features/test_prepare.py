@@ -315,3 +315,22 @@ def test_the_documented_manifest_has_the_keys_of_a_real_one(tmp_path: Path) -> N
     for group in ("counts", "splits", "leakage", "ids", "config"):
         assert documented[group].keys() == manifest[group].keys()
     assert documented["sources"][0].keys() == manifest["sources"][0].keys()
+
+
+def test_an_empty_type_is_none_whatever_the_format(tmp_path: Path) -> None:
+    rows = [(u, i, START + 10 * u + i, None if i % 3 == 0 else "view") for u in range(8) for i in range(6)]
+    log = pl.DataFrame(rows, schema=["user", "item", "ts", "event"], orient="row")
+    log.write_csv(tmp_path / "log.csv")
+    log.write_parquet(tmp_path / "log.parquet")
+    types = configuration.load(PrepareConfig, {"events": {"types": ["view"]}, "split": {"protocol": "loo"}})
+    for config, left_out in ((PrepareConfig(split=SplitConfig(protocol="loo")), {}), (types, {"type:(none)": 16})):
+        made = [prepare(tmp_path / f"log.{kind}", tmp_path / kind, config) for kind in ("csv", "parquet")]
+        assert [one.manifest["counts"]["left_out"] for one in made] == [left_out] * 2
+        assert made[0].manifest["data_hash"] == made[1].manifest["data_hash"]
+        kept = [pl.read_parquet(tmp_path / kind / "shards/00000/append.parquet") for kind in ("csv", "parquet")]
+        assert kept[0].equals(kept[1])
+        assert kept[0]["event_type"].null_count() == (0 if left_out else 16)
+    with pytest.raises(DataError, match=r"names 'buy', which no event has; found \(none\), view"):
+        prepare(
+            tmp_path / "log.csv", tmp_path / "csv", configuration.load(PrepareConfig, {"events": {"types": ["buy"]}})
+        )

@@ -450,3 +450,24 @@ def test_a_tar_archive_is_named_as_one(pack: Callable[[bytes], bytes], tmp_path:
     (tmp_path / "a.csv").write_bytes(pack(buffer.getvalue()))
     with pytest.raises(DataError, match="is a tar archive; .* unpack it first"):
         _read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "user,item,ts,event,session_id\n1,2,1500000000,,\n1,3,1500000001, view , s \n"),
+        ("a.tsv", 'user\titem\tts\tevent\tsession_id\n1\t2\t1500000000\t""\t""\n1\t3\t1500000001\tview\ts\n'),
+        ("a.dat", "user::item::ts::event::session_id\n1::2::1500000000::::\n1::3::1500000001::view::s\n"),
+        (
+            "a.jsonl",
+            '{"user": 1, "item": 2, "ts": 1500000000, "event": "", "session_id": null}\n'
+            '{"user": 1, "item": 3, "ts": 1500000001, "event": "view", "session_id": "s"}\n',
+        ),
+    ],
+)
+def test_an_empty_type_or_session_is_null(tmp_path: Path, name: str, text: str) -> None:
+    path = _write(tmp_path / name, text)
+    rows = _read(path).interactions.select("event_type", "session_id").rows()
+    assert rows == [(None, None), ("view", "s")]
+    pl.DataFrame({"user": [1, 1], "item": [2, 3], "event": ["", "view"]}).write_parquet(tmp_path / "a.parquet")
+    assert _read(tmp_path / "a.parquet").interactions["event_type"].to_list() == [None, "view"]

@@ -72,7 +72,7 @@ def _unit(unit: str) -> str:
 
 
 def _shapes(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if "lengths" not in values:
+    if not _has_shapes(values):
         return []
     lengths, items = values["lengths"], values["popularity"]
     return [
@@ -85,8 +85,13 @@ def _shapes(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _has_shapes(values: Mapping[str, Any]) -> bool:
+    """Whether there are events whose shapes and order could be told."""
+    return "lengths" in values and bool(values["counts"]["events"])
+
+
 def _order(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if "lengths" not in values:
+    if not _has_shapes(values):
         return []
     rows, time, ties = [], values.get("time"), values["ties"]
     if time:

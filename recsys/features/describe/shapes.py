@@ -32,7 +32,8 @@ def popularity_shape(counts: Int64s) -> dict[str, Any]:
     ascending = np.sort(counts)
     total, size = int(counts.sum()), len(counts)
     if not size:
-        return {"gini": 0.0, "top_1_percent_share": 0.0, "items_below_5": 0, "histogram": [], "ranks": [], "lorenz": []}
+        concentration = {"top_1_percent_share": 0.0, "gini": 0.0, "ranks": [], "lorenz": [0.0] * LORENZ_POINTS}
+        return _percentiles(counts) | {"histogram": [], "items_below_5": 0} | concentration
     running = np.concatenate([[0], np.cumsum(ascending)])
     top = -(-size // 100)
     ranks = np.unique(np.geomspace(1, size, 60).astype(np.int64))

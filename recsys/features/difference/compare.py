@@ -1,12 +1,13 @@
 """Every check between two profiles, with its verdict."""
 
 import dataclasses
+import datetime
 from typing import Literal
 
 import numpy as np
 import polars as pl
 
-from recsys.features.difference.config import DiffConfig, DriftLimits, NewLimits
+from recsys.features.difference.config import DiffConfig, DriftLimits, NewLimits, SpanLimits
 from recsys.features.difference.drift import drift
 from recsys.features.difference.profile import UNTYPED, LogProfile
 
@@ -42,14 +43,31 @@ class Check:
 def compare_logs(old: LogProfile, new: LogProfile, config: DiffConfig) -> list[Check]:
     """Every check between the two logs, the failed ones too."""
     return [
+        _same(old, new),
         *_kinds(old, new),
         *_columns(old, new),
         *_volume(old, new, config),
+        *_times(old, new, config),
         *_missing(old, new, config),
         *_new_ids(old, new, config),
         *_types(old, new, config),
         *_drifts(old, new, config),
     ]
+
+
+def _same(old: LogProfile, new: LogProfile) -> Check:
+    """Whether the new log is the old one again."""
+    is_again = old.digests == new.digests
+    told = "identical bytes" if is_again else "same times and counts" if _is_same_content(old, new) else ""
+    return Check("same", told, told, None, None, None, "warn" if told else "ok")
+
+
+def _is_same_content(old: LogProfile, new: LogProfile) -> bool:
+    """Whether all that is known of both is alike: first and last time, counts, events of each user and item."""
+    if old.span_us is None or (old.span_us, old.counts) != (new.span_us, new.counts):
+        return False
+    pairs = ((old.users, new.users, "user_id"), (old.items, new.items, "item_id"))
+    return all(one.sort(name).equals(two.sort(name)) for one, two, name in pairs)
 
 
 def _kinds(old: LogProfile, new: LogProfile) -> list[Check]:
@@ -93,6 +111,29 @@ def _volume(old: LogProfile, new: LogProfile, config: DiffConfig) -> list[Check]
     rise = max(0.0, shares[1] - shares[0])
     told = (_percent(shares[0]), _percent(shares[1]))
     return [*checks, _held("rejected", *told, rise, config.rejected.warn_rise, config.rejected.max_rise)]
+
+
+def _times(old: LogProfile, new: LogProfile, config: DiffConfig) -> list[Check]:
+    limits = config.clamped
+    if old.kinds["order"] != "time" or new.kinds["order"] != "time":
+        why = _absent(old.kinds["order"] == "time", new.kinds["order"] == "time", "times")
+        skipped = Check("span", "", why, None, config.span.warn_share, None, "skipped")
+        return [_skipped("clamped", why, limits.warn_share, limits.max_share), skipped]
+    shares = [side.counts["clamped"] / side.counts["events"] for side in (old, new)]
+    told = (_percent(shares[0]), _percent(shares[1]))
+    return [_held("clamped", *told, shares[1], limits.warn_share, limits.max_share), _span(old, new, config.span)]
+
+
+def _span(old: LogProfile, new: LogProfile, limits: SpanLimits) -> Check:
+    """A day that was sent again, or logs that were named the wrong way round: the new one ends earlier."""
+    if old.span_us is None or new.span_us is None:
+        why = _absent(old.span_us is not None, new.span_us is not None, "credible times")
+        return Check("span", "", why, None, limits.warn_share, None, "skipped")
+    (first, last), (_, end) = old.span_us, new.span_us
+    value = max(0, last - end) / max(last - first, 1)
+    verdict: Verdict = "warn" if value > limits.warn_share else "ok"
+    told = (f"to {_utc(last)}", f"to {_utc(end)}")
+    return Check("span", *told, round(value, 6), limits.warn_share, None, verdict)
 
 
 def _missing(old: LogProfile, new: LogProfile, config: DiffConfig) -> list[Check]:
@@ -217,6 +258,10 @@ def _mean_weight(weights: pl.DataFrame) -> float:
 def _held(name: str, old: str, new: str, value: float, warn: float, limit: float) -> Check:
     verdict: Verdict = "fail" if value > limit else "warn" if value > warn else "ok"
     return Check(name, old, new, round(value, 6), warn, limit, verdict)
+
+
+def _utc(time_us: int) -> str:
+    return str(datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=time_us))[:19]
 
 
 def _percent(share: float) -> str:

@@ -60,6 +60,25 @@ class TypeLimits(NewLimits):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ClampedLimits(NewLimits):
+    """The share of the new log's events whose time lies in the future."""
+
+    warn_share: float = 0.001
+    max_share: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpanLimits:
+    """How much earlier the new log ends than the old one, as a share of the time that the old one spans."""
+
+    warn_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.warn_share >= 0:
+            raise ValueError(f"span.warn_share={self.warn_share}: wanted a share, at least 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DriftLimits:
     """Jensen-Shannon distance of two distributions in bits (0 to 1), less what chance alone gives."""
 
@@ -77,6 +96,8 @@ class DiffConfig:
     read: ReadConfig = dataclasses.field(default_factory=ReadConfig)
     volume: VolumeLimits = dataclasses.field(default_factory=VolumeLimits)  # of events, users, items
     rejected: RiseLimits = dataclasses.field(default_factory=RiseLimits)
+    clamped: ClampedLimits = dataclasses.field(default_factory=ClampedLimits)  # times in the future
+    span: SpanLimits = dataclasses.field(default_factory=SpanLimits)
     missing: RiseLimits = dataclasses.field(default_factory=RiseLimits)  # of each column
     new_items: NewLimits = dataclasses.field(default_factory=NewLimits)
     new_users: NewUserLimits = dataclasses.field(default_factory=NewUserLimits)

@@ -1,23 +1,29 @@
 """What of a log is compared with another: read once, chunk by chunk."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 
 from recsys.errors import DataError
 from recsys.features.describe.counts import Counts
 from recsys.features.describe.shared import HOUR_US
-from recsys.features.readers import Chunk, InteractionSource, MixedIds, open_interactions, with_string_ids
-from recsys.features.schema import REQUIRED, ReadConfig
+from recsys.features.readers import (
+    Chunk,
+    InteractionSource,
+    MixedIds,
+    hash_sources,
+    open_interactions,
+    with_string_ids,
+)
+from recsys.features.schema import COLUMNS, ReadConfig
 from recsys.features.slices import Int64s
 
-OPTIONAL = ("event_type", "weight", "session_id")
-EMPTY = " is empty"
+ABSENT = "missing fields: "  # of a JSON object, by name
 PARQUET_MAGIC = b"PAR1"
 WEIGHT_DIGITS = 3
 UNTYPED = "text"
@@ -32,19 +38,21 @@ class LogProfile:
         path: of the log.
         kinds: `order`, `time_unit`, `user_id`, `item_id`: what the reader took them for.
         columns: name and type of every column; `text` where the format has no types.
-        counts: `lines`, `rejected`, `events`.
-        missing: share of the lines without a value, by column.
+        digests: sha256 of each file, sorted.
+        counts: `lines`, `rejected`, `events`, and `clamped`: of them with a time in the future.
+        missing: share of the lines without a value, by column: ours by our names, others by their own.
         users: `user_id` (text) and `events`.
         items: `item_id` (text) and `events`.
         types: `event_type` and `events`; empty without that column.
         weights: `weight` (3 significant digits) and `events`; empty without that column.
         hours: (24,) int64, events by hour of the day, UTC; None without times.
-        span_us: first and last time, or None.
+        span_us: first and last credible time, or None.
     """
 
     path: Path
     kinds: dict[str, str | None]
     columns: dict[str, str]
+    digests: list[str]
     counts: dict[str, int]
     missing: dict[str, float]
     users: pl.DataFrame
@@ -70,7 +78,7 @@ def profile_log(path: Path, read: ReadConfig, say: Say) -> LogProfile:
     say(f"{path}: reading about {source.num_rows_estimate:,} events")
     pass_ = _Pass()
     try:
-        for chunk in source.chunks():
+        for chunk in source.chunks(counts_missing=True):
             pass_.add(chunk, source.order)
     except MixedIds as mixed:
         return profile_log(path, with_string_ids(read, mixed.column), say)
@@ -83,8 +91,14 @@ def profile_log(path: Path, read: ReadConfig, say: Say) -> LogProfile:
         path=path,
         kinds=kinds,
         columns=_columns(source),
-        counts={"lines": pass_.lines, "rejected": pass_.lines - pass_.good, "events": pass_.events},
-        missing=_missing_of_parquet(source) | pass_.missing_shares(),
+        digests=sorted(str(file["sha256"]) for file in hash_sources(source)),
+        counts={
+            "lines": pass_.lines,
+            "rejected": pass_.lines - pass_.good,
+            "events": pass_.events,
+            "clamped": pass_.clamped,
+        },
+        missing=pass_.missing_shares(),
         users=pass_.users.table(),
         items=pass_.items.table(),
         types=pass_.types.table(),
@@ -98,25 +112,23 @@ class _Pass:
     """Counts of the chunks seen so far."""
 
     def __init__(self) -> None:
-        self.lines = self.good = self.events = 0
+        self.lines = self.good = self.events = self.clamped = 0
         self.users, self.items = Counts("user_id"), Counts("item_id")
         self.types, self.weights = Counts("event_type"), Counts("weight")
         self.hours = np.zeros(24, np.int64)
         self.earliest: int | None = None
         self.latest: int | None = None
-        self._missing: dict[str, int] = dict.fromkeys(REQUIRED, 0)
+        self._missing: Counter[str] = Counter()
 
     def add(self, chunk: Chunk, order: str) -> None:
         rows = chunk.interactions
         self.lines, self.good = self.lines + chunk.num_lines, self.good + chunk.num_good
         self.events += rows.height
+        self._missing.update(chunk.missing)
         for reason, count in chunk.rejected["reason"].value_counts().iter_rows():
-            if reason.endswith(EMPTY):
-                name = reason.removesuffix(EMPTY)
-                self._missing[name] = self._missing.get(name, 0) + count
-        for name in OPTIONAL:
-            if name in rows.columns:
-                self._missing[name] = self._missing.get(name, 0) + rows[name].null_count()
+            if reason.startswith(ABSENT):
+                names = set(COLUMNS) & set(reason.removeprefix(ABSENT).split(", "))
+                self._missing.update(dict.fromkeys(names, count))
         self.users.add(rows["user_id"].cast(pl.String))
         self.items.add(rows["item_id"].cast(pl.String))
         if "event_type" in rows.columns:
@@ -124,6 +136,7 @@ class _Pass:
         if "weight" in rows.columns:
             self.weights.add(rows["weight"].drop_nulls().round_sig_figs(WEIGHT_DIGITS))
         if order == "time":
+            self.clamped += int(rows["is_clamped"].sum())
             self._add_times(rows["timestamp"].drop_nulls().to_numpy())
 
     def missing_shares(self) -> dict[str, float]:
@@ -144,25 +157,6 @@ def _columns(source: InteractionSource) -> dict[str, str]:
         if _is_parquet(file.path):
             types |= {name: str(dtype) for name, dtype in pl.read_parquet_schema(file.path).items()}
     return {name: types.get(name, UNTYPED) for name in source.names}
-
-
-def _missing_of_parquet(source: InteractionSource) -> dict[str, float]:
-    """Shares of null in columns that are not ours, by what the files say of themselves."""
-    nulls: dict[str, int] = {}
-    rows = 0
-    ours = set(source.columns.values())
-    for file in source.files:
-        if not _is_parquet(file.path):
-            return {}
-        metadata = pq.read_metadata(file.path)
-        rows += metadata.num_rows
-        for group in range(metadata.num_row_groups):
-            for place in range(metadata.num_columns):
-                column = metadata.row_group(group).column(place)
-                if column.path_in_schema not in ours and column.statistics is not None:
-                    name, count = column.path_in_schema, column.statistics.null_count or 0
-                    nulls[name] = nulls.get(name, 0) + count
-    return {name: count / max(rows, 1) for name, count in nulls.items()}
 
 
 def _is_parquet(path: Path) -> bool:

@@ -7,7 +7,7 @@ size of the chunks.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -37,12 +37,14 @@ class Chunk:
         rejected: `file` (name), `line`, `reason`, `text`.
         num_lines: data lines, good and rejected.
         num_good: lines whose events are all in `interactions`; fewer than these where a line holds many.
+        missing: lines without a value by column, where they are asked for: ours by our names, others by their own.
     """
 
     interactions: pl.DataFrame
     rejected: pl.DataFrame
     num_lines: int
     num_good: int
+    missing: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class InteractionSource:
@@ -93,8 +95,12 @@ class InteractionSource:
             return None
         return self._rules.unit if self._rules.time_kind == "number" else self._rules.time_kind
 
-    def chunks(self, *, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
+    def chunks(self, *, rows: int = CHUNK_ROWS, counts_missing: bool = False) -> Iterator[Chunk]:
         """The events in chunks of about this many rows, from the start, in the order (file, line).
+
+        Args:
+            rows: of a chunk.
+            counts_missing: whether every column, ours or not, is read to fill `Chunk.missing`.
 
         Raises:
             MixedIds: ids taken as integers hold a text; open the source again by `with_string_ids`.
@@ -107,7 +113,7 @@ class InteractionSource:
         num_clamped = 0
         for number, (opened, kind) in enumerate(zip(self._opened, self._time_kinds, strict=True)):
             rules = dataclasses.replace(self._rules, time_kind=kind)
-            for table in self._tables(opened, rows):
+            for table in self._tables(opened, rows, counts_missing=counts_missing):
                 chunk = self._chunk(number, opened, table, rules)
                 if self.order == "time" and chunk.interactions["is_clamped"].any():
                     late = chunk.interactions.filter("is_clamped")
@@ -133,7 +139,9 @@ class InteractionSource:
         keys = {"time": ["timestamp", "is_clamped"], "position": ["position"], "rows": []}[self.order]
         good = good.select("file", "line", *REQUIRED, *keys, *self._optional)
         rejected = rejected.select(pl.lit(opened.file.name).alias("file"), pl.all())
-        return Chunk(good, rejected, num_good + rejected.height, num_good)
+        ours = {theirs: name for name, theirs in opened.resolved.items()}
+        missing = {ours.get(name, name): count for name, count in table.missing.items()}
+        return Chunk(good, rejected, num_good + rejected.height, num_good, missing)
 
     def _open(self, file: SourceFile) -> OpenedFile | None:
         """The file; None where it cannot be read and may be skipped."""
@@ -184,9 +192,9 @@ class InteractionSource:
             raise DataError(f"{error}; or set read.bad_files=skip to leave such files out") from error
         self._notes.append(f"{file.name}: left out: {error}")
 
-    def _tables(self, opened: OpenedFile, rows: int) -> Iterator[RawTable]:
+    def _tables(self, opened: OpenedFile, rows: int, *, counts_missing: bool) -> Iterator[RawTable]:
         try:
-            yield from opened.tables(rows)
+            yield from opened.tables(rows, counts_missing=counts_missing)
         except DataError as error:
             if self._is_one:
                 raise

@@ -1,5 +1,6 @@
 """Parquet: typed columns, batch by batch; a line number is a row number, from 1."""
 
+import dataclasses
 import functools
 import io
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.errors import DataError
@@ -17,6 +19,7 @@ from recsys.features.schema import REQUIRED, ReadConfig, resolve_columns
 MAGIC = b"PAR1"
 HEAD_ROWS = 10_000
 BUFFER_BYTES = 1 << 20
+TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 
 
 class OpenedParquet:
@@ -43,11 +46,13 @@ class OpenedParquet:
         if "timestamp" in self.resolved and config.order != "rows":
             _check_time(file, self.resolved["timestamp"], sample[self.resolved["timestamp"]].dtype)
 
-    def tables(self, rows: int | None) -> Iterator[RawTable]:
+    def tables(self, rows: int | None, *, counts_missing: bool = False) -> Iterator[RawTable]:
         """See `OpenedFile`."""
         first_line = 1
-        for batch in batches(self.file, self._columns, rows or HEAD_ROWS):
-            yield self._table(batch, first_line)
+        for batch in batches(self.file, self.names if counts_missing else self._columns, rows or HEAD_ROWS):
+            table = self._table(batch.select(self._columns), first_line)
+            missing = {name: _missing(batch.column(name)) for name in self.names} if counts_missing else {}
+            yield dataclasses.replace(table, missing=missing)
             first_line += batch.num_rows
 
     def _table(self, batch: pa.RecordBatch, first_line: int) -> RawTable:
@@ -106,6 +111,18 @@ def _texts(rows: pl.DataFrame, numbers: pl.Series) -> pl.Series:
     names = rows.columns[1:]
     chosen = rows.select(names)[numbers.to_list()]
     return pl.Series([", ".join(f"{n}={v}" for n, v in zip(names, row, strict=True)) for row in chosen.rows()])
+
+
+def _missing(column: pa.Array) -> int:
+    """How many values are null, no number, or the empty text."""
+    if isinstance(column, pa.DictionaryArray):
+        column = column.dictionary_decode()
+    is_none = None
+    if any(is_kind(column.type) for is_kind in TEXTS):
+        is_none = pc.equal(pc.binary_length(column), 0)
+    elif pa.types.is_floating(column.type):
+        is_none = pc.is_nan(column)
+    return int(column.null_count) + (0 if is_none is None else pc.sum(is_none).as_py() or 0)
 
 
 def _whole(ids: pl.Series) -> pl.Series:

@@ -46,7 +46,8 @@ class Judged:
 
     Attributes:
         good: `line`, `user_id`, `item_id`, `timestamp` (Int64 us) or `position` (Int64) unless the order is the rows',
-            `is_clamped` with times, and the optional columns `weight`, `event_type`, `session_id` that the source has.
+            `is_clamped` with times, and the optional columns `weight`, `event_type`, `session_id` that the source has;
+            an empty one is null.
         rejected: `line`, `reason`, `text`.
     """
 
@@ -87,7 +88,8 @@ def judge(table: RawTable, resolved: Mapping[str, str], rules: Rules, where: str
         problems.append(problem)
     for name in ("event_type", "session_id"):
         if name in resolved:
-            columns[name] = rows[resolved[name]].cast(pl.String)
+            text = rows[resolved[name]].cast(pl.String)
+            columns[name] = text.set(is_empty(text), None)
     good = pl.DataFrame([column.alias(name) for name, column in columns.items()])
     return _parted(good, [problem for problem in problems if problem is not None], table)
 

@@ -1,7 +1,7 @@
 """Raw rows: the fields of every data line as they stand in the file, and the lines that have no fields."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import polars as pl
@@ -23,12 +23,15 @@ class RawTable:
         rejected: `line`, `reason`, `text` of each malformed data line.
         texts: for the numbers of rows, their whole lines as they stand in the file.
         typed_ids: of user_id and item_id those whose values are known to be texts, so that "12" stays a string.
+        missing: well-formed data lines without a value (null, NaN, the empty text) by the source's column, whether it
+            has a meaning for us or not; where they are asked for.
     """
 
     rows: pl.DataFrame
     rejected: pl.DataFrame
     texts: Callable[[pl.Series], pl.Series]
     typed_ids: frozenset[str] = frozenset()
+    missing: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class OpenedFile(Protocol):
@@ -56,8 +59,13 @@ class OpenedFile(Protocol):
     @property
     def is_sequences(self) -> bool: ...
 
-    def tables(self, rows: int | None) -> Iterator[RawTable]:
-        """The file in blocks of about this many rows; None: in blocks whose size is always the same and small."""
+    def tables(self, rows: int | None, *, counts_missing: bool = False) -> Iterator[RawTable]:
+        """The file in blocks of about this many rows; None: in blocks whose size is always the same and small.
+
+        Args:
+            rows: of a block.
+            counts_missing: whether every column is read to fill `RawTable.missing`.
+        """
 
 
 def rejected_frame(rows: Sequence[tuple[int, str, str]]) -> pl.DataFrame:

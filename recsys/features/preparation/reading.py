@@ -129,7 +129,7 @@ def _refuse_bad_source(scanned: Scan, config: ReadConfig, out: Path) -> None:
 def _refuse_absent_types(scanned: Scan, events: EventConfig, where: str) -> None:
     absent = [name for name in events.types or () if name not in scanned.kinds]
     if absent:
-        found = ", ".join(sorted(str(name) for name in scanned.kinds))
+        found = ", ".join(sorted("(none)" if name is None else name for name in scanned.kinds))
         raise DataError(f"{where}: events.types names {absent[0]!r}, which no event has; found {found}")
 
 

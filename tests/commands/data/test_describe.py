@@ -98,3 +98,33 @@ def test_markup_in_the_data_is_shown_as_it_is(tmp_path: Path, capsys: pytest.Cap
     out = capsys.readouterr().out
     assert "[/view]" in out
     assert "[red]" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "setting"),
+    [
+        (
+            "user_id,item_id,weight,timestamp\n" + "1,2,1,-1500000000\n" * 100,
+            "timestamp is negative",
+            "read.order=time",
+        ),
+        (f"user_id,item_id\n{2**63},1\n{2**63 + 1},2\n", "user_id is beyond int64", "read.user_ids=int"),
+        ("user_id,item_id\n1\n3\n", "missing fields: 1 of 2", "read.format=csv"),
+    ],
+)
+def test_a_log_without_a_usable_line_is_described_with_its_reasons(
+    text: str, reason: str, setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log.csv").write_text(text)
+    words = ["data", "describe", str(tmp_path / "log.csv"), "--set", setting]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert reason in out
+    assert "no usable event: mend what is rejected" in out
+    assert "events of a user" not in out
+    assert main([*words, "--json", "--out", str(tmp_path / "found")]) == 0
+    values = json.loads(capsys.readouterr().out)
+    lines = text.count("\n") - 1
+    assert values["counts"] | {"lines": lines, "good": 0, "events": 0, "users": 0, "items": 0} == values["counts"]
+    assert values["counts"]["rejected_by_reason"] == {reason: lines}
+    assert (tmp_path / "found" / "describe.png").stat().st_size > 10_000

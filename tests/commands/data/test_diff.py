@@ -9,16 +9,18 @@ from recsys.cli import main
 from recsys.features.dataset import PreparedDataset
 
 
-def write(path: Path, users: range) -> str:
-    rows = [f"{u},{(u + n) % 50},{1_500_000_000 + 60 * n}" for u in users for n in range(20)]
+def write(path: Path, users: range, day: int = 0) -> str:
+    rows = [f"{u},{(u + n) % 50},{1_500_000_000 + 86_400 * day + 60 * n}" for u in users for n in range(20)]
     path.write_text("user,item,ts\n" + "\n".join(rows) + "\n")
     return str(path)
 
 
 def test_a_gate_passes_warns_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = write(tmp_path / "old.csv", range(100))
-    same, fewer = write(tmp_path / "same.csv", range(100)), write(tmp_path / "fewer.csv", range(40))
-    assert main(["data", "diff", old, same, "--json"]) == 0
+    next_, fewer = write(tmp_path / "next.csv", range(100), day=1), write(tmp_path / "fewer.csv", range(40))
+    assert main(["data", "diff", old, old]) == 0
+    assert "warn: same" in capsys.readouterr().out
+    assert main(["data", "diff", old, next_, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == "ok"
     assert main(["data", "diff", old, fewer, "--json"]) == 3
     found = json.loads(capsys.readouterr().out)

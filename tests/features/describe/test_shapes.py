@@ -35,6 +35,7 @@ def test_concentration_is_that_of_worked_values() -> None:
 def test_nothing_has_a_shape_too() -> None:
     empty = np.zeros(0, np.int64)
     assert lengths_shape(empty)["histogram"] == []
+    assert popularity_shape(empty).keys() == popularity_shape(np.array([3, 1])).keys()
     assert popularity_shape(empty)["gini"] == 0.0
     assert gap_percentile(Tally().gaps, 0.5) is None
 

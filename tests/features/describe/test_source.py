@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -146,3 +147,13 @@ def test_a_log_whose_times_all_lie_in_the_future_is_refused(tmp_path: Path) -> N
     (tmp_path / "log.csv").write_text("user,item,ts\n1,2,9999999999\n")
     with pytest.raises(DataError, match="every time lies in the future"):
         described(tmp_path / "log.csv")
+
+
+def test_an_empty_type_is_missing_whatever_the_format(tmp_path: Path) -> None:
+    text = "user_id,item_id,timestamp,event_type\n1,2,1500000000,\n1,3,1500000001,view\n2,3,1500000002,view\n"
+    (tmp_path / "log.csv").write_text(text)
+    pl.read_csv(tmp_path / "log.csv").write_parquet(tmp_path / "log.parquet")
+    for name in ("log.csv", "log.parquet"):
+        found = described(tmp_path / name)
+        assert found["missing"] == {"event_type": 1}
+        assert found["event_types"] == {"view": 2, "(none)": 1}

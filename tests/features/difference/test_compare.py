@@ -114,6 +114,13 @@ PLANTED: list[tuple[str, Change, set[str]]] = [
         lambda day: day.with_columns(pl.when(ROW % 25 == 0).then(None).otherwise("user_id").alias("user_id")),
         {"missing.user_id", "rejected"},
     ),
+    (
+        "clocks that are wrong",
+        lambda day: day.with_columns(
+            pl.when(ROW % 50 == 0).then(9_999_999_999).otherwise("timestamp").alias("timestamp")
+        ),
+        {"clamped"},
+    ),
     ("a column that is gone", lambda day: day.drop("price"), {"columns.vanished"}),
     ("another type of a column", lambda day: day.with_columns(pl.col("price").cast(pl.Float32)), {"columns.type"}),
     ("no times", lambda day: day.drop("timestamp"), {"kind.order", "columns.vanished"}),
@@ -148,6 +155,42 @@ def test_a_new_column_and_another_time_unit_are_a_warning(
     assert told(checks, "warn") == {"columns.new", "kind.time_unit"}
 
 
+def test_few_wrong_clocks_warn_and_none_is_credible_fails(
+    halves: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path
+) -> None:
+    old, new = halves
+    for every, verdict in ((5_000, "ok"), (500, "warn"), (1, "fail")):
+        late = new.with_columns(pl.when(ROW % every == 0).then(9_999_999_999).otherwise("timestamp").alias("timestamp"))
+        checks = compared(tmp_path, old, late)
+        assert checks["clamped"].verdict == verdict
+    assert checks["clamped"].value == 1
+    assert checks["span"].new == "no credible times in the new log"
+
+
+def test_the_same_log_again_is_a_warning(halves: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path) -> None:
+    old, new = halves
+    checks = compared(tmp_path, old, old)
+    assert (told(checks), told(checks, "warn")) == (set(), {"same"})
+    assert checks["same"].new == "identical bytes"
+    assert compared(tmp_path, old, old.reverse())["same"].new == "same times and counts"
+    assert compared(tmp_path, old, new)["same"].verdict == "ok"
+    rows = old.drop("timestamp")
+    assert compared(tmp_path, rows, rows.reverse())["same"].verdict == "ok"
+    assert compared(tmp_path, rows, rows)["same"].verdict == "warn"
+
+
+def test_a_log_that_ends_earlier_is_a_warning(halves: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path) -> None:
+    old, new = halves
+    for seconds, verdict in ((DAY_S, "ok"), (-600, "ok"), (-DAY_S, "warn")):
+        check = compared(tmp_path, old, new.with_columns(pl.col("timestamp") + seconds))["span"]
+        assert check.verdict == verdict
+    assert check.value == pytest.approx(1, abs=0.01)
+    config = configs.load(DiffConfig, {"span": {"warn_share": 1.5}})
+    assert compared(tmp_path, old, new.with_columns(pl.col("timestamp") - DAY_S), config)["span"].verdict == "ok"
+    with pytest.raises(ConfigError, match=r"span\.warn_share=-1"):
+        configs.load(DiffConfig, {"span": {"warn_share": -1}})
+
+
 def test_exact_times_are_one_kind(halves: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path) -> None:
     old, new = (half.with_columns(pl.from_epoch("timestamp").cast(pl.Datetime("us"))) for half in halves)
     old.write_parquet(tmp_path / "old.parquet")
@@ -172,6 +215,8 @@ def test_what_cannot_be_checked_is_skipped_and_says_why(
     assert why == {
         "event_types.new": types,
         "event_types.vanished": types,
+        "clamped": "no times in the new log",
+        "span": "no times in the new log",
         "drift.hours": "no times in the new log",
         "drift.type_mix": types,
         "drift.weights": "no weights in the old log",
@@ -202,6 +247,50 @@ def test_text_has_no_column_types_and_is_compared_all_the_same(
     before, after = (profile_log(tmp_path / name, ReadConfig(), quiet) for name in ("old.csv", "new.parquet"))
     checks = {check.name: check for check in compare_logs(before, after, LIMITS)}
     assert told(checks) == set()
+
+
+WRITERS: dict[str, Callable[[pl.DataFrame, Path], None]] = {
+    "csv": lambda day, path: day.write_csv(path),
+    "quoted.csv": lambda day, path: day.write_csv(path, quote_style="always"),
+    "jsonl": lambda day, path: day.write_ndjson(path),
+    "texts.parquet": lambda day, path: day.with_columns(pl.col(pl.String).fill_null("")).write_parquet(path),
+    "parquet": lambda day, path: day.write_parquet(path),
+}
+
+
+@pytest.mark.parametrize("format_", WRITERS)
+def test_a_value_is_missing_whatever_the_format(
+    format_: str, halves: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path
+) -> None:
+    old, new = (half.with_columns(page=pl.lit("a")) for half in halves)
+    names = ["event_type", "weight", "price", "page", "timestamp"]
+    holes = [pl.when(n != ROW % 20).then(name).alias(name) for n, name in enumerate(names)]
+    WRITERS[format_](old, tmp_path / f"old.{format_}")
+    WRITERS[format_](new.with_columns(holes), tmp_path / f"new.{format_}")
+    before, after = (profile_log(tmp_path / f"{name}.{format_}", ReadConfig(), quiet) for name in ("old", "new"))
+    assert after.types["event_type"].sort().to_list() == ["buy", "cart", "view"]
+    assert set(before.missing.values()) == {0.0}
+    assert before.missing.keys() == after.missing.keys() == set(old.columns)
+    checks = {check.name: check for check in compare_logs(before, after, LIMITS)}
+    assert told(checks) == {"rejected", *(f"missing.{name}" for name in names)}
+    found = {checks[f"missing.{name}"].value for name in names}
+    assert all(value is not None and abs(value - 0.05) < 0.001 for value in found)
+
+
+def test_a_key_that_a_json_object_lacks_is_missing(halves: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path) -> None:
+    old, new = halves
+    old.write_ndjson(tmp_path / "old.jsonl")
+    new.write_ndjson(tmp_path / "new.jsonl")
+    lines = (
+        (tmp_path / "new.jsonl").read_text().replace('"user_id":', '"user":', 500).replace('"price":', '"cost":', 700)
+    )
+    (tmp_path / "new.jsonl").write_text("\n".join(reversed(lines.splitlines())) + "\n")
+    before, after = (profile_log(tmp_path / f"{name}.jsonl", ReadConfig(), quiet) for name in ("old", "new"))
+    assert after.missing["user_id"] == pytest.approx(500 / new.height)
+    # A line that lacks what it needs has no row, and nothing else is counted of it.
+    assert after.missing["price"] == pytest.approx(200 / new.height)
+    checks = {check.name: check for check in compare_logs(before, after, LIMITS)}
+    assert {"missing.user_id", "rejected"} <= told(checks)
 
 
 def test_a_log_without_a_usable_event_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from recsys.features.formats.source import SourceFile
 from recsys.features.formats.text.blocks import Block
 from recsys.features.formats.text.json_shape import shape_of
 from recsys.features.formats.text.lines import usable_lines
-from recsys.features.schema import REQUIRED
+from recsys.features.schema import COLUMNS, REQUIRED
 
 NAMING_LINES = 1000
 MAX_SHAPES = 8
@@ -130,7 +130,9 @@ def _values(text: str, wanted: Mapping[str, str], typed_ids: set[str]) -> dict[s
             value = None
         if isinstance(value, str):
             if _has_surrogate(value):
-                return "text that is no valid Unicode"
+                if ours in COLUMNS:
+                    return "text that is no valid Unicode"
+                value = json.dumps(value)
             if ours in REQUIRED:
                 typed.add(ours)
         elif type(value) is int:

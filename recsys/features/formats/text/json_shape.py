@@ -88,7 +88,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def _field(key: str, after: str, ours_of: Mapping[str, str]) -> str:
-    value = f"({OF_COLUMN[ours_of[key]]})" if key in ours_of else ANY
+    value = f"({OF_COLUMN.get(ours_of[key], ANY)})" if key in ours_of else ANY
     return re.escape(json.dumps(key, ensure_ascii=False)) + after + value
 
 

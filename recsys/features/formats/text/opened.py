@@ -11,9 +11,11 @@ from recsys.features.formats.text.detect import MOVIELENS_SEPARATOR, separator_o
 from recsys.features.formats.text.json_lines import JsonLinesParser
 from recsys.features.formats.text.separated import SeparatedParser
 from recsys.features.formats.text.sequences import SequenceParser
+from recsys.features.formats.times import is_empty
 from recsys.features.schema import ReadConfig, resolve_columns
 
 MAX_BLOCK_BYTES = 1 << 26
+OTHER = "other:"  # stands before the name of a column that has no meaning for us
 
 
 class Parser(Protocol):
@@ -48,10 +50,18 @@ class OpenedText:
         size = file.bytes * self._text.packing_factor
         self.num_rows_estimate = num_rows if head.is_last else max(num_rows, round(size / self._row_bytes))
 
-    def tables(self, rows: int | None) -> Iterator[RawTable]:
+    def tables(self, rows: int | None, *, counts_missing: bool = False) -> Iterator[RawTable]:
         """See `OpenedFile`."""
         wanted_bytes = HEAD_BYTES if rows is None else int(rows * self._row_bytes)
-        yield from parsed(self._text, self._parser, self.resolved, max(1, min(wanted_bytes, MAX_BLOCK_BYTES)))
+        block_bytes = max(1, min(wanted_bytes, MAX_BLOCK_BYTES))
+        if not counts_missing:
+            yield from parsed(self._text, self._parser, self.resolved, block_bytes)
+            return
+        ours = self.resolved.values()
+        wanted = self.resolved | {f"{OTHER}{name}": name for name in self.names if name not in ours}
+        for table in parsed(self._text, self._parser, wanted, block_bytes):
+            missing = {name: int(is_empty(table.rows[name]).sum()) for name in self.names}
+            yield dataclasses.replace(table, missing=missing)
 
 
 def parser_of(file: SourceFile, head: Block, config: ReadConfig) -> Parser:
