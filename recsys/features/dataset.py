@@ -174,17 +174,25 @@ class PreparedDataset:
         Raises:
             DataError: a byte differs, or a table is missing or new.
         """
-        found = hash_arrays(self.path, list(self.manifest["files"]))
+        found = self.found_hash()
         if found != self.data_hash:
             raise DataError(
                 f"{self.path}: data hash {found}, wanted {self.data_hash}; a byte differs: prepare it again"
             )
+        changed = self.changed_tables()
+        if changed:
+            raise DataError(f"{self.path / changed[0]}: its bytes are not those that were prepared; prepare it again")
+
+    def found_hash(self) -> str:
+        """The data hash of the bytes that lie there now, whatever the manifest tells."""
+        return hash_arrays(self.path, list(self.manifest["files"]))
+
+    def changed_tables(self) -> list[str]:
+        """Paths of the tables that are not those that were prepared, in order; older datasets have no hash of any."""
         if "tables" not in self.manifest:
-            return
+            return []
         told, tables = self.manifest["tables"], hash_tables(self.path)
-        if tables != told:
-            name = min(name for name in {**tables, **told} if tables.get(name) != told.get(name))
-            raise DataError(f"{self.path / name}: its bytes are not those that were prepared; prepare it again")
+        return sorted(name for name in {**tables, **told} if tables.get(name) != told.get(name))
 
     def _flat(self, column: Callable[[Shard], Int64s]) -> Int64s:
         return np.concatenate([np.asarray(column(shard), np.int64) for shard in self.shards])

@@ -75,7 +75,7 @@ def _prepare(source: Path, out: Path, config: PrepareConfig, tell: Say) -> Prepa
     began = time.perf_counter()
     opened = open_source(source, config.read, tell)
     inputs = {"sources": opened.described, "config": plain_config(config)}
-    present = _present(out, inputs)
+    present = _present(out, inputs, tell)
     if present is not None:
         appended = len(present.manifest["appends"])
         tell(f"{out}: up to date" + (f", with {appended} appended" if appended else ""))
@@ -133,16 +133,22 @@ def _duplicates(kept: Kept, tell: Say) -> list[str]:
     return [note]
 
 
-def _present(out: Path, inputs: dict[str, Any]) -> PreparedDataset | None:
-    """The dataset that stands at `out`, where it was made from the same inputs."""
+def _present(out: Path, inputs: dict[str, Any], tell: Say) -> PreparedDataset | None:
+    """The dataset that stands at `out`, where it was made from the same inputs and every byte is as it was."""
     if not (out / "manifest.json").is_file():
         return None
     try:
         dataset = PreparedDataset.open(out)
     except DataError:
         return None
-    is_same = "appends" in dataset.manifest and all(dataset.manifest[key] == value for key, value in inputs.items())
-    return dataset if is_same else None
+    if "appends" not in dataset.manifest or any(dataset.manifest[key] != value for key, value in inputs.items()):
+        return None
+    try:
+        dataset.verify()
+    except DataError:
+        tell(f"{out}: its bytes are not those that were prepared; it is prepared anew")
+        return None
+    return dataset
 
 
 def _protocol(order: Order, config: PrepareConfig, source: Path) -> Protocol:
