@@ -219,21 +219,33 @@ class PreparedDataset:
         Raises:
             DataError: a byte differs, or a table is missing or new.
         """
-        names = list(self.manifest["files"])
-        side = [name for name in names if is_side_column(name)]
-        found = hash_arrays(self.path, [name for name in names if not is_side_column(name)])
+        found = self.found_hash()
         if found != self.data_hash:
             raise DataError(
                 f"{self.path}: data hash {found}, wanted {self.data_hash}; a byte differs: prepare it again"
             )
-        if side and hash_arrays(self.path, side) != self.side_hash:
+        side = self.changed_side_columns()
+        if side:
             raise DataError(f"{self.path}: a byte of its side columns ({side[0]}, …) differs: prepare it again")
+        changed = self.changed_tables()
+        if changed:
+            raise DataError(f"{self.path / changed[0]}: its bytes are not those that were prepared; prepare it again")
+
+    def found_hash(self) -> str:
+        """The data hash of the bytes that lie there now, whatever the manifest tells."""
+        return hash_arrays(self.path, [name for name in self.manifest["files"] if not is_side_column(name)])
+
+    def changed_side_columns(self) -> list[str]:
+        """Paths of the event types, categories and vectors, where their common hash is not what was prepared."""
+        names = [name for name in self.manifest["files"] if is_side_column(name)]
+        return names if names and hash_arrays(self.path, names) != self.side_hash else []
+
+    def changed_tables(self) -> list[str]:
+        """Paths of the tables that are not those that were prepared, in order; older datasets have no hash of any."""
         if "tables" not in self.manifest:
-            return
+            return []
         told, tables = self.manifest["tables"], hash_tables(self.path)
-        if tables != told:
-            name = min(name for name in {**tables, **told} if tables.get(name) != told.get(name))
-            raise DataError(f"{self.path / name}: its bytes are not those that were prepared; prepare it again")
+        return sorted(name for name in {**tables, **told} if tables.get(name) != told.get(name))
 
     @property
     def _side(self) -> dict[str, Any]:

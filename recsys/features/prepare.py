@@ -76,7 +76,7 @@ def _prepare(source: Path, out: Path, config: PrepareConfig, tell: Say) -> Prepa
     began = time.perf_counter()
     opened = open_source(source, config.read, tell)
     inputs = {"sources": opened.described, "config": plain_config(config)}
-    present = _present(out, inputs, "event_type" in opened.source.columns or config.items is not None)
+    present = _present(out, inputs, "event_type" in opened.source.columns or config.items is not None, tell)
     if present is not None:
         appended = len(present.manifest["appends"])
         tell(f"{out}: up to date" + (f", with {appended} appended" if appended else ""))
@@ -135,8 +135,8 @@ def _duplicates(kept: Kept, tell: Say) -> list[str]:
     return [note]
 
 
-def _present(out: Path, inputs: dict[str, Any], has_sides: bool) -> PreparedDataset | None:
-    """The dataset that stands at `out`, where it was made from the same inputs, side columns included."""
+def _present(out: Path, inputs: dict[str, Any], has_sides: bool, tell: Say) -> PreparedDataset | None:
+    """The dataset that stands at `out`, made from the same inputs with its side columns, every byte as it was."""
     if not (out / "manifest.json").is_file():
         return None
     try:
@@ -148,8 +148,14 @@ def _present(out: Path, inputs: dict[str, Any], has_sides: bool) -> PreparedData
         return None
     # A dataset of an older version lacks the settings that came after it; they were null.
     known = {key: value for key, value in inputs["config"].items() if key in manifest["config"] or value is not None}
-    is_same = manifest["sources"] == inputs["sources"] and manifest["config"] == known
-    return dataset if is_same else None
+    if manifest["sources"] != inputs["sources"] or manifest["config"] != known:
+        return None
+    try:
+        dataset.verify()
+    except DataError:
+        tell(f"{out}: its bytes are not those that were prepared; it is prepared anew")
+        return None
+    return dataset
 
 
 def _protocol(order: Order, config: PrepareConfig, source: Path) -> Protocol:

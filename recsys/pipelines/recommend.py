@@ -152,7 +152,9 @@ def _check_k(k: int) -> None:
 
 def _open(data: Path | None, journal: Path | None, stack: ExitStack) -> _Histories:
     if data is not None and journal is None:
-        return _DatasetHistories(PreparedDataset.open(data))
+        dataset = PreparedDataset.open(data)
+        dataset.verify()
+        return _DatasetHistories(dataset)
     if journal is not None and data is None:
         return _JournalHistories(stack.enter_context(Journal(Path(journal), read_only=True)))
     raise InputError("histories come from a prepared dataset or from a journal: give one of --data and --journal")

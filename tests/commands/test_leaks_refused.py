@@ -10,8 +10,11 @@ import torch
 
 from recsys.cli import main
 from recsys.features.dataset import PreparedDataset
+from recsys.features.leakage import find_leaks
 from recsys.features.leakage.popularity import part_counts
 from recsys.features.manifest import hash_arrays
+from recsys.features.prepare import PrepareConfig, prepare
+from recsys.features.schema import ReadConfig
 from recsys.features.splits import split_hash
 from recsys.files import sha256_of, write_json
 from recsys.models import registry
@@ -35,6 +38,19 @@ def leaky(circle: PreparedDataset, tmp_path: Path) -> PreparedDataset:
     dataset = PreparedDataset.open(folder)
     dataset.verify()
     return dataset
+
+
+@pytest.fixture
+def edited(circle_csv: Path, tmp_path: Path) -> PreparedDataset:
+    """The circle without times, two training events of one user exchanged after preparation: nothing else tells."""
+    config = PrepareConfig(read=ReadConfig(order="rows"))
+    folder = prepare(circle_csv, tmp_path / "edited", config).path
+    file = folder / "shards" / "00000" / "items.npy"
+    items = np.load(file)
+    assert items[0] != items[1]
+    items[[0, 1]] = items[[1, 0]]
+    np.save(file, items)
+    return PreparedDataset.open(folder)
 
 
 def write_run(folder: Path, dataset: PreparedDataset, counts: np.ndarray, seed: int = 0) -> Path:
@@ -83,6 +99,41 @@ def test_no_command_takes_a_dataset_with_a_leak(
         assert f"{data}: leakage: misplaced cut" in refused(capsys, *words), words
     assert not (tmp_path / "run" / "evaluation.json").exists()
     assert not (leaky.path / "floors.json").exists()
+
+
+def test_no_command_takes_arrays_that_were_edited_after_preparation(
+    edited: PreparedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert find_leaks(edited) == []
+    data = str(edited.path)
+    config = tmp_path / "train.json"
+    write_json(config, {"data": data, "seed": 0, "model": {"name": "sasrec", **SHAPE}, "train": {"epochs": 1}})
+    run = write_run(tmp_path / "run", edited, edited.train_counts())
+    for words in (
+        ["train", str(config), "--out", str(tmp_path / "trained"), "--no-tracking"],
+        ["floors", data, "--trials", "1"],
+        ["compare", "--data", data, "--out", str(tmp_path / "compared"), "--minutes", "0.01"],
+        ["evaluate", str(run)],
+        ["evaluate", str(run), "--sampled", "3"],
+        ["evaluate", str(run), str(write_run(tmp_path / "other", edited, edited.train_counts(), seed=1))],
+    ):
+        found = refused(capsys, *words)
+        assert f"{data}: leakage: changed bytes: arrays" in found, words
+        assert f"wanted {edited.data_hash}" in found, words
+        assert "prepare the dataset again" in found, words
+    words = ["recommend", "--bundle", str(run), "--data", data, "--out", str(tmp_path / "lists.parquet")]
+    assert "a byte differs: prepare it again" in refused(capsys, *words)
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+    assert not (edited.path / "floors.json").exists()
+
+
+def test_a_table_that_was_edited_is_named(
+    circle: PreparedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(circle.path, tmp_path / "data"))
+    (folder / "items.parquet").write_bytes(b"other titles")
+    found = refused(capsys, "floors", str(folder), "--trials", "1")
+    assert "changed bytes: tables that are not those that were prepared (1, the first: items.parquet)" in found
 
 
 def test_a_comparison_looks_at_the_dataset_that_it_prepared_before(

@@ -112,6 +112,19 @@ def test_a_damaged_dataset_is_made_again(tmp_path: Path) -> None:
     PreparedDataset.open(out).verify()
 
 
+def test_an_edited_dataset_is_made_again_and_it_is_told(tmp_path: Path) -> None:
+    log, out, said = write_log(tmp_path / "log.csv"), tmp_path / "data", list[str]()
+    wanted = prepare(log, out, PrepareConfig()).data_hash
+    items = out / "shards" / "00000" / "items.npy"
+    items.write_bytes(items.read_bytes()[:-4] + b"\x01\x00\x00\x00")
+    with pytest.raises(DataError, match="a byte differs"):
+        PreparedDataset.open(out).verify()
+    prepare(log, out, PrepareConfig(), said.append)
+    PreparedDataset.open(out).verify()
+    assert PreparedDataset.open(out).data_hash == wanted
+    assert f"{out}: its bytes are not those that were prepared; it is prepared anew" in said
+
+
 def test_each_step_says_its_time_and_counts(tmp_path: Path) -> None:
     said: list[str] = []
     prepare(write_log(tmp_path / "log.csv"), tmp_path / "data", PrepareConfig(), said.append)

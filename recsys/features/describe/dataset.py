@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recsys.errors import DataError
 from recsys.features.dataset import PreparedDataset
 from recsys.features.describe.config import DescribeConfig
 from recsys.features.describe.counts import Counts
 from recsys.features.describe.shared import DAY_US, HOUR_US, TOP_USERS, shared_values, time_values
 from recsys.features.describe.tally import Tally
-from recsys.features.leakage import Leak, find_leaks
+from recsys.features.leakage import Leak, check_untouched, find_leaks
 from recsys.features.leakage.blocks import blocks
 from recsys.features.leakage.popularity import part_counts
 from recsys.features.slices import Int64s
@@ -25,7 +24,7 @@ def describe_dataset(path: Path, config: DescribeConfig) -> dict[str, Any]:
         DataError: no prepared dataset, or a damaged one.
     """
     dataset = PreparedDataset.open(path)
-    leaks = _leaks(dataset)
+    leaks = [*check_untouched(dataset), *find_leaks(dataset)]
     manifest = dataset.manifest
     values: dict[str, Any] = {
         "path": str(path),
@@ -57,14 +56,6 @@ def describe_dataset(path: Path, config: DescribeConfig) -> dict[str, Any]:
 
 def _are_cuts_whole(leaks: list[Leak]) -> bool:
     return all(leak.name != "misplaced cut" for leak in leaks)
-
-
-def _leaks(dataset: PreparedDataset) -> list[Leak]:
-    try:
-        dataset.verify()
-    except DataError as error:
-        return [Leak("changed bytes", str(error), 1, dataset.data_hash), *find_leaks(dataset)]
-    return find_leaks(dataset)
 
 
 def _shapes(dataset: PreparedDataset, config: DescribeConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the manifest tells beside the arrays: order, cuts, counts, parts and appends, held against the arrays."""
+"""What the manifest tells beside the arrays: hashes, order, cuts, counts, parts and appends, held against them."""
 
 from typing import Any
 
@@ -9,6 +9,26 @@ from recsys.features.preparation.describe import describe_splits
 
 NAME = "changed manifest"
 FIRST_NEW = ("first_new_user_index", "first_new_item_index")
+
+
+def check_untouched(dataset: PreparedDataset) -> list[Leak]:
+    """Arrays or tables whose bytes are not those that were prepared: `changed bytes`.
+
+    Reads all of them, about 0.3 s for 20 million events. Arrays have one hash in common: which of them has changed is
+    not told; a table is named.
+    """
+    leaks = []
+    found = dataset.found_hash()
+    if found != dataset.data_hash:
+        example = f"data hash {found}, wanted {dataset.data_hash}"
+        leaks.append(Leak("changed bytes", "arrays that are not those that were prepared", 1, example))
+    sides = dataset.changed_side_columns()
+    if sides:
+        leaks.append(Leak("changed bytes", "side columns that are not those that were prepared", len(sides), sides[0]))
+    tables = dataset.changed_tables()
+    if tables:
+        leaks.append(Leak("changed bytes", "tables that are not those that were prepared", len(tables), tables[0]))
+    return leaks
 
 
 def check_told_order(dataset: PreparedDataset) -> list[Leak]:

@@ -54,8 +54,9 @@ def append(source: Path, out: Path, say: Say | None = None, items: Path | None =
         items: a table of items that replaces the one the dataset has.
 
     Raises:
-        DataError: `out` is no dataset that can grow, another process writes there, some files of the source are in it
-            already, the source is ordered otherwise, cannot be read, or has too many bad lines.
+        DataError: `out` is no dataset that can grow, a byte of it has changed, another process writes there, some
+            files of the source are in it already, the source is ordered otherwise, cannot be read, or has too many bad
+            lines.
         StorageError: the disk is full or failed; the dataset is kept as it was.
     """
     source, out, tell = Path(source), Path(os.path.abspath(out)), say or silent
@@ -70,6 +71,7 @@ def _append(source: Path, out: Path, items: Path | None, tell: Say) -> PreparedD
     began = time.perf_counter()
     dataset = PreparedDataset.open(out)
     config = _config(dataset)
+    dataset.verify()  # the grown dataset gets a hash of its own, which would cover up an edit
     opened = open_source(source, config.read, tell)
     if _is_there(dataset, opened):
         tell(f"{out}: {source} was appended before; nothing changes")

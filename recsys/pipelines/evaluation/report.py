@@ -11,7 +11,7 @@ import numpy as np
 
 from recsys.errors import DataError, InputError
 from recsys.features.dataset import PreparedDataset
-from recsys.features.leakage import check_bundle, find_leaks, refuse_leaks
+from recsys.features.leakage import check_bundle, refuse_leaks, refuse_leaky
 from recsys.files import write_json
 from recsys.models.bundle import Bundle, attach_metrics, load_bundle, resolve
 from recsys.models.oracle import ShopOracle
@@ -265,7 +265,7 @@ def _refuse_other_data(dataset: PreparedDataset, bundle: Bundle) -> None:
 
 
 def _refuse_leaks(dataset: PreparedDataset, bundles: Sequence[Bundle]) -> None:
-    refuse_leaks(find_leaks(dataset), str(dataset.path))
+    refuse_leaky(dataset, str(dataset.path))
     for bundle in bundles:
         leaks = check_bundle(dataset, bundle.path)
         refuse_leaks(leaks, str(bundle.path), "train and save the bundle again")

@@ -159,6 +159,17 @@ def test_a_folder_with_an_old_file_is_refused(tmp_path: Path) -> None:
         append(tmp_path / "days", out)
 
 
+def test_an_edited_dataset_is_not_grown_under_a_hash_of_its_own(tmp_path: Path) -> None:
+    first, second = _days(tmp_path)
+    out = prepare(first, tmp_path / "data", PrepareConfig()).path
+    items = out / "shards" / "00000" / "items.npy"
+    data = bytearray(items.read_bytes())
+    data[-4] ^= 1
+    items.write_bytes(bytes(data))
+    with pytest.raises(DataError, match="a byte differs: prepare it again"):
+        append(second, out)
+
+
 def test_preparing_again_after_an_append_does_nothing(tmp_path: Path) -> None:
     first, second = _days(tmp_path)
     out = prepare(first, tmp_path / "data", PrepareConfig()).path
