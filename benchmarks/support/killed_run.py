@@ -25,6 +25,8 @@ from recsys.files import sha256_of
 from recsys.pipelines.run_config import TrainConfig
 
 Kind = Literal["step", "write", "epoch end"]
+# What a first step would import.
+PRELOADED = ("recsys.pipelines.training", "recsys.models.sasrec", "recsys.models.bert4rec", "torch._dynamo")
 ATTEMPTS = 60  # to hit a write, which may be over before the signal arrives
 FIRST_REACH_S = 0.002  # the signal comes at a random moment so soon after the first byte
 
@@ -103,7 +105,7 @@ class KilledRun:
 
     def _start(self, at_step: int | None, at_epoch: int | None) -> BaseProcess:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["recsys.pipelines.training"])
+        context.set_forkserver_preload(list(PRELOADED))
         process = context.Process(target=_train, args=(str(self.config), str(self.out), at_step, at_epoch))
         process.start()
         return process
