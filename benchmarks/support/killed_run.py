@@ -25,8 +25,10 @@ from recsys.files import sha256_of
 from recsys.pipelines.run_config import TrainConfig
 
 Kind = Literal["step", "write", "epoch end"]
+# What a first step would import.
+PRELOADED = ("recsys.pipelines.training", "recsys.models.sasrec", "recsys.models.bert4rec", "torch._dynamo")
 ATTEMPTS = 60  # to hit a write, which may be over before the signal arrives
-FIRST_REACH_S = 0.01  # the signal comes at a random moment so soon after the draft appeared
+FIRST_REACH_S = 0.002  # the signal comes at a random moment so soon after the first byte
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ class KilledRun:
         return Death(kind="epoch end", at=epoch, resumed_from=self.newest())
 
     def kill_in_write(self, generator: np.random.Generator, writes: int) -> Death:
-        """Die while a checkpoint is being written, one of the first `writes` of this process.
+        """Die between the first byte of a checkpoint and its rename, in one of the first `writes` of this process.
 
         A signal that came too late is no death of this kind: the folder is put back, and the next comes sooner.
 
@@ -89,10 +91,8 @@ class KilledRun:
                 time.sleep(float(generator.random()) * FIRST_REACH_S * 0.9**attempt)
                 process.kill()
                 process.join()
-                drafts = self._drafts()
-                if drafts and process.exitcode == -signal.SIGKILL:
-                    size = sum(file.stat().st_size for file in drafts[0].iterdir())
-                    step = int(drafts[0].name.split(".")[1].removeprefix("step-"))
+                for draft in self._begun():
+                    size, step = _bytes_of(draft), int(draft.name.split(".")[1].removeprefix("step-"))
                     return Death(kind="write", at=step, resumed_from=self.newest(), draft_bytes=size)
                 shutil.rmtree(self.out)
                 if kept.exists():
@@ -105,21 +105,22 @@ class KilledRun:
 
     def _start(self, at_step: int | None, at_epoch: int | None) -> BaseProcess:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["recsys.pipelines.training"])
+        context.set_forkserver_preload(list(PRELOADED))
         process = context.Process(target=_train, args=(str(self.config), str(self.out), at_step, at_epoch))
         process.start()
         return process
 
     def _await_draft(self, process: BaseProcess, passed: int) -> None:
-        """Until a draft appears after `passed` others, or the process ends."""
+        """Until a draft with a first byte appears after `passed` others, or the process ends."""
         seen: set[Path] = set()
         while process.is_alive():
-            seen.update(self._drafts())
+            seen.update(self._begun())
             if len(seen) > passed:
                 return
 
-    def _drafts(self) -> list[Path]:
-        return self._found(".step-*.tmp")
+    def _begun(self) -> list[Path]:
+        """Drafts that hold at least one byte."""
+        return [draft for draft in self._found(".step-*.tmp") if _bytes_of(draft)]
 
     def _found(self, pattern: str) -> list[Path]:
         return sorted((self.out / "checkpoints").glob(pattern))
@@ -129,6 +130,13 @@ class KilledRun:
         wanted = -signal.SIGKILL if killed else 0
         if process.exitcode != wanted:
             raise RuntimeError(f"{self.out}: the process ended with {process.exitcode}, wanted {wanted}")
+
+
+def _bytes_of(draft: Path) -> int:
+    try:
+        return sum(file.stat().st_size for file in draft.iterdir())
+    except FileNotFoundError:  # renamed meanwhile
+        return 0
 
 
 def _train(config: str, out: str, at_step: int | None, at_epoch: int | None) -> None:

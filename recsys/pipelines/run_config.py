@@ -12,7 +12,7 @@ import torch
 
 from recsys import __version__
 from recsys import config as configs
-from recsys.errors import CheckpointError
+from recsys.errors import CheckpointError, ConfigError
 from recsys.features.dataset import PreparedDataset
 from recsys.files import storage_errors, write_json
 from recsys.models import registry
@@ -151,9 +151,16 @@ def _check_same_run(old: dict[str, Any], new: dict[str, Any], out: Path) -> None
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     """What makes the run; one that began before a setting existed has that setting's default."""
     train = configs.dump(OptimizationConfig()) | config["train"]
-    name, given = config["model"]["name"], {key: value for key, value in config["model"].items() if key != "name"}
-    model = {"name": name, **(registry.full_config(name, given) if name in registry.names() else given)}
-    return {**config, "model": model, "train": {key: value for key, value in train.items() if key not in PLACE}}
+    train = {key: value for key, value in train.items() if key not in PLACE}
+    return {**config, "model": _with_defaults(config["model"]), "train": train}
+
+
+def _with_defaults(model: dict[str, Any]) -> dict[str, Any]:
+    given = {key: value for key, value in model.items() if key != "name"}
+    try:
+        return {"name": model["name"], **registry.full_config(model["name"], given)}
+    except ConfigError:  # of a version that knew other models or settings: no run of this one is the same
+        return model
 
 
 def _commit() -> str | None:
