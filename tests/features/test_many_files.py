@@ -293,3 +293,16 @@ def test_the_file_that_differs_is_the_one_that_is_named_and_left_out(
     assert result.order == "time"
     assert [entry["name"] for entry in result.sources] == [name for name in files if name != "a.csv"]
     assert result.notes[0].startswith("a.csv: left out: ")
+
+
+@pytest.mark.parametrize("settings", [{}, {"order": "time"}, {"time_unit": "s"}])
+def test_a_file_of_ragged_lines_is_told_as_such(tmp_path: Path, settings: dict[str, Any]) -> None:
+    head = b"user,item,rating,ts\n"
+    files = {f"p{n}.csv": head + b"1,2,3,1500000000\n" for n in range(3)} | {"p3.csv": head + b"1,2\n" * 100}
+    _folder(tmp_path, files)
+    wanted = r"p3\.csv:2: missing fields: 2 of 4; none of its 100 data lines can be used; .*read\.separator"
+    with pytest.raises(DataError, match=wanted):
+        read_interactions(tmp_path, ReadConfig(**settings))
+    (tmp_path / "p3.csv").write_bytes(head + b"1,2\n1,2,3,\n")
+    with pytest.raises(DataError, match=r"column ts is empty; name the time column"):
+        read_interactions(tmp_path, ReadConfig(**settings))

@@ -32,7 +32,7 @@ def order_of(first: OpenedFile, config: ReadConfig) -> tuple[Order, list[str]]:
     """What orders the events, and what to say about it.
 
     Raises:
-        DataError: the time column holds nothing.
+        DataError: the time column holds nothing, or no line can be used.
     """
     if config.order in ("rows", "position"):
         return ("rows" if config.order == "rows" else "position"), []
@@ -110,10 +110,20 @@ def decide(opened: Sequence[OpenedFile], order: Order, config: ReadConfig) -> tu
 
 def _first_times(opened: OpenedFile) -> pl.Series:
     name = opened.resolved["timestamp"]
+    num_rows = num_rejected = 0
+    first_rejected: tuple[int, str, str] | None = None
     for table in opened.tables(None):
         column = table.rows[name]
+        num_rows += len(column)
+        num_rejected += table.rejected.height
+        if first_rejected is None and table.rejected.height:
+            first_rejected = table.rejected.row(0)
         if time_kind(column) is not None and column.null_count() < len(column):
             return column
+    if not num_rows and first_rejected is not None:
+        line, reason, _ = first_rejected
+        told = f"{opened.file.path}:{line}: {reason}; none of its {num_rejected:,} data lines can be used"
+        raise DataError(f"{told}; mend the file, or name how to read it: read.format, read.separator, read.names")
     raise DataError(
         f"{opened.file.path}: column {name} is empty; name the time column: "
         "read.columns.timestamp=NAME, or set read.order=rows"
