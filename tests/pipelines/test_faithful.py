@@ -103,7 +103,7 @@ def test_a_stopped_run_ends_with_the_same_bytes(circle: PreparedDataset, tmp_pat
 
 def test_it_learns_without_a_validation_part(circle_csv: Path, tmp_path: Path) -> None:
     data = prepare(circle_csv, tmp_path / "data", PrepareConfig(split=SplitConfig(protocol="loo-novalid")))
-    result = train(small_run(data, epochs=8), tmp_path / "run")
+    result = train(small_run(data, epochs=16), tmp_path / "run")
     assert (result.best_epoch, result.validation) == (None, {})
     queries = data.queries("test")
     ranks = rank_targets(load_bundle(result.bundle).model, data, queries)
