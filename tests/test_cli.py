@@ -169,11 +169,14 @@ def test_evaluate_prints_the_model_beside_its_floors_and_writes_and_tracks_the_f
     assert all(word in out for word in ("popularity", "transition-knn", "sasrec", "ndcg@10", "protocol: loo/next/"))
     found = result(capsys, "evaluate", "runs/first/bundle", "--data", "data", "--split", "valid", "--seen", "keep")
     assert (found["split"], found["seen"]) == ("valid", "keep")
-    stored = json.loads((place / "runs/first/evaluation.json").read_text())
+    stored = json.loads((place / "runs/first/evaluation.valid.keep.json").read_text())
     assert stored["metrics"] == found["metrics"]
     cursor = TrackingCursor.read(place / "runs/first")
     assert cursor is not None
-    assert "evaluation.json" in cursor.sent
+    assert {"evaluation.json", "evaluation.valid.keep.json"} <= set(cursor.sent)
+    (listed,) = [run for run in result(capsys, "runs", "list")["runs"] if run["run"] == "first"]
+    tested = json.loads((place / "runs/first/evaluation.json").read_text())["metrics"]["sasrec"]["ndcg@10"]["mean"]
+    assert listed["test ndcg@10"] == round(tested, 4)
 
 
 def test_recommend_answers_a_sequence_and_names_what_it_does_not_know(

@@ -70,7 +70,7 @@ def _row(run: Any) -> dict[str, Any]:
         "state": "finished" if any(event["event"] == "end" for event in events) else "not finished",
         "steps": max((event["step"] for event in events), default=0),
         f"validation {METRIC}": _rounded(max((event[METRIC] for event in validations), default=None)),
-        f"{evaluation.get('split', 'test')} {METRIC}": _rounded(tested),
+        f"test {METRIC}": _rounded(tested),
         "bundle": run.bundle_version,
     }
 

@@ -1,4 +1,4 @@
-"""What a run folder holds: run.json, log.jsonl, evaluation.json, bundle/. Reads only."""
+"""What a run folder holds: run.json, log.jsonl, evaluation*.json, bundle/. Reads only."""
 
 import json
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import DataError
+
+SPLITS, SEEN_RULES = ("test", "valid"), ("exclude", "keep")
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,23 @@ class RunFolder:
         return str(self.record.get("config", {}).get("model", {}).get("name", "unknown"))
 
     @property
+    def evaluations(self) -> dict[str, tuple[Path, dict[str, Any]]]:
+        """What `recsys evaluate` has written: label -> file and figures; the file tells its split and seen rule."""
+        found = {}
+        for label in (evaluation_label(split, seen) for split in SPLITS for seen in SEEN_RULES):
+            file = self.path / evaluation_file(label)
+            if file.is_file():
+                figures = read_json(file)
+                # Older versions wrote every split into evaluation.json.
+                told = evaluation_label(figures.get("split", "test"), figures.get("seen", "exclude"))
+                found[told] = (file, figures)
+        return found
+
+    @property
     def evaluation(self) -> dict[str, Any] | None:
-        """evaluation.json, where `recsys evaluate` has written it."""
-        file = self.path / "evaluation.json"
-        return read_json(file) if file.is_file() else None
+        """The figures of the test part without items of the history, where `recsys evaluate` has written them."""
+        found = self.evaluations.get("test")
+        return None if found is None else found[1]
 
     @property
     def bundle_version(self) -> str | None:
@@ -65,6 +80,16 @@ class RunFolder:
         lines = whole.split(b"\n") if whole else []
         events = [event for event in map(_event, lines) if event is not None]
         return LogPart(events, start + (len(whole) + 1 if whole else 0), len(lines) - len(events))
+
+
+def evaluation_label(split: str, seen: str) -> str:
+    """What an evaluation is told apart by: `test`, `valid`, and `test.keep`, `valid.keep` with items of the history."""
+    return split if seen == "exclude" else f"{split}.{seen}"
+
+
+def evaluation_file(label: str) -> str:
+    """The name of the file for a label: `evaluation.json` for `test`, else with the label in it."""
+    return "evaluation.json" if label == "test" else f"evaluation.{label}.json"
 
 
 def find_runs(folder: Path) -> list[RunFolder]:

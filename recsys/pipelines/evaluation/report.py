@@ -21,6 +21,7 @@ from recsys.pipelines.evaluation.evaluate import Evaluation, Seen, Split, evalua
 from recsys.pipelines.evaluation.list_metrics import Diversity
 from recsys.pipelines.evaluation.sampled import By
 from recsys.pipelines.floors.fit import describe_floors, fit_floors
+from recsys.pipelines.run_folder import evaluation_file, evaluation_label
 
 Observe = Callable[[dict[str, Any]], None]
 
@@ -80,7 +81,10 @@ def evaluate_bundle(
     tracking_uri: str | None = None,
     observe: Observe | None = None,
 ) -> EvaluationReport:
-    """Evaluate a bundle beside its floors, and write evaluation.json into its run folder (or beside the bundle).
+    """Evaluate a bundle beside its floors, and write the figures into its run folder (or beside the bundle).
+
+    Each split and seen rule has a file of its own: evaluation.json for test without seen items, evaluation.valid.json,
+    evaluation.test.keep.json, evaluation.valid.keep.json; and a key of its own in the bundle's metrics.
 
     Args:
         source: a run folder, a bundle folder or models:/name@alias.
@@ -108,9 +112,10 @@ def evaluate_bundle(
         diversity=item_categories(dataset),
     )
     figures = {**evaluation.to_dict(), "model": bundle.name, "bundle_version": bundle.version}
-    file = _folder_of(bundle) / "evaluation.json"
+    label = evaluation_label(split, seen)
+    file = _folder_of(bundle) / evaluation_file(label)
     write_json(file, figures)
-    attach_metrics(bundle.path, {**bundle.metrics, split: figures})
+    attach_metrics(bundle.path, {**bundle.metrics, label: figures})
     return EvaluationReport(evaluation, bundle, file, [describe_floors(dataset)])
 
 
@@ -127,6 +132,8 @@ def evaluate_bundle_sampled(
 ) -> EvaluationReport:
     """Rank a bundle's targets among sampled negatives, and write evaluation.sampled.json; nothing else is changed.
 
+    The validation part's go to evaluation.valid.sampled.json.
+
     Args:
         source, data, split, world, tracking_uri: as for `evaluate_bundle`.
         num_negatives, by, sample_seed: as for `draw_negatives`.
@@ -136,7 +143,7 @@ def evaluate_bundle_sampled(
     """
     bundle, dataset, scorers = _open_beside_floors(source, data, world, tracking_uri)
     evaluation = evaluate_sampled(scorers, dataset, split, num_negatives=num_negatives, by=by, sample_seed=sample_seed)
-    file = _folder_of(bundle) / "evaluation.sampled.json"
+    file = _folder_of(bundle) / ("evaluation.sampled.json" if split == "test" else f"evaluation.{split}.sampled.json")
     write_json(file, {**evaluation.to_dict(), "model": bundle.name, "bundle_version": bundle.version})
     return EvaluationReport(evaluation, bundle, file, [describe_floors(dataset)])
 

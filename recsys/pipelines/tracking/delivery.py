@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from recsys.errors import InputError
@@ -26,7 +27,7 @@ ALIAS = "challenger"
 KEY_TAG = "recsys.run_key"
 # The events that are curves on the server, and the prefix of their names there.
 CURVES = {"step": "train", "validation": "valid"}
-_FILES = ("run.json", "evaluation.json", "curves.png")
+_FILES = ("run.json", "curves.png")
 # MLflow's own limits for one request and for one value.
 _MAX_METRICS, _MAX_PARAMS, _MAX_VALUE_CHARS = 1000, 100, 5000
 
@@ -60,7 +61,8 @@ class Delivery:
         self._send_params()
         self._send_tags()
         num_points, num_damaged = self._send_log()
-        self._send_evaluation()
+        for label, (file, evaluation) in self.run.evaluations.items():
+            self._send_evaluation(label, file, evaluation)
         has_ended = any(event.get("event") == "end" for event in self.run.log().events)
         self._draw_curves(is_final=has_ended)
         self._send_files()
@@ -77,8 +79,7 @@ class Delivery:
 
     @property
     def _test(self) -> dict[str, Any]:
-        evaluation = self.run.evaluation or {}
-        return evaluation if evaluation.get("split") == "test" else {}
+        return self.run.evaluation or {}
 
     def _find_run(self) -> None:
         if self.cursor.run_id is not None and self._exists(self.cursor.run_id):
@@ -170,20 +171,18 @@ class Delivery:
         self.cursor.log_bytes = start if is_behind_a_line else 0
         return self.cursor.log_bytes
 
-    def _send_evaluation(self) -> None:
+    def _send_evaluation(self, label: str, file: Path, evaluation: dict[str, Any]) -> None:
         from mlflow.entities import Metric
 
-        evaluation = self.run.evaluation
-        if evaluation is None or not self._is_new("evaluation", evaluation):
+        if not self._is_new(file.stem, evaluation):
             return
-        written_ms = int((self.run.path / "evaluation.json").stat().st_mtime * 1000)
+        written_ms = int(file.stat().st_mtime * 1000)
         figures = flat(evaluation.get("metrics", {}), "/")
         means = {key.removesuffix("/mean"): value for key, value in figures.items() if key.endswith("/mean")}
-        split = evaluation.get("split", "test")
-        metrics = [Metric(_name(f"{split}/{key}"), float(value), written_ms, 0) for key, value in means.items()]
+        metrics = [Metric(_name(f"{label}/{key}"), float(value), written_ms, 0) for key, value in means.items()]
         for part in _parts(metrics, _MAX_METRICS):
             self.client.log_batch(self._run_id, metrics=part)
-        self._mark("evaluation", evaluation)
+        self._mark(file.stem, evaluation)
 
     def _draw_curves(self, is_final: bool) -> None:
         from recsys.pipelines.tracking.plots import draw_curves
@@ -192,7 +191,7 @@ class Delivery:
             draw_curves(self.run)
 
     def _send_files(self) -> None:
-        for name in _FILES:
+        for name in (*_FILES, *(file.name for file, _ in self.run.evaluations.values())):
             file = self.run.path / name
             if file.is_file() and self.cursor.sent.get(name) != sha256_of(file):
                 self.client.log_artifact(self._run_id, str(file))

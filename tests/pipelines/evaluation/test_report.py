@@ -11,12 +11,14 @@ from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
 from recsys.models import registry
 from recsys.models.bundle import load_bundle, save_bundle
 from recsys.pipelines.evaluation.bootstrap import seeds_interval
+from recsys.pipelines.evaluation.evaluate import Seen, Split
 from recsys.pipelines.evaluation.report import (
     evaluate_bundle,
     evaluate_bundle_sampled,
     evaluate_runs,
     item_categories,
 )
+from recsys.pipelines.run_folder import RunFolder
 
 SHAPE = {"d_model": 8, "num_heads": 1, "num_layers": 1, "max_len": 8}
 
@@ -56,6 +58,39 @@ def test_a_run_gets_its_file_with_lists_and_slices(runs: list[Path]) -> None:
     assert "values" not in stored
     assert report.evaluation.values["sasrec"]["ndcg@10"].shape == (stored["n"],)
     assert load_bundle(runs[0] / "bundle").metrics["test"]["model"] == "sasrec"
+
+
+def test_every_split_and_seen_rule_has_a_file_and_keeps_the_others(circle: PreparedDataset, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", circle, 0)
+    files = ["evaluation.json", "evaluation.valid.json", "evaluation.test.keep.json", "evaluation.valid.keep.json"]
+    asked: list[tuple[Split, Seen]] = [
+        ("test", "exclude"),
+        ("valid", "exclude"),
+        ("test", "keep"),
+        ("valid", "keep"),
+    ]
+    for file, (split, seen) in zip(files, asked, strict=True):
+        assert evaluate_bundle(run, split=split, seen=seen).file == run / file
+    for file, (split, seen) in zip(files, asked, strict=True):
+        stored = json.loads((run / file).read_text())
+        assert (stored["split"], stored["seen"]) == (split, seen)
+    metrics = load_bundle(run / "bundle").metrics
+    assert {label: metrics[label]["protocol"] for label in ("test", "valid", "test.keep", "valid.keep")} == {
+        label: json.loads((run / file).read_text())["protocol"]
+        for label, file in zip(("test", "valid", "test.keep", "valid.keep"), files, strict=True)
+    }
+    assert RunFolder(run).evaluation == json.loads((run / "evaluation.json").read_text())
+    evaluate_bundle_sampled(run, num_negatives=3)
+    evaluate_bundle_sampled(run, split="valid", num_negatives=3)
+    assert json.loads((run / "evaluation.sampled.json").read_text())["split"] == "test"
+    assert json.loads((run / "evaluation.valid.sampled.json").read_text())["split"] == "valid"
+
+
+def test_figures_of_an_older_version_count_as_what_they_tell(circle: PreparedDataset, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", circle, 0)
+    (run / "evaluation.json").write_text(json.dumps({"split": "valid", "seen": "keep"}))
+    assert RunFolder(run).evaluation is None
+    assert list(RunFolder(run).evaluations) == ["valid.keep"]
 
 
 def test_sampled_figures_lie_apart(runs: list[Path]) -> None:

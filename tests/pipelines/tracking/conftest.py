@@ -16,7 +16,7 @@ from recsys.features.vocabulary import Vocabulary
 from recsys.models import registry
 from recsys.models.bundle import save_bundle
 from recsys.models.tracking_server import connect
-from recsys.pipelines.run_folder import RunFolder
+from recsys.pipelines.run_folder import RunFolder, evaluation_file, evaluation_label
 
 NUM_ITEMS = 12
 MODEL = {"d_model": 8, "num_layers": 1, "num_heads": 1, "max_len": 6}
@@ -54,15 +54,18 @@ class Runs:
     def evaluate(self, folder: Path, ndcg: float, **changed: str) -> None:
         """As `recsys evaluate` writes it."""
         names = {"popularity": 0.125, "sasrec": ndcg}
-        value = {
+        value: dict[str, Any] = {
             "protocol": "loo/next/full-rank/exclude-seen",
             "split": "test",
+            "seen": "exclude",
             "metrics": {name: {"ndcg@10": {"mean": mean, "low": 0.1, "high": 0.4}} for name, mean in names.items()},
             "best_floor": "popularity",
             "model": "sasrec",
             "bundle_version": RunFolder(folder).bundle_version,
         }
-        (folder / "evaluation.json").write_text(json.dumps({**value, **changed}))
+        value |= changed
+        file = evaluation_file(evaluation_label(value["split"], value["seen"]))
+        (folder / file).write_text(json.dumps(value))
 
 
 class Peek:

@@ -111,6 +111,24 @@ def test_a_later_evaluation_is_sent_by_the_next_sync(
     assert peek.history(store, sent.run_id, "test/sasrec/ndcg_at_10") == [(0, 0.5)]
 
 
+def test_another_split_is_sent_beside_the_test_figures(
+    tmp_path: Path, bundle: Path, store: str, runs: Any, peek: Any
+) -> None:
+    run = runs.write(tmp_path / "splits")
+    runs.end(run, bundle)
+    runs.evaluate(run, 0.3)
+    runs.evaluate(run, 0.4, split="valid")
+    sent = Tracker(run, store, "splits").send()
+    runs.evaluate(run, 0.5, seen="keep", protocol="loo/next/full-rank/keep-seen")
+    (again,) = sync([run])
+    assert again.files == ["evaluation.test.keep.json"]
+    for label, ndcg in (("test", 0.3), ("valid", 0.4), ("test.keep", 0.5)):
+        assert peek.history(store, sent.run_id, f"{label}/sasrec/ndcg_at_10") == [(0, ndcg)]
+    assert {"evaluation.json", "evaluation.valid.json"} < peek.artifacts(store, sent.run_id)
+    (there,) = peek.runs(store, "splits")
+    assert there.data.tags["protocol.test"] == "loo/next/full-rank/exclude-seen"
+
+
 def test_a_run_deleted_on_the_server_is_sent_anew(tmp_path: Path, store: str, runs: Any, peek: Any) -> None:
     run = runs.write(tmp_path / "deleted")
     first = Tracker(run, store, "deleted").send()
