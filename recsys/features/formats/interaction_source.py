@@ -53,6 +53,7 @@ class InteractionSource:
     Attributes:
         files: in the order they are read.
         order: what orders the events.
+        order_notes: why no times do, where that was decided by what the files hold.
         time_unit: what numbers of the time column count, `iso`, `type`, or None without times.
         columns: our column names, and those of the first file.
         names: every column of the files, ours or not.
@@ -81,6 +82,7 @@ class InteractionSource:
         for one in opened:
             self._notes += [note if self._is_one else f"{one.file.name}: {note}" for note in one.notes]
         self._notes += order_notes
+        self.order_notes = order_notes
         self._rules, self._time_kinds = decide(opened, self.order, config)
         self._opened = opened
         self.user_kind, self.item_kind = self._rules.id_kinds["user_id"], self._rules.id_kinds["item_id"]
