@@ -112,18 +112,20 @@ class InteractionSource:
             raise ValueError(f"rows={rows}: wanted at least 1")
         self.notes[:] = self._notes
         clamped: list[str] = []
-        num_clamped = 0
+        num_clamped = num_credible = 0
         for number, (opened, kind) in enumerate(zip(self._opened, self._time_kinds, strict=True)):
             rules = dataclasses.replace(self._rules, time_kind=kind)
             for table in self._tables(opened, rows, counts_missing=counts_missing):
                 chunk = self._chunk(number, opened, table, rules)
+                if self.order == "time":
+                    num_credible += chunk.interactions["timestamp"].count()
                 if self.order == "time" and chunk.interactions["is_clamped"].any():
                     late = chunk.interactions.filter("is_clamped")
                     num_clamped += late.height
                     lines = late["line"].head(TOLD_CLAMPS - len(clamped)).to_list()
                     clamped += [f"{opened.file.name}:{line}" for line in lines]
                 yield chunk
-        if num_clamped:
+        if num_clamped and num_credible:
             at = ", ".join(clamped)
             times = "time" if num_clamped == 1 else "times"
             where = f"the latest credible one, the first: {at}"
