@@ -186,8 +186,12 @@ def _at(where: str, key: str) -> str:
 
 
 def _nearest(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    close = _close(key, known)
     return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+
+
+def _close(key: str, known: list[str]) -> list[str]:
+    return difflib.get_close_matches(key, known, n=1, cutoff=0.5)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -199,8 +203,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is typing.Literal:
         if any(value == a and type(value) is type(a) for a in arguments):
             return value
-        hint_text = _nearest(str(value), [str(a) for a in arguments])
-        raise ConfigError(f"{where}={value!r}: wanted one of {', '.join(map(str, arguments))}; {hint_text}")
+        choices = [str(argument) for argument in arguments]
+        close = _close(str(value), choices)
+        told = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"{where}={value!r}: wanted one of {', '.join(choices)}{told}")
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where}={value!r}: wanted a group of settings")

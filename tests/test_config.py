@@ -106,6 +106,7 @@ def test_yaml_integers_stay_integers_and_dates_stay_text(tmp_path: Path) -> None
         ({}, "data: missing; it has no default"),
         ({"data": "d", "kind": "tme"}, "kind='tme': wanted one of loo, time, 1; did you mean 'time'"),
         ({"data": "d", "kind": True}, "kind=True: wanted one of loo, time, 1"),
+        ({"data": "d", "kind": "xls"}, r"kind='xls': wanted one of loo, time, 1$"),
         ({"data": "d", "seed": True}, "seed=True: wanted int, got bool"),
         ({"data": "d", "seed": 1.5}, "seed=1.5: wanted int, got float"),
         ({"data": "d", "quick": 1}, "quick=1: wanted bool, got int"),

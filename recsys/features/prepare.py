@@ -17,7 +17,7 @@ from typing import Any
 
 from recsys import config as configuration
 from recsys.errors import DataError
-from recsys.features.dataset import Order, PreparedDataset, Protocol
+from recsys.features.dataset import PreparedDataset, Protocol
 from recsys.features.formats.source import hash_files, list_files
 from recsys.features.preparation.assemble import Plan, arrange_shards, finish, split_dataset, write_dataset
 from recsys.features.preparation.filters import FilterConfig, Kept, keep_frequent
@@ -36,6 +36,7 @@ from recsys.features.preparation.reading import (
 )
 from recsys.features.preparation.steps.merge import merge
 from recsys.features.prepare_config import PrepareConfig
+from recsys.features.readers import InteractionSource
 from recsys.features.schema import ReadConfig
 from recsys.features.splits import SplitConfig
 from recsys.files import replace_folder
@@ -81,7 +82,7 @@ def _prepare(source: Path, out: Path, config: PrepareConfig, tell: Say) -> Prepa
         appended = len(present.manifest["appends"])
         tell(f"{out}: up to date" + (f", with {appended} appended" if appended else ""))
         return present
-    protocol = _protocol(opened.source.order, config, source)
+    protocol = _protocol(opened.source, config, source)
     with work_folder(out) as work:
         _write(work, opened, protocol, config, out, inputs, tell)
         replace_folder(out, work)
@@ -158,11 +159,13 @@ def _present(out: Path, inputs: dict[str, Any], has_sides: bool, tell: Say) -> P
     return dataset
 
 
-def _protocol(order: Order, config: PrepareConfig, source: Path) -> Protocol:
+def _protocol(log: InteractionSource, config: PrepareConfig, source: Path) -> Protocol:
     asked = config.split.protocol
-    if asked == "time" and order != "time":
-        raise DataError(
-            f"{source}: split.protocol=time needs real times, but the events are ordered by {order}; "
-            "use --protocol loo, loo-novalid or ratio, or name the time column: read.columns.timestamp=NAME"
-        )
-    return asked or ("time" if order == "time" else "loo")
+    if asked == "time" and log.order != "time":
+        others = "use --protocol loo, loo-novalid or ratio"
+        told = f"{source}: split.protocol=time needs real times, but"
+        if "timestamp" in log.columns and log.order_notes:
+            raise DataError(f"{told} {'; '.join(log.order_notes)}; or {others}")
+        remedy = f"{others}, or name the time column: read.columns.timestamp=NAME"
+        raise DataError(f"{told} the events are ordered by {log.order}; {remedy}")
+    return asked or ("time" if log.order == "time" else "loo")

@@ -164,6 +164,22 @@ def test_a_split_by_time_of_data_without_times_is_refused_by_name(tmp_path: Path
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize(
+    ("times", "why"),
+    [
+        (range(-1_500_000_000, -1_499_999_990), "ts holds negative numbers, which are no times; mend them; or use"),
+        (range(1000, 1010), r"ts holds numbers before 1973-03, .*; read\.order=time reads them as times; or use"),
+    ],
+)
+def test_a_split_by_time_is_refused_with_what_is_wrong_with_the_times(times: range, why: str, tmp_path: Path) -> None:
+    rows = "".join(f"{n % 3},{n},{time}\n" for n, time in enumerate(times))
+    (tmp_path / "a.csv").write_text("user,item,ts\n" + rows)
+    config = PrepareConfig(split=SplitConfig(protocol="time"))
+    with pytest.raises(DataError, match=r"split\.protocol=time needs real times, but " + why) as caught:
+        prepare(tmp_path / "a.csv", tmp_path / "data", config)
+    assert "name the time column" not in str(caught.value)
+
+
 def test_a_log_too_small_to_test_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("1 2\n2 3\n")
     with pytest.raises(DataError, match="no user has a history and a test event"):

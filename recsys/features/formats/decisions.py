@@ -39,8 +39,11 @@ def order_of(first: OpenedFile, config: ReadConfig) -> tuple[Order, list[str]]:
     resolved = first.resolved
     if "timestamp" in resolved:
         is_told = config.order == "time" or config.time_unit != "auto"
-        if looks_like_times(_first_times(first)) or is_told:
+        values = _first_times(first)
+        if looks_like_times(values) or is_told:
             return "time", []
+        if (numbers_of(values) < 0).mean() > 0.5:  # type: ignore[operator]  # the first values hold a number
+            return "position", [f"{resolved['timestamp']} holds negative numbers, which are no times; mend them"]
         what = f"{resolved['timestamp']} holds numbers before 1973-03, taken as positions, not times"
         return "position", [f"{what}; read.order=time reads them as times"]
     near = near_miss("timestamp", first.names, resolved)

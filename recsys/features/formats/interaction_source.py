@@ -53,6 +53,7 @@ class InteractionSource:
     Attributes:
         files: in the order they are read.
         order: what orders the events.
+        order_notes: why no times do, where that was decided by what the files hold.
         time_unit: what numbers of the time column count, `iso`, `type`, or None without times.
         columns: our column names, and those of the first file.
         names: every column of the files, ours or not.
@@ -81,6 +82,7 @@ class InteractionSource:
         for one in opened:
             self._notes += [note if self._is_one else f"{one.file.name}: {note}" for note in one.notes]
         self._notes += order_notes
+        self.order_notes = order_notes
         self._rules, self._time_kinds = decide(opened, self.order, config)
         self._opened = opened
         self.user_kind, self.item_kind = self._rules.id_kinds["user_id"], self._rules.id_kinds["item_id"]
@@ -110,18 +112,20 @@ class InteractionSource:
             raise ValueError(f"rows={rows}: wanted at least 1")
         self.notes[:] = self._notes
         clamped: list[str] = []
-        num_clamped = 0
+        num_clamped = num_credible = 0
         for number, (opened, kind) in enumerate(zip(self._opened, self._time_kinds, strict=True)):
             rules = dataclasses.replace(self._rules, time_kind=kind)
             for table in self._tables(opened, rows, counts_missing=counts_missing):
                 chunk = self._chunk(number, opened, table, rules)
+                if self.order == "time":
+                    num_credible += chunk.interactions["timestamp"].count()
                 if self.order == "time" and chunk.interactions["is_clamped"].any():
                     late = chunk.interactions.filter("is_clamped")
                     num_clamped += late.height
                     lines = late["line"].head(TOLD_CLAMPS - len(clamped)).to_list()
                     clamped += [f"{opened.file.name}:{line}" for line in lines]
                 yield chunk
-        if num_clamped:
+        if num_clamped and num_credible:
             at = ", ".join(clamped)
             times = "time" if num_clamped == 1 else "times"
             where = f"the latest credible one, the first: {at}"

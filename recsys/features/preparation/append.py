@@ -37,7 +37,7 @@ from recsys.features.preparation.reading import (
 from recsys.features.preparation.steps.merge import Merged, merge, series_of
 from recsys.features.preparation.steps.scan import Scan, kind_numbers
 from recsys.features.prepare_config import PrepareConfig
-from recsys.features.schema import ReadConfig
+from recsys.features.schema import REQUIRED, ReadConfig
 from recsys.features.vocabulary import IdKind
 from recsys.files import replace_folder
 
@@ -120,11 +120,20 @@ def _write(work: Path, dataset: PreparedDataset, opened: Opened, config: Prepare
     """The whole grown dataset in its work folder."""
     manifest, out = dataset.manifest, dataset.path
     steps = Steps(tell, NUM_STEPS)
-    source, scanned, num_shards = split_source(opened, config.events, manifest["num_shards"], work, out, steps, tell)
+    try:
+        source, scanned, num_shards = split_source(
+            opened, config.events, manifest["num_shards"], work, out, steps, tell
+        )
+    except DataError as error:
+        _refuse_texts(error, out)
+        raise
     known = (series_of(dataset.users), series_of(dataset.items))
     kinds = cast(tuple[IdKind, IdKind], (manifest["ids"]["users"], manifest["ids"]["items"]))
     plan = Plan(config, dataset.order, manifest["time_unit"], kinds, dataset.protocol, num_shards)
     write_rejected(scanned, work / "rejected.parquet", out / "rejected.parquet")
+    if scanned.clamped and scanned.latest is None:
+        tell(f"{opened.name}: {_all_late(scanned)}")
+        source.notes.append(_all_late(scanned))
     scanned.latest = max(_last_time(dataset), scanned.latest or 0)
     kept = arrange_shards(work, scanned, plan, steps, _rows(dataset, scanned, known))
     held = pl.read_parquet(out / NAME) if (out / NAME).is_file() else nothing_held()
@@ -155,6 +164,19 @@ def _write(work: Path, dataset: PreparedDataset, opened: Opened, config: Prepare
     if cuts is not None:
         before, now = (", ".join(str(np.datetime64(cut, "us")) for cut in pair) for pair in (manifest["cuts_us"], cuts))
         tell(f"cuts moved from {before} to {now}")
+
+
+def _refuse_texts(error: DataError, out: Path) -> None:
+    """Say why a source was refused for its ids, where it was."""
+    names = [name for name in REQUIRED if f"{name} is no integer" in str(error)]
+    if names:
+        settings = " and ".join(f"read.{name.removesuffix('_id')}_ids=str" for name in names)
+        told = f"{out} holds integers as {' and '.join(names)}; for texts prepare it again, all days, with {settings}"
+        raise DataError(f"{told}; {error}") from error
+
+
+def _all_late(scanned: Scan) -> str:
+    return f"all {scanned.clamped:,} times in the future set back to the latest one of the dataset"
 
 
 def _rows(dataset: PreparedDataset, scanned: Scan, known: tuple[pl.Series, pl.Series]) -> Callable[[int], pl.DataFrame]:

@@ -125,8 +125,8 @@ class _Job:
 
     def _begin(self, name: str) -> None:
         self.step += 1
-        left = [run for number, run in enumerate(self.runs.values(), start=2) if number >= self.step]
-        seconds = sum(run.train.max_seconds or 0.0 for run in left)
+        later = [(key, run) for number, (key, run) in enumerate(self.runs.items(), start=2) if number >= self.step]
+        seconds = sum(run.train.max_seconds or 0.0 for key, run in later if not self._is_trained(*key, run))
         self.observe(
             {"event": "compare", "step": self.step, "steps": self.steps, "name": name, "seconds_left": seconds}
         )
@@ -150,9 +150,7 @@ class _Job:
         return float(done["seconds"]), str(done["note"])
 
     def _model(self, name: str, seed: int, run: TrainConfig) -> None:
-        inputs = {**self.inputs, "run": configs.dump(run) | {"data": None}, "model": run.model_config}
-        step = f"{name}-{seed}"
-        folder = self.out / "models" / f"{step}-{_short(inputs)}"
+        step, inputs, folder = self._place(name, seed, run)
         found = self._kept_figures(step, inputs)
         if found is None or not (folder / "bundle").is_dir():
             result = train(run, folder, lambda event: self.observe({**event, "run": step}))
@@ -161,6 +159,16 @@ class _Job:
             found = self._measured(step, inputs, bundle.model, seconds=result.seconds, cost=cost)
         self.bundles.setdefault(name, str(folder / "bundle"))
         self._add(name, "model", found)
+
+    def _place(self, name: str, seed: int, run: TrainConfig) -> tuple[str, dict[str, Any], Path]:
+        """The name of a run's step, what its figures are made of, and its folder."""
+        inputs = {**self.inputs, "run": configs.dump(run) | {"data": None}, "model": run.model_config}
+        step = f"{name}-{seed}"
+        return step, inputs, self.out / "models" / f"{step}-{_short(inputs)}"
+
+    def _is_trained(self, name: str, seed: int, run: TrainConfig) -> bool:
+        step, inputs, folder = self._place(name, seed, run)
+        return (folder / "bundle").is_dir() and self._is_kept(step, inputs)
 
     def _is_kept(self, step: str, inputs: Mapping[str, Any]) -> bool:
         return self._kept_figures(step, inputs) is not None

@@ -257,6 +257,11 @@ def test_a_user_with_a_text_for_an_id_is_rejected_where_ids_are_integers(tmp_pat
     grown = append(second, out)
     assert grown.manifest["counts"]["rejected_by_reason"] == {"user_id is no integer": 1}
     assert grown.users.kind == "int"
+    texts = tmp_path / "texts.csv"
+    texts.write_text("user,item,event,ts\n" + "".join(f"u{n},{n},v,{START + n}\n" for n in range(9)))
+    wanted = r"data holds integers as user_id; for texts prepare it again, all days, with read\.user_ids=str; 9 of 9"
+    with pytest.raises(DataError, match=wanted):
+        append(texts, out)
 
 
 def test_the_items_table_grows_with_the_vocabulary(tmp_path: Path) -> None:
@@ -293,6 +298,15 @@ def test_clamped_times_take_the_latest_credible_one_of_all_days(tmp_path: Path) 
     said = "1 time in the future set back to the latest credible one, the first: day.csv:3"
     assert [note for note in grown.manifest["notes"] if "future" in note] == [said]
     assert [line for line in told if "future" in line] == [f"day.csv: {said}"]
+    late = tmp_path / "late.csv"
+    late.write_text("user,item,event,ts\n1,1,v,9999999999\n1,2,v,9999999998\n")
+    told.clear()
+    assert _sequences(append(late, out, told.append))[1][1][-2:] == [last, last]
+    said = "all 2 times in the future set back to the latest one of the dataset"
+    assert [line for line in told if "future" in line] == [f"late.csv: {said}"]
+    with pytest.raises(DataError, match="all 2 times lie in the future; mend them"):
+        prepare(late, tmp_path / "late", PrepareConfig(), told.append)
+    assert "set back" not in "".join(told[told.index(f"late.csv: {said}") + 1 :])
 
 
 KILL = """

@@ -149,6 +149,7 @@ def test_nothing_is_done_again_for_the_same_inputs(place: Place, data: PreparedD
     again = compare(data, out, CONFIG, observe=events.append)
     assert again == found
     assert {event["event"] for event in events} == {"compare"}
+    assert {event["seconds_left"] for event in events} == {0}
 
 
 def test_another_setting_trains_that_model_alone(place: Place, data: PreparedDataset, tmp_path: Path) -> None:
