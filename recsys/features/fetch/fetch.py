@@ -122,10 +122,6 @@ def _fetch(chosen: PublicSet, out: Path, url: str, tell: Say, show: Observe, sle
         _check(chosen, archive, md5, sha256, record, tell)
     size = archive.stat().st_size
     files = _unpack(chosen, archive, out)
-    if not (out / chosen.source).is_file():
-        raise DataError(
-            f"{archive}: does not hold {chosen.source}, found {', '.join(sorted(files)[:5])}; is it another file?"
-        )
     if chosen.md5 is None:
         _refuse_no_log(chosen, out / chosen.source)
     if chosen.md5 is None and record is None:
@@ -159,20 +155,32 @@ def _check(chosen: PublicSet, archive: Path, md5: str, sha256: str, record: dict
     if found == wanted:
         tell(f"{archive.name}: {kind} {found} as {'published' if chosen.md5 else 'at the first fetch'}")
         return
-    aside = archive.with_name(f"{archive.name}.wrong")
+    raise DataError(f"{archive.name}: {kind} is {found}, wanted {wanted}; kept as {_put_aside(archive)}; {remedy}")
+
+
+def _put_aside(file: Path) -> Path:
+    aside = file.with_name(f"{file.name}.wrong")
     with storage_errors(aside, _REMEDY):
-        archive.replace(aside)
-    raise DataError(f"{archive.name}: {kind} is {found}, wanted {wanted}; kept as {aside}; {remedy}")
+        file.replace(aside)
+    return aside
 
 
 def _unpack(chosen: PublicSet, archive: Path, out: Path) -> dict[str, dict[str, Any]]:
-    """Unpack beside, then move in; the archive goes. Returns bytes and sha256 of each file by name."""
+    """Unpack beside, then move in; the archive goes. Returns bytes and sha256 of each file by name.
+
+    Raises:
+        DataError: it cannot be unpacked or does not hold the log; it is kept aside, and nothing of it is moved in.
+    """
     if chosen.unpack == "none":
         files = {archive.name: archive}
     else:
         draft = out / f".unpack.{os.getpid()}.tmp"
         try:
-            paths = (unpack_zip if chosen.unpack == "zip" else unpack_gz)(archive, draft)
+            try:
+                paths = (unpack_zip if chosen.unpack == "zip" else unpack_gz)(archive, draft)
+                _refuse_another(chosen, archive, [path.relative_to(draft).as_posix() for path in paths])
+            except DataError as error:
+                raise DataError(f"{error}; kept as {_put_aside(archive)}; name a mirror by --url") from error
             files = {}
             with storage_errors(out, _REMEDY):
                 for path in paths:
@@ -184,6 +192,11 @@ def _unpack(chosen: PublicSet, archive: Path, out: Path) -> dict[str, dict[str, 
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return {name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in files.items()}
+
+
+def _refuse_another(chosen: PublicSet, archive: Path, names: list[str]) -> None:
+    if chosen.source not in names:
+        raise DataError(f"{archive}: does not hold {chosen.source}, found {', '.join(sorted(names)[:5])}")
 
 
 def _refuse_no_log(chosen: PublicSet, source: Path) -> None:
@@ -198,10 +211,7 @@ def _refuse_no_log(chosen: PublicSet, source: Path) -> None:
         return
     except DataError as error:
         why = str(error)
-    aside = source.with_name(f"{source.name}.wrong")
-    with storage_errors(aside, _REMEDY):
-        source.replace(aside)
-    raise DataError(f"{why}; it is not the log of {chosen.name}: kept as {aside}; name a mirror by --url")
+    raise DataError(f"{why}; it is not the log of {chosen.name}: kept as {_put_aside(source)}; name a mirror by --url")
 
 
 def _read_config(chosen: PublicSet) -> Any:

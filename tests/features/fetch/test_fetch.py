@@ -110,14 +110,32 @@ def test_a_torn_archive_is_resumed_and_passes_its_checksum(small: PublicSet, ser
     assert server.asked[1]["Range"] == "bytes=100-"
 
 
-def test_a_file_that_does_not_hold_the_log_is_refused(unsigned: PublicSet, server: Any, tmp_path: Path) -> None:
+def archive_of(*names: str) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("other.txt", b"?")
-    server.put("/ml-100k.zip", buffer.getvalue())
-    with pytest.raises(DataError, match=r"does not hold u\.data, found other\.txt"):
+        for name in names:
+            archive.writestr(name, b"?")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (archive_of("other.txt"), r"does not hold u\.data, found other\.txt"),
+        (archive_of("../u.data"), "would lie outside the folder"),
+        (zipped()[:-30], "is no zip file or a damaged one"),
+    ],
+    ids=["other", "slip", "torn"],
+)
+def test_a_wrong_archive_is_kept_aside_and_nothing_of_it_is_left(
+    unsigned: PublicSet, server: Any, tmp_path: Path, content: bytes, said: str
+) -> None:
+    server.put("/ml-100k.zip", content)
+    with pytest.raises(DataError, match=rf"{said}.*; kept as .*ml-100k\.zip\.wrong; name a mirror by --url"):
         get(unsigned, tmp_path / "ml")
-    assert not (tmp_path / "ml" / "fetch.json").exists()
+    assert (tmp_path / "ml" / "ml-100k.zip.wrong").read_bytes() == content
+    left = {path.name for path in (tmp_path / "ml").iterdir()}
+    assert left <= {"ml-100k.zip.wrong", ".fetch.lock"}
 
 
 def test_a_mirror_is_asked_in_place_of_the_address(small: PublicSet, server: Any, tmp_path: Path) -> None:
