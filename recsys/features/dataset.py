@@ -156,13 +156,20 @@ class PreparedDataset:
         return Vocabulary.load(self.path / "vocabulary", "users")
 
     def train_slices(self) -> Slices:
-        """The training part of every user, empty ones included."""
+        """The training part of every user, empty ones included, by user index: shards change no order."""
         start = self._flat(lambda shard: shard.offsets[:-1])
         end = start + self._flat(lambda shard: shard.train_end)
-        return Slices(shards=self.shards, shard=self._shard_numbers(), start=start, end=end, user=self._users())
+        order = self._by_user()
+        return Slices(
+            shards=self.shards,
+            shard=self._shard_numbers()[order],
+            start=start[order],
+            end=end[order],
+            user=self._users()[order],
+        )
 
     def queries(self, split: Split) -> Queries:
-        """Each user with a history and at least one target in this split.
+        """Each user with a history and at least one target in this split, by user index: shards change no order.
 
         Args:
             split: `valid` asks after the training part; `test` asks after training and validation part.
@@ -173,17 +180,18 @@ class PreparedDataset:
         start = self._flat(lambda shard: shard.offsets[:-1])
         begin, end = (start + length for length in self._part(split))
         has_target, has_history = end > begin, begin > start
-        keep = has_target & has_history
-        target_end = begin + 1 if self.target == "next" else end
+        order = self._by_user()
+        rows = order[(has_target & has_history)[order]]
+        shard, begin, end = self._shard_numbers()[rows], begin[rows], end[rows]
         return Queries(
             shards=self.shards,
-            shard=self._shard_numbers()[keep],
-            start=start[keep],
-            end=begin[keep],
-            user=self._users()[keep],
-            target_start=begin[keep],
-            target_end=target_end[keep],
-            query_time=self._query_times(split, begin, keep),
+            shard=shard,
+            start=start[rows],
+            end=begin,
+            user=self._users()[rows],
+            target_start=begin,
+            target_end=begin + 1 if self.target == "next" else end,
+            query_time=self._query_times(split, shard, begin),
             num_cold=int(np.sum(has_target & ~has_history)),
         )
 
@@ -265,6 +273,10 @@ class PreparedDataset:
     def _users(self) -> Int64s:
         return self._flat(lambda shard: shard.users)
 
+    def _by_user(self) -> Int64s:
+        """Rows of all shards in the order of their user indices."""
+        return np.argsort(self._users(), kind="stable")
+
     def _shard_numbers(self) -> Int32s:
         return np.repeat(np.arange(len(self.shards), dtype=np.int32), [len(shard.users) for shard in self.shards])
 
@@ -277,15 +289,18 @@ class PreparedDataset:
             return valid_end, self._flat(lambda shard: np.diff(shard.offsets))
         raise ValueError(f"split={split!r}: wanted valid or test")
 
-    def _query_times(self, split: Split, begin: Int64s, keep: npt.NDArray[np.bool_]) -> Int64s | None:
+    def _query_times(self, split: Split, numbers: Int32s, begin: Int64s) -> Int64s | None:
+        """When each question is asked: `begin` is its first target, in the shard of its number."""
         if self.order != "time":
             return None
         if self.target == "all" and self.protocol == "time":
             cut = self.manifest["cuts_us"][0 if split == "valid" else 1]
-            return np.full(int(keep.sum()), cut, np.int64)
-        numbers = self._shard_numbers()
-        times = [shard.times[begin[keep & (numbers == n)]] for n, shard in enumerate(self.shards)]  # type: ignore[index]  # order is time
-        return np.concatenate(times)
+            return np.full(len(begin), cut, np.int64)
+        times = np.empty(len(begin), np.int64)
+        for number, shard in enumerate(self.shards):
+            mine = numbers == number
+            times[mine] = shard.times[begin[mine]]  # type: ignore[index]  # order is time
+        return times
 
 
 def _open_shard(folder: Path, manifest: dict[str, Any]) -> Shard:

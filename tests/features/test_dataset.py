@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import DataError
+from recsys.features.batches import TrainBatches
 from recsys.features.dataset import PreparedDataset, Split
 from recsys.features.prepare import FilterConfig, PrepareConfig, SplitConfig, prepare
 from recsys.features.slices import flat_items
@@ -129,6 +130,29 @@ def test_training_counts_and_slices_agree(tmp_path: Path) -> None:
     assert len(trained) == slices.lengths.sum()
     assert dataset.train_counts().tolist() == np.bincount(trained, minlength=dataset.num_items + 1).tolist()
     assert dataset.train_counts()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("protocol", "target"), [("loo", "next"), ("ratio", "next"), ("time", "next"), ("time", "all")]
+)
+def test_the_number_of_shards_changes_no_order(tmp_path: Path, protocol: Any, target: Any) -> None:
+    log = [(user, (user * step) % 23, 100 * step + user % 7) for user in range(1, 40) for step in range(1, 9)]
+    for n in (1, 5):
+        (tmp_path / str(n)).mkdir()
+    one, five = (_prepare(tmp_path / str(n), log, protocol=protocol, target=target, shards=n) for n in (1, 5))
+    assert len(five.shards) == 5
+    splits: tuple[Split, ...] = ("valid", "test")
+    for split in splits:
+        ours, theirs = one.queries(split), five.queries(split)
+        assert ours.user.tolist() == theirs.user.tolist() == sorted(ours.user)
+        assert ours.target_items.tolist() == theirs.target_items.tolist()
+        assert flat_items(ours).tolist() == flat_items(theirs).tolist()
+        assert ours.query_time is not None
+        assert theirs.query_time is not None
+        assert ours.query_time.tolist() == theirs.query_time.tolist()
+    assert flat_items(one.train_slices()).tolist() == flat_items(five.train_slices()).tolist()
+    plans = [list(TrainBatches(data, max_len=5, tokens_per_batch=20, seed=0).epoch(1)) for data in (one, five)]
+    assert [batch.values.tolist() for batch in plans[0]] == [batch.values.tolist() for batch in plans[1]]
 
 
 def test_items_known_at_the_cut_are_a_prefix(dataset: PreparedDataset) -> None:

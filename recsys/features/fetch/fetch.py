@@ -121,9 +121,10 @@ def _fetch(chosen: PublicSet, out: Path, url: str, tell: Say, show: Observe, sle
     if chosen.md5 is not None or record is not None:
         _check(chosen, archive, md5, sha256, record, tell)
     size = archive.stat().st_size
-    files = _unpack(chosen, archive, out)
-    if chosen.md5 is None:
-        _refuse_no_log(chosen, out / chosen.source)
+    try:
+        files = _unpack(chosen, archive, out)
+    except DataError as error:
+        raise DataError(f"{error}; kept as {_set_aside(archive)}; name a mirror by --url") from error
     if chosen.md5 is None and record is None:
         tell(f"{archive.name}: no published checksum is known; trusted at this first fetch: sha256 {sha256}")
     written = {
@@ -155,32 +156,32 @@ def _check(chosen: PublicSet, archive: Path, md5: str, sha256: str, record: dict
     if found == wanted:
         tell(f"{archive.name}: {kind} {found} as {'published' if chosen.md5 else 'at the first fetch'}")
         return
-    raise DataError(f"{archive.name}: {kind} is {found}, wanted {wanted}; kept as {_put_aside(archive)}; {remedy}")
+    raise DataError(f"{archive.name}: {kind} is {found}, wanted {wanted}; kept as {_set_aside(archive)}; {remedy}")
 
 
-def _put_aside(file: Path) -> Path:
-    aside = file.with_name(f"{file.name}.wrong")
+def _set_aside(archive: Path) -> Path:
+    """Rename what has come to NAME.wrong, in place of an earlier one."""
+    aside = archive.with_name(f"{archive.name}.wrong")
     with storage_errors(aside, _REMEDY):
-        file.replace(aside)
+        archive.replace(aside)
     return aside
 
 
 def _unpack(chosen: PublicSet, archive: Path, out: Path) -> dict[str, dict[str, Any]]:
-    """Unpack beside, then move in; the archive goes. Returns bytes and sha256 of each file by name.
+    """Unpack beside, look, then move in; the archive goes. Returns bytes and sha256 of each file by name.
 
     Raises:
-        DataError: it cannot be unpacked or does not hold the log; it is kept aside, and nothing of it is moved in.
+        DataError: it cannot be unpacked, or what it holds is not the set's log; nothing of it is left, but the archive.
+        StorageError: the disk is full or failed.
     """
     if chosen.unpack == "none":
         files = {archive.name: archive}
+        _refuse_other(chosen, archive, archive.parent, list(files))
     else:
         draft = out / f".unpack.{os.getpid()}.tmp"
         try:
-            try:
-                paths = (unpack_zip if chosen.unpack == "zip" else unpack_gz)(archive, draft)
-                _refuse_another(chosen, archive, [path.relative_to(draft).as_posix() for path in paths])
-            except DataError as error:
-                raise DataError(f"{error}; kept as {_put_aside(archive)}; name a mirror by --url") from error
+            paths = (unpack_zip if chosen.unpack == "zip" else unpack_gz)(archive, draft)
+            _refuse_other(chosen, archive, draft, [path.relative_to(draft).as_posix() for path in paths])
             files = {}
             with storage_errors(out, _REMEDY):
                 for path in paths:
@@ -194,24 +195,27 @@ def _unpack(chosen: PublicSet, archive: Path, out: Path) -> dict[str, dict[str, 
     return {name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in files.items()}
 
 
-def _refuse_another(chosen: PublicSet, archive: Path, names: list[str]) -> None:
+def _refuse_other(chosen: PublicSet, archive: Path, folder: Path, names: list[str]) -> None:
+    """Raise DataError unless the log is among the files of the folder, and, where no sum is published, is one."""
     if chosen.source not in names:
-        raise DataError(f"{archive}: does not hold {chosen.source}, found {', '.join(sorted(names)[:5])}")
+        raise DataError(f"{archive}: does not hold {chosen.source}, found {', '.join(sorted(names)[:5]) or 'nothing'}")
+    why = _why_no_log(chosen, folder / chosen.source) if chosen.md5 is None else None
+    if why is not None:
+        if folder != archive.parent:  # it lies there for a moment alone
+            why = why.replace(f"{folder}{os.sep}", f"{archive}: ")
+        raise DataError(f"{why}; it is not the log of {chosen.name}")
 
 
-def _refuse_no_log(chosen: PublicSet, source: Path) -> None:
-    """Refuse, and keep aside, what the settings of the set can not read: no sum would tell that it is another file."""
+def _why_no_log(chosen: PublicSet, source: Path) -> str | None:
+    """Why the settings of the set can not read this file, if so: no sum would tell that it is another one."""
     try:
         log = open_interactions(source, _read_config(chosen))
         first = next(log.chunks(rows=_HEAD_ROWS))
-        if first.num_good:
-            return
-        why = f"{source}: none of its first {first.num_lines:,} lines is an event"
+        return None if first.num_good else f"{source}: none of its first {first.num_lines:,} lines is an event"
     except MixedIds:
-        return
+        return None
     except DataError as error:
-        why = str(error)
-    raise DataError(f"{why}; it is not the log of {chosen.name}: kept as {_put_aside(source)}; name a mirror by --url")
+        return str(error)
 
 
 def _read_config(chosen: PublicSet) -> Any:

@@ -1,7 +1,8 @@
 """Paired bootstrap intervals over queries, and over queries and runs.
 
 Queries are drawn with replacement; every column of `values` sees the same draws, so the difference of two columns is
-paired. Percentile intervals. Needs numpy alone; the same seed gives the same interval.
+paired. Percentile intervals. Needs numpy alone; the same seed gives the same interval, to the last bit: the sums are
+exact, so that neither threads nor the columns beside change it. The draws are of places: give queries in one order.
 
 Dims: N queries, M columns (metrics of scorers), S resamples.
 """
@@ -45,20 +46,22 @@ def resampled_means(values: Floats, *, resamples: int = RESAMPLES, seed: int = 0
     """(S, M): the mean of each column over each resample of the queries.
 
     Args:
-        values: (N, M), one row a query; N at least 1, no NaN.
+        values: (N, M), one row a query; N at least 1, all finite.
         resamples: S, at least 1.
         seed: of the draws.
 
     Raises:
-        ValueError: no query, a NaN, or no resample.
+        ValueError: no query, a value that is not finite, or no resample.
     """
     if values.ndim != 2 or len(values) == 0:
         raise ValueError(f"values has shape {values.shape}; wanted (N, M) with at least one query")
-    if np.isnan(values).any():
-        raise ValueError("values holds NaN; a metric is always a number")
+    if not np.isfinite(values).all():
+        raise ValueError("values holds NaN or infinity; a metric is always a number")
     if resamples < 1:
         raise ValueError(f"resamples={resamples}: wanted at least 1")
     N = len(values)
+    high, low = _summable(values)
+    parts = np.concatenate([high, low], axis=1)  # (N, 2M)
     generator = np.random.default_rng(seed)
     at_once = max(1, _DRAWS_AT_ONCE // N)
     means = np.empty((resamples, values.shape[1]))
@@ -66,8 +69,22 @@ def resampled_means(values: Floats, *, resamples: int = RESAMPLES, seed: int = 0
         rows = min(at_once, resamples - first)
         drawn = generator.integers(0, N, (rows, N)) + N * np.arange(rows)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=rows * N).reshape(rows, N)  # (rows, N) how often each is drawn
-        means[first : first + rows] = counts.astype(np.float64) @ values / N
+        sums = counts.astype(np.float64) @ parts
+        means[first : first + rows] = (sums[:, : high.shape[1]] + sums[:, high.shape[1] :]) / N
     return means
+
+
+def _summable(values: Floats) -> tuple[Floats, Floats]:
+    """Two tables (N, M) that add up to the values, and of which N rows sum without rounding in any order.
+
+    Of each column a part is a whole number of steps, few enough for a float64 to count N of them; what the second
+    leaves over is below 2^-80 of the largest value, for a million rows.
+    """
+    bits = len(values).bit_length() + 1 - 53
+    step = np.ldexp(1.0, np.frexp(np.abs(values).max(0))[1] + bits)
+    high = np.rint(values / step) * step
+    step = np.ldexp(step, bits)
+    return high, np.rint((values - high) / step) * step
 
 
 def interval_of(mean: float, means: Floats, *, level: float = 0.95) -> Interval:

@@ -110,32 +110,39 @@ def test_a_torn_archive_is_resumed_and_passes_its_checksum(small: PublicSet, ser
     assert server.asked[1]["Range"] == "bytes=100-"
 
 
-def archive_of(*names: str) -> bytes:
+def zip_of(**members: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name in names:
-            archive.writestr(name, b"?")
+        for name, data in members.items():
+            archive.writestr(name, data)
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("data", "message"),
     [
-        (archive_of("other.txt"), r"does not hold u\.data, found other\.txt"),
-        (archive_of("../u.data"), "would lie outside the folder"),
+        (zip_of(**{"other.txt": b"?"}), r"does not hold u\.data, found other\.txt"),
+        (zip_of(**{"u.data": LOG, "../../evil": b"?"}), "would lie outside the folder"),
+        (
+            zip_of(**{"u.data": b"no log\n", "README": b"terms"}),
+            r"ml-100k\.zip: u\.data: .*; it is not the log of ml-100k",
+        ),
         (zipped()[:-30], "is no zip file or a damaged one"),
+        (zipped().replace(LOG[:40], LOG[:39] + b"x"), "is no zip file or a damaged one"),
     ],
-    ids=["other", "slip", "torn"],
+    ids=["other content", "leaves the folder", "no log", "torn", "damaged"],
 )
-def test_a_wrong_archive_is_kept_aside_and_nothing_of_it_is_left(
-    unsigned: PublicSet, server: Any, tmp_path: Path, content: bytes, said: str
+def test_every_wrong_archive_is_kept_aside_and_nothing_of_it_unpacked(
+    data: bytes, message: str, unsigned: PublicSet, server: Any, tmp_path: Path
 ) -> None:
-    server.put("/ml-100k.zip", content)
-    with pytest.raises(DataError, match=rf"{said}.*; kept as .*ml-100k\.zip\.wrong; name a mirror by --url"):
+    server.put("/ml-100k.zip", data)
+    with pytest.raises(DataError, match=rf"{message}.*; kept as .*ml-100k\.zip\.wrong; name a mirror by --url"):
         get(unsigned, tmp_path / "ml")
-    assert (tmp_path / "ml" / "ml-100k.zip.wrong").read_bytes() == content
-    left = {path.name for path in (tmp_path / "ml").iterdir()}
-    assert left <= {"ml-100k.zip.wrong", ".fetch.lock"}
+    assert sorted(path.name for path in (tmp_path / "ml").iterdir()) == [".fetch.lock", "ml-100k.zip.wrong"]
+    assert (tmp_path / "ml" / "ml-100k.zip.wrong").read_bytes() == data
+    assert not (tmp_path / "evil").exists()
+    server.put("/ml-100k.zip", zipped())
+    assert get(unsigned, tmp_path / "ml")[0].origin == "fetched"
 
 
 def test_a_mirror_is_asked_in_place_of_the_address(small: PublicSet, server: Any, tmp_path: Path) -> None:
@@ -239,7 +246,7 @@ def sequences(server: Any, data: bytes) -> PublicSet:
 )
 def test_what_is_no_log_is_kept_aside_and_not_trusted(data: bytes, message: str, server: Any, tmp_path: Path) -> None:
     chosen = sequences(server, data)
-    with pytest.raises(DataError, match=rf"{message}.*; it is not the log of amazon-toys: kept as .*\.txt\.wrong"):
+    with pytest.raises(DataError, match=rf"{message}.*; it is not the log of amazon-toys; kept as .*\.txt\.wrong"):
         get(chosen, tmp_path / "toys")
     assert sorted(path.name for path in (tmp_path / "toys").iterdir()) == [".fetch.lock", "Toys_and_Games.txt.wrong"]
     sequences(server, b"1 2 3\n2 3\n")
@@ -248,7 +255,9 @@ def test_what_is_no_log_is_kept_aside_and_not_trusted(data: bytes, message: str,
 
 def test_a_log_whose_columns_its_settings_do_not_name_is_refused(server: Any, tmp_path: Path) -> None:
     url = server.put("/Video_Games.csv.gz", gzip.compress(b"who,what\na,b\n"))
-    with pytest.raises(DataError, match=r"Video_Games\.csv: no column for user_id.*kept as .*Video_Games\.csv\.wrong"):
+    with pytest.raises(
+        DataError, match=r"Video_Games\.csv: no column for user_id.*kept as .*Video_Games\.csv\.gz\.wrong"
+    ):
         get(replace(find("amazon-2023-video-games"), url=url), tmp_path / "games")
     assert not (tmp_path / "games" / "fetch.json").exists()
 

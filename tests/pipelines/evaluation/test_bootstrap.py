@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,17 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> Non
     values = np.random.default_rng(3).random(100)
     assert mean_interval(values, seed=5) == mean_interval(values, seed=5)
     assert mean_interval(values, seed=5) != mean_interval(values, seed=6)
+
+
+def test_sums_are_exact_and_no_column_depends_on_the_others() -> None:
+    values = np.random.default_rng(6).random((1001, 7)) * [1, 1, 1e-9, 1e9, -3, 0, 1]
+    means = resampled_means(values, resamples=40)
+    for column in range(7):
+        alone = resampled_means(values[:, column : column + 1], resamples=40)
+        np.testing.assert_array_equal(alone[:, 0], means[:, column])
+    drawn = np.random.default_rng(0).integers(0, 1001, (40, 1001))
+    wanted = [float(sum(map(Fraction, values[rows, 0].tolist()))) / 1001 for rows in drawn]
+    assert means[:, 0].tolist() == wanted
 
 
 def test_columns_share_their_resamples() -> None:

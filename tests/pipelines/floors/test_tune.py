@@ -48,6 +48,16 @@ def test_the_figures_are_those_of_the_evaluation(walks: PreparedDataset) -> None
     assert difference["low"] <= difference["mean"] <= difference["high"]
 
 
+def test_the_number_of_shards_changes_no_figure_and_no_interval(walks: PreparedDataset) -> None:
+    config = PrepareConfig(split=SplitConfig(protocol="loo"), shards=4)
+    sharded = prepare(walks.path.parent / "log.txt", walks.path.parent / "sharded", config)
+    assert (len(walks.shards), len(sharded.shards)) == (1, 4)
+    one, four = (tune_floors(data, trials=3, only=["popularity", "transition-knn"]) for data in (walks, sharded))
+    assert one.data_hash != four.data_hash
+    assert (one.best, figures(one)) == (four.best, figures(four))
+    assert (one.test, one.differences) == (four.test, four.differences)
+
+
 def test_what_test_targets_are_changes_no_choice(tmp_path: Path) -> None:
     chosen = []
     for number, last in enumerate(("7", "3")):
