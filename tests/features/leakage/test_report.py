@@ -480,16 +480,6 @@ def test_a_count_that_the_arrays_do_not_give_is_found(prepared: Prepared, group:
     assert names(changed(prepared("time"), change)) == {"changed manifest"}
 
 
-@pytest.mark.parametrize(("group", "name", "value"), [("counts", "rejected", 5), ("leakage", "declared_leaky", True)])
-def test_what_the_manifest_tells_of_lines_and_of_itself_fits(
-    prepared: Prepared, group: str, name: str, value: Any
-) -> None:
-    def edited(_: list[Arrays], manifest: Manifest) -> None:
-        manifest[group][name] = value
-
-    assert names(changed(prepared(), edited)) == {"changed manifest"}
-
-
 def test_a_row_without_events_is_found(prepared: Prepared) -> None:
     def change(shards: list[Arrays], manifest: Manifest) -> None:
         """The second user gets the first one's events too."""
