@@ -14,11 +14,17 @@ from recsys.features.leakage.popularity import part_counts
 from recsys.features.leakage.shards import check_shards
 from recsys.features.leakage.structure import check_cuts, check_order, check_rule, check_units, check_users
 from recsys.features.leakage.time_split import check_cut_times, check_own_targets, check_sides
-from recsys.features.leakage.told import check_told_appends, check_told_counts, check_told_order, check_untouched
+from recsys.features.leakage.told import (
+    DECLARED_LEAKY,
+    check_told_appends,
+    check_told_counts,
+    check_told_facts,
+    check_told_order,
+    check_untouched,
+)
 from recsys.features.leakage.vocabulary import check_ids, check_items, check_user_order
 
 WORKERS = 2
-DECLARED_LEAKY = ("loo", "loo-novalid", "ratio")
 
 Check = Callable[[PreparedDataset], list[Leak]]
 # What the other checks rely on: their answers mean nothing where one of these fails.
@@ -35,6 +41,7 @@ CHECKS: tuple[Check, ...] = (
     check_rule,
     check_shards,
     check_told_counts,
+    check_told_facts,
 )
 
 

@@ -8,6 +8,8 @@ from recsys.features.leakage.leak import Leak
 from recsys.features.preparation.describe import describe_splits
 
 NAME = "changed manifest"
+COUNTED = {"lines", "good", "rejected", "rejected_by_reason", "events_read", "events"}
+DECLARED_LEAKY = ("loo", "loo-novalid", "ratio")
 FIRST_NEW = ("first_new_user_index", "first_new_item_index")
 
 
@@ -74,6 +76,32 @@ def check_told_appends(dataset: PreparedDataset) -> list[Leak]:
             example = f"{superseded} events superseded by {events}"
             leaks.append(Leak(NAME, f"appends[{number}]", 1, example))
     return leaks
+
+
+def check_told_facts(dataset: PreparedDataset) -> list[Leak]:
+    """What the manifest tells of itself, of its report and of its ids, and is not so: `changed manifest`.
+
+    Lines are good or rejected, each for a reason, and give at least as many events as are kept; the report declares
+    what the protocol and the order declare; ids are of the kind that the vocabularies have. Older datasets tell less.
+    """
+    counts, report = dataset.manifest["counts"], dataset.manifest.get("leakage", {})
+    ids = dataset.manifest.get("ids", {})
+    facts: dict[str, tuple[Any, Any]] = {}
+    if counts.keys() >= COUNTED:
+        facts["counts.good + counts.rejected"] = (counts["good"] + counts["rejected"], counts["lines"])
+        facts["counts.rejected"] = (counts["rejected"], sum(counts["rejected_by_reason"].values()))
+        facts["counts.events"] = (counts["events"], min(counts["events"], counts["events_read"]))
+    facts["leakage.declared_leaky"] = (report.get("declared_leaky"), dataset.protocol in DECLARED_LEAKY)
+    facts["leakage.times_known"] = (report.get("times_known"), dataset.order == "time")
+    facts["ids.users"], facts["ids.items"] = (
+        (ids.get(name), vocabulary.kind) for name, vocabulary in (("users", dataset.users), ("items", dataset.items))
+    )
+    wrong = {name: pair for name, pair in facts.items() if pair[0] is not None and pair[0] != pair[1]}
+    if not wrong:
+        return []
+    name, (told, found) = next(iter(wrong.items()))
+    where = "facts of the manifest that do not agree with each other"
+    return [Leak(NAME, where, len(wrong), f"{name} is {told}, the rest gives {found}")]
 
 
 def check_told_counts(dataset: PreparedDataset) -> list[Leak]:

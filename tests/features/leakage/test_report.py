@@ -480,6 +480,39 @@ def test_a_count_that_the_arrays_do_not_give_is_found(prepared: Prepared, group:
     assert names(changed(prepared("time"), change)) == {"changed manifest"}
 
 
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [
+        ("counts", "rejected", 5),
+        ("counts", "good", 3),
+        ("counts", "lines", 10_000_000),
+        ("counts", "rejected_by_reason", {"empty line": 5}),
+        ("counts", "events_read", 1),
+        ("leakage", "declared_leaky", True),
+        ("leakage", "times_known", False),
+        ("ids", "items", "other"),
+    ],
+)
+def test_facts_of_the_manifest_agree_with_each_other(prepared: Prepared, group: str, name: str, value: Any) -> None:
+    def change(shards: list[Arrays], manifest: Manifest) -> None:
+        del shards
+        assert manifest[group][name] != value
+        manifest[group][name] = value
+
+    dataset = changed(prepared("time"), change)
+    assert names(dataset) == {"changed manifest"}
+    (leak,) = find_leaks(dataset)
+    assert "facts of the manifest that do not agree" in str(leak)
+
+
+def test_a_declared_leaky_dataset_that_denies_it_is_found(prepared: Prepared) -> None:
+    def change(shards: list[Arrays], manifest: Manifest) -> None:
+        del shards
+        manifest["leakage"]["declared_leaky"] = False
+
+    assert names(changed(prepared("loo"), change)) == {"changed manifest"}
+
+
 def test_a_row_without_events_is_found(prepared: Prepared) -> None:
     def change(shards: list[Arrays], manifest: Manifest) -> None:
         """The second user gets the first one's events too."""
