@@ -98,10 +98,15 @@ def test_appended_days_equal_a_dataset_made_of_all_days_at_once(
     assert _sequences(grown) == _sequences(rebuilt)
     assert grown.manifest["cuts_us"] == rebuilt.manifest["cuts_us"]
     assert grown.manifest["splits"] == rebuilt.manifest["splits"]
-    same = ("lines", "good", "rejected", "events", "users", "items", "left_out", "events_read")
+    same = ("lines", "good", "rejected", "events", "users", "items", "events_read")
     assert {name: grown.manifest["counts"][name] for name in same} == {
         name: rebuilt.manifest["counts"][name] for name in same
     }
+    left_out = [dataset.manifest["counts"]["left_out"] for dataset in (grown, rebuilt)]
+    if duplicates == "drop" and repeats == "first":
+        # What is a duplicate and a repeat both is counted by the policy that meets it first, and days meet it apart.
+        left_out = [sum(counts.values()) for counts in left_out]
+    assert left_out[0] == left_out[1]
 
 
 def _days(folder: Path) -> tuple[Path, Path]:
