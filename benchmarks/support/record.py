@@ -28,7 +28,7 @@ def machine() -> dict[str, Any]:
 
 
 def append(name: str, command: str, figures: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Append one run's figures; returns the file."""
+    """Append one run's figures; returns the file. Paths below the current folder are written relative to it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.jsonl"
     line = {
@@ -39,8 +39,9 @@ def append(name: str, command: str, figures: dict[str, Any], folder: Path = RESU
         "machine": machine(),
         **figures,
     }
+    text = json.dumps(line).replace(f"{Path.cwd().as_posix()}/", "")
     with file.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(line) + "\n")
+        out.write(text + "\n")
     return file
 
 
