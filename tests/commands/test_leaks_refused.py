@@ -81,21 +81,27 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return errors[0]
 
 
-def test_no_command_takes_a_dataset_with_a_leak(
-    leaky: PreparedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = str(leaky.path)
+def commands_that_open(dataset: PreparedDataset, run: Path, tmp_path: Path) -> list[list[str]]:
+    """Every command whose figures carry the data hash of this dataset."""
+    data = str(dataset.path)
     config = tmp_path / "train.json"
     write_json(config, {"data": data, "seed": 0, "model": {"name": "sasrec", **SHAPE}, "train": {"epochs": 1}})
-    run = write_run(tmp_path / "run", leaky, leaky.train_counts())
-    for words in (
+    return [
         ["train", str(config), "--out", str(tmp_path / "trained"), "--no-tracking"],
         ["floors", data, "--trials", "1"],
         ["compare", "--data", data, "--out", str(tmp_path / "compared"), "--minutes", "0.01"],
         ["evaluate", str(run)],
         ["evaluate", str(run), "--sampled", "3"],
-        ["evaluate", str(run), str(write_run(tmp_path / "other", leaky, leaky.train_counts(), seed=1))],
-    ):
+        ["evaluate", str(run), str(write_run(tmp_path / "other", dataset, dataset.train_counts(), seed=1))],
+    ]
+
+
+def test_no_command_takes_a_dataset_with_a_leak(
+    leaky: PreparedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(leaky.path)
+    run = write_run(tmp_path / "run", leaky, leaky.train_counts())
+    for words in commands_that_open(leaky, run, tmp_path):
         assert f"{data}: leakage: misplaced cut" in refused(capsys, *words), words
     assert not (tmp_path / "run" / "evaluation.json").exists()
     assert not (leaky.path / "floors.json").exists()
@@ -106,17 +112,8 @@ def test_no_command_takes_arrays_that_were_edited_after_preparation(
 ) -> None:
     assert find_leaks(edited) == []
     data = str(edited.path)
-    config = tmp_path / "train.json"
-    write_json(config, {"data": data, "seed": 0, "model": {"name": "sasrec", **SHAPE}, "train": {"epochs": 1}})
     run = write_run(tmp_path / "run", edited, edited.train_counts())
-    for words in (
-        ["train", str(config), "--out", str(tmp_path / "trained"), "--no-tracking"],
-        ["floors", data, "--trials", "1"],
-        ["compare", "--data", data, "--out", str(tmp_path / "compared"), "--minutes", "0.01"],
-        ["evaluate", str(run)],
-        ["evaluate", str(run), "--sampled", "3"],
-        ["evaluate", str(run), str(write_run(tmp_path / "other", edited, edited.train_counts(), seed=1))],
-    ):
+    for words in commands_that_open(edited, run, tmp_path):
         found = refused(capsys, *words)
         assert f"{data}: leakage: changed bytes: arrays" in found, words
         assert f"wanted {edited.data_hash}" in found, words

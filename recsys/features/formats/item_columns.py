@@ -120,7 +120,7 @@ def _number(column: pl.Series) -> pl.Series:
 
 
 def _listed(column: pl.Series, where: str, lines: pl.Series) -> pl.Series:
-    inner = column.dtype.inner  # type: ignore[attr-defined]
+    inner = column.dtype.inner  # type: ignore[attr-defined]  # a List or an Array, by the caller
     column = column.arr.to_list() if isinstance(column.dtype, pl.Array) else column
     if inner.is_float():
         return _vectors(column, where, lines)

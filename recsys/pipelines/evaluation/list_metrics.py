@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recsys.features.dataset import PreparedDataset
-from recsys.features.slices import Queries, flat_items, ranges
+from recsys.features.slices import Queries, Shard, flat_items, ranges
 
 NEW_SHARE = 0.1  # of the training events, the last ones: an item first seen among them is new
 _ROWS_AT_ONCE = 4096
@@ -113,8 +113,8 @@ def first_training_times(dataset: PreparedDataset) -> Integers | None:
     return first
 
 
-def _train_places(shard: object) -> Integers:
-    offsets, train_end = shard.offsets, shard.train_end  # type: ignore[attr-defined]
+def _train_places(shard: Shard) -> Integers:
+    offsets, train_end = shard.offsets, shard.train_end
     return ranges(offsets[:-1], offsets[:-1] + train_end)
 
 
