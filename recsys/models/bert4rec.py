@@ -107,10 +107,11 @@ class BERT4Rec(nn.Module):
 
     def loss(self, batch: JaggedBatch, generator: torch.Generator) -> Tensor:
         """Mean loss of the masked events."""
-        is_masked = self._masks(batch, generator).to(batch.values.device, non_blocking=True)
+        masks = self._masks(batch, generator)  # on the host
+        is_masked = masks.to(batch.values.device, non_blocking=True)
         tokens = self.item.tokens(batch.values, batch.event_types, generator)
         x = torch.where(is_masked[:, None], self.mask, tokens)  # (T, D)
-        states = self.encoder(self._typed(x), batch.lengths, generator)[is_masked]
+        states = self.encoder.states_at(self._typed(x), batch.lengths, masks, generator)
         places, vectors = is_masked.nonzero().squeeze(1), self.item.output_vectors()
         return self.objective(self._transform(states), places, vectors[1:], self.bias[1:], batch, generator)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,7 +66,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, *, max_len: int, causal: bool) -> None:
         super().__init__()
-        self.config, self.max_len = config, max_len
+        self.config, self.max_len, self.causal = config, max_len, causal
         self.position = nn.Embedding(max_len, config.d_model)
         block = LiGRBlock if config.block == "ligr" else Block
         self.blocks = nn.ModuleList(block(config, causal=causal) for _ in range(config.num_layers))
@@ -99,12 +100,42 @@ class Encoder(nn.Module):
         """
         if 0 in lengths:
             raise ValueError(f"sequence {lengths.index(0)} is empty; a state stands after an item")
+        last = torch.from_numpy(np.cumsum(lengths, dtype=np.int64) - 1).to(x.device, non_blocking=True)
+        return self._states_at(x, lengths, last, np.ones(len(lengths), dtype=np.int64), generator)
+
+    def states_at(
+        self, x: Tensor, lengths: tuple[int, ...], is_chosen: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """(N, D): what `forward` gives for the chosen tokens; the last block is run for these alone.
+
+        Args:
+            x, lengths, generator: as in `forward`.
+            is_chosen: (T,) bool on the host, true for N tokens.
+
+        Raises:
+            ValueError: the encoder is causal, where every token sees other keys; or a sequence exceeds `max_len`.
+        """
+        if self.causal:
+            raise ValueError("states_at is for an encoder that sees both ways; take forward, or last_states")
+        chosen = np.flatnonzero(is_chosen.numpy())
+        sequence = np.searchsorted(np.cumsum(lengths), chosen, side="right")
+        rows = torch.from_numpy(chosen).to(x.device, non_blocking=True)
+        return self._states_at(x, lengths, rows, np.bincount(sequence, minlength=len(lengths)), generator)
+
+    def _states_at(
+        self,
+        x: Tensor,
+        lengths: tuple[int, ...],
+        rows: Tensor,
+        counts: npt.NDArray[np.int64],
+        generator: torch.Generator | None,
+    ) -> Tensor:
         x, meta = self._embed(x, lengths)
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x, meta, generator)
         assert isinstance(last, Block)
-        x = last.last_states(x, meta, generator)  # (B, D)
+        x = last.states_at(x, meta, rows, JaggedMeta.from_lengths(counts, device=x.device), generator)  # (N, D)
         return self.norm(x) if self.config.norm == "pre" else x
 
     def _embed(self, x: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, JaggedMeta]:
@@ -136,11 +167,18 @@ class Block(nn.Module):
             return self._after_attention(x, self._attend(self.norm_attention(x), meta, generator))
         return self._after_attention(x, self._attend(x, meta, generator))
 
-    def last_states(self, x: Tensor, meta: JaggedMeta, generator: torch.Generator | None) -> Tensor:
-        """(B, D): what `forward` gives for the last token of each sequence."""
-        last = meta.offsets[1:] - 1
+    def states_at(
+        self, x: Tensor, meta: JaggedMeta, rows: Tensor, meta_rows: JaggedMeta, generator: torch.Generator | None
+    ) -> Tensor:
+        """(N, D): what `forward` gives for the tokens `rows`, of which each sees the whole of its sequence.
+
+        Args:
+            x: (T, D), the tokens of all sequences.
+            rows: (N,) int64, ascending.
+            meta_rows: how many of `rows` each sequence has.
+        """
         normed = self.norm_attention(x) if self.config.norm == "pre" else x
-        return self._after_attention(x[last], self._attend_from(normed, last, meta, generator))
+        return self._after_attention(x[rows], self._attend_from(normed, meta, rows, meta_rows, generator))
 
     def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
         if self.config.norm == "pre":
@@ -155,15 +193,15 @@ class Block(nn.Module):
         attended = jagged_attention(q, k, v, meta, causal=self.causal, dropout_p=dropout_p, seed=seed)
         return self.out(attended.reshape(x.shape))
 
-    def _attend_from(self, x: Tensor, last: Tensor, meta: JaggedMeta, generator: torch.Generator | None) -> Tensor:
-        """(B, D): the last token of each sequence sees the whole of it, causal or not."""
+    def _attend_from(
+        self, x: Tensor, meta: JaggedMeta, rows: Tensor, meta_rows: JaggedMeta, generator: torch.Generator | None
+    ) -> Tensor:
         D, heads = x.shape[1], self.config.num_heads
-        q = F.linear(x[last], self.qkv.weight[:D], self.qkv.bias[:D]).view(len(last), heads, -1)  # (B, H, D/H)
+        q = F.linear(x[rows], self.qkv.weight[:D], self.qkv.bias[:D]).view(len(rows), heads, -1)  # (N, H, D/H)
         k, v = F.linear(x, self.qkv.weight[D:], self.qkv.bias[D:]).view(len(x), 2, heads, -1).unbind(1)
         dropout_p, seed = self._attention_dropout(generator)
-        ones = meta.cached("one query a sequence", lambda: JaggedMeta.from_lengths([1] * len(last), device=x.device))
-        attended = jagged_attention(q, k, v, ones, meta, dropout_p=dropout_p, seed=seed)
-        return self.out(attended.reshape(len(last), D))
+        attended = jagged_attention(q, k, v, meta_rows, meta, dropout_p=dropout_p, seed=seed)
+        return self.out(attended.reshape(len(rows), D))
 
     def _attention_dropout(self, generator: torch.Generator | None) -> tuple[float, int | None]:
         dropout_p = self.config.attention_dropout if self.training else 0.0

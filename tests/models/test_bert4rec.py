@@ -1,4 +1,5 @@
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -43,11 +44,9 @@ def masks_by_instance(circle: PreparedDataset, epoch: int, first_step: int = 0, 
     found: dict[int, list[bool]] = {}
     batches = TrainBatches(circle, max_len=8, tokens_per_batch=512, seed=0, sampling=model.sampling)
     for batch in batches.epoch(epoch, first_step):
-        seen: list[torch.Tensor] = []
-        hook = model.encoder.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
-        model.loss(batch, torch.Generator().manual_seed(epoch))
-        hook.remove()
-        is_masked = (seen[0] == model.mask).all(1)
+        with patch.object(model.encoder, "states_at", wraps=model.encoder.states_at) as states_at:
+            model.loss(batch, torch.Generator().manual_seed(epoch))
+        is_masked = (states_at.call_args.args[0] == model.mask).all(1)
         assert batch.instances is not None
         parts = torch.split(is_masked, list(batch.lengths))
         found |= {int(number): part.tolist() for number, part in zip(batch.instances, parts, strict=True)}

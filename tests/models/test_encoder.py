@@ -22,6 +22,33 @@ def test_the_last_states_are_those_of_the_whole_pass(norm: str, block: str, caus
     torch.testing.assert_close(encoder.last_states(x, lengths), whole, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(("norm", "block"), [("pre", "transformer"), ("post", "transformer"), ("pre", "ligr")])
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_states_and_gradients_at_chosen_tokens_are_those_of_the_whole_pass(
+    norm: str, block: str, num_layers: int
+) -> None:
+    torch.manual_seed(0)
+    config = EncoderConfig(d_model=16, num_heads=4, num_layers=num_layers, norm=norm, block=block)  # type: ignore[arg-type]  # of the known ones
+    encoder = Encoder(config, max_len=9, causal=False).eval().double()
+    lengths = (0, 1, 9, 4, 0, 4, 2)
+    x = torch.randn(sum(lengths), 16, dtype=torch.float64, requires_grad=True)
+    is_chosen = torch.zeros(len(x), dtype=torch.bool)
+    is_chosen[[0, 2, 3, 9, 12, 13, 19]] = True  # none of the fourth sequence, the last token of the fifth
+    found, whole = encoder.states_at(x, lengths, is_chosen), encoder(x, lengths)[is_chosen]
+    torch.testing.assert_close(found, whole)
+    weights = torch.randn_like(whole)
+    inputs = [x, *encoder.parameters()]
+    gradients = (torch.autograd.grad((states * weights).sum(), inputs) for states in (found, whole))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_states_at_chosen_tokens_are_refused_where_each_token_sees_other_keys() -> None:
+    encoder = Encoder(EncoderConfig(d_model=8, num_heads=2, num_layers=1), max_len=5, causal=True)
+    with pytest.raises(ValueError, match="take forward, or last_states"):
+        encoder.states_at(torch.randn(3, 8), (3,), torch.ones(3, dtype=torch.bool))
+
+
 def test_a_gradient_reaches_every_weight_by_the_last_states() -> None:
     encoder = Encoder(EncoderConfig(d_model=8, num_heads=2, num_layers=2), max_len=5, causal=True).eval()
     total = encoder.last_states(torch.randn(7, 8), (5, 2)).square().sum()
