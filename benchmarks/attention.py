@@ -7,11 +7,9 @@ and building the plan or the mask is timed apart. The op's test runs first, and 
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,10 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.support.in_turn import in_turn
 from benchmarks.support.record import append
 from recsys.kernels.attention.cpu import MASK_CELLS
 from recsys.kernels.attention.op import jagged_attention
 from recsys.kernels.attention.plan import make_plan
+from recsys.kernels.attention.tiles import Plan
 from recsys.kernels.jagged import JaggedMeta
 
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -76,18 +76,16 @@ def measure(shape: str, causal: bool, repeats: int, dropout_p: float = 0.2) -> d
     outs = {name: run(*joined.unbind(1)) for name, run in runs.items()}
     for name in ("padded", "loop"):
         torch.testing.assert_close(outs["ours"], outs[name], rtol=1e-4, atol=1e-5)
-    times: dict[str, list[float]] = {name: [] for name in (*runs, "plan")}
-    for _ in range(repeats + 2):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            torch.autograd.grad(run(*joined.unbind(1)), joined, share)
-            times[name].append((time.perf_counter() - began) * 1e3)
-        began = time.perf_counter()
+
+    def passes(run: Run) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(run(*joined.unbind(1)), joined, share)
+
+    def plan() -> Plan:
         meta = JaggedMeta.from_lengths(lengths)
-        make_plan(meta, meta, causal, (-1, -1), MASK_CELLS, False)
-        times["plan"].append((time.perf_counter() - began) * 1e3)
+        return make_plan(meta, meta, causal, (-1, -1), MASK_CELLS, False)
+
+    figures = in_turn({**{name: passes(run) for name, run in runs.items()}, "plan": plan}, repeats)
     fill = sum(lengths) / (len(lengths) * max(lengths))
-    figures = {name: _summary(values[2:]) for name, values in times.items()}
     return {"shape": shape, "causal": causal, "tokens": sum(lengths), "fill": round(fill, 2), "ms": figures}
 
 
@@ -102,11 +100,6 @@ def _padding(lengths: list[int], causal: bool) -> tuple[Tensor, Tensor, Tensor]:
     if causal:
         mask = mask & (place[:, None] >= place[None, :])
     return rows, is_key.flatten().nonzero().squeeze(1), mask
-
-
-def _summary(times: Sequence[float]) -> dict[str, float]:
-    low, high = np.percentile(times, [10, 99])
-    return {"p10": round(low, 2), "median": round(statistics.median(times), 2), "p99": round(high, 2)}
 
 
 def main() -> None:

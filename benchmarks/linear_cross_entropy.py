@@ -8,18 +8,16 @@ first, and a red op is not timed.
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.support.in_turn import in_turn
 from benchmarks.support.record import append
 from recsys.kernels.linear_cross_entropy import linear_cross_entropy
 
@@ -46,13 +44,11 @@ def measure(shape: str, num_items: int, num_rows: int, repeats: int) -> dict[str
     runs["default"] = lambda: linear_cross_entropy(x, w, target)
     runs["bfloat16"] = lambda: linear_cross_entropy(x, w, target, logits_dtype=torch.bfloat16)
     torch.testing.assert_close(runs["default"](), full())
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats + 1):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            torch.autograd.grad(run(), (x, w))
-            times[name].append((time.perf_counter() - began) * 1e3)
-    figures = {name: _summary(values[1:]) for name, values in times.items()}
+
+    def passes(run: Callable[[], Tensor]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(run(), (x, w))
+
+    figures = in_turn({name: passes(run) for name, run in runs.items()}, repeats)
     errors = _errors(runs["bfloat16"](), runs["default"](), (x, w))
     return {"shape": shape, "V": num_items, "N": num_rows, "D": WIDTH, "ms": figures, "bfloat16_errors": errors}
 
@@ -63,11 +59,6 @@ def _errors(narrow: Tensor, wide: Tensor, leaves: tuple[Tensor, Tensor]) -> dict
     pairs = zip(*(torch.autograd.grad(loss, leaves) for loss in (narrow, wide)), strict=True)
     errors |= {name: float((a - b).norm() / b.norm()) for name, (a, b) in zip(("grad_x", "grad_w"), pairs, strict=True)}
     return {name: float(f"{error:.2e}") for name, error in errors.items()}
-
-
-def _summary(times: Sequence[float]) -> dict[str, float]:
-    low, high = np.percentile(times, [10, 99])
-    return {"p10": round(low, 2), "median": round(statistics.median(times), 2), "p99": round(high, 2)}
 
 
 def main() -> None:
@@ -86,11 +77,8 @@ def main() -> None:
         figures = "   ".join(f"{name} {value['median']}" for name, value in case["ms"].items())
         print(f"{case['shape']:8} V {case['V']:6} N {case['N']:6}  ms: {figures}")
         print(f"{'':8} errors of bfloat16: {case['bfloat16_errors']}")
-    append(
-        "linear_cross_entropy",
-        "python -m benchmarks.linear_cross_entropy",
-        {"threads": arguments.threads, "cases": cases},
-    )
+    command = " ".join(["python -m benchmarks.linear_cross_entropy", *sys.argv[1:]])
+    append("linear_cross_entropy", command, {"threads": arguments.threads, "cases": cases})
 
 
 if __name__ == "__main__":
