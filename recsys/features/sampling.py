@@ -29,6 +29,19 @@ class Sampling:
             raise ValueError(f"copies={self.copies} must be at least 1")
 
 
+def stride_of(window_prop: float | None, max_len: int) -> int | None:
+    """Events between two windows that each read `max_len`; None, without windows, for None.
+
+    Raises:
+        ValueError: the stride is below 1 or above `max_len`.
+    """
+    if window_prop is None:
+        return None
+    if not 1 <= window_prop * max_len <= max_len:
+        raise ValueError(f"window_prop={window_prop} must be in [1/max_len, 1], or null")
+    return int(window_prop * max_len)
+
+
 def windows_of(start: Int64s, end: Int64s, max_len: int, stride: int | None) -> tuple[Int64s, Int64s, Int64s]:
     """The windows of N runs of events, run after run, the earliest first.
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
-from recsys.features.sampling import Sampling
+from recsys.features.sampling import Sampling, stride_of
 from recsys.models.encoder import Encoder, EncoderConfig, draw_weights, init_weights
 from recsys.models.item_inputs import ItemInputs, ItemInputsConfig
 from recsys.models.losses import LossConfig, Objective
@@ -58,15 +58,14 @@ class BERT4RecConfig(EncoderConfig):
         for name in ("max_predictions", "copies"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        if self.window_prop is not None and not 1 <= self.window_prop * self.max_len <= self.max_len:
-            raise ValueError(f"window_prop={self.window_prop} must be in [1/max_len, 1], or null")
+        stride_of(self.window_prop, self.max_len)
         if self.mask_seed < 0:
             raise ValueError(f"mask_seed={self.mask_seed} must be at least 0")
 
     @property
     def sampling(self) -> Sampling:
         """How training sequences are cut and repeated."""
-        stride = None if self.window_prop is None else int(self.window_prop * self.max_len)
+        stride = stride_of(self.window_prop, self.max_len)
         return Sampling(window_stride=stride, copies=self.copies + (self.masking == "static"))
 
     def _check_last_item_share(self) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
+from recsys.features.sampling import Sampling, stride_of
 from recsys.models.encoder import Encoder, EncoderConfig, init_weights
 from recsys.models.item_inputs import ItemInputs, ItemInputsConfig
 from recsys.models.losses import LossConfig, Objective
@@ -24,9 +25,10 @@ from recsys.models.losses import LossConfig, Objective
 
 @dataclass(frozen=True, kw_only=True)
 class SASRecConfig(EncoderConfig):
-    """Encoder shape, the longest history and the loss."""
+    """Encoder shape, the longest history, what training reads of a longer one, and the loss."""
 
     max_len: int = 200
+    window_prop: float | None = None  # stride of training windows / max_len; null: the last max_len + 1 events alone
     inputs: ItemInputsConfig = field(default_factory=ItemInputsConfig)  # beside the items' ids
     loss: LossConfig = LossConfig()
 
@@ -34,6 +36,12 @@ class SASRecConfig(EncoderConfig):
         super().__post_init__()
         if self.max_len < 1:
             raise ValueError(f"max_len={self.max_len} must be at least 1")
+        stride_of(self.window_prop, self.max_len)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How training sequences are cut."""
+        return Sampling(window_stride=stride_of(self.window_prop, self.max_len))
 
 
 class SASRec(nn.Module):
@@ -44,7 +52,7 @@ class SASRec(nn.Module):
     def __init__(self, config: SASRecConfig, num_items: int) -> None:
         super().__init__()
         self.config, self.max_len, self.train_len = config, config.max_len, config.max_len + 1
-        self.inputs = config.inputs
+        self.sampling, self.inputs = config.sampling, config.inputs
         self.item = ItemInputs(config.inputs, num_items, config.d_model)
         self.encoder = Encoder(config, max_len=config.max_len, causal=True)
         self.apply(partial(init_weights, kind=config.init))

@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from benchmarks.support.quality_table import BEGIN, END, rewrite, table
-from benchmarks.train_quality import main
+from benchmarks.train_quality import hash_of, main
+from recsys import config as configs
 from recsys.features.dataset import PreparedDataset
 from recsys.pipelines.evaluation.report import evaluate_bundle
+from recsys.pipelines.run_config import TrainConfig
 
 MODEL = {"name": "sasrec", "d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 32, "max_len": 12}
 
@@ -114,3 +116,16 @@ def test_a_page_without_its_markers_is_refused(tmp_path: Path) -> None:
         with pytest.raises(SystemExit, match="once each; put the two lines where the table goes"):
             rewrite(page, "table")
         assert page.read_text() == text
+
+
+def hash_with(model: dict[str, Any], train: dict[str, Any]) -> str:
+    settings = {"data": "d", "model": {"name": "sasrec", **model}, "train": train}
+    return hash_of(configs.load(TrainConfig, settings))
+
+
+def test_a_run_is_known_by_what_differs_from_the_defaults() -> None:
+    plain = hash_with({}, {})
+    assert hash_with({"d_model": 64, "loss": {"kind": "ce"}}, {"lr": 0.001, "threads": 1}) == plain
+    others: list[tuple[dict[str, Any], dict[str, Any]]]
+    others = [({"d_model": 32}, {}), ({"loss": {"kind": "gbce"}}, {}), ({}, {"lr": 0.002}), ({"name": "bert4rec"}, {})]
+    assert len({plain, *(hash_with(*other) for other in others)}) == 5

@@ -1,7 +1,9 @@
+import pytest
 import torch
 from torch.nn import functional as F
 
 from recsys.features.batches import JaggedBatch
+from recsys.features.sampling import Sampling
 from recsys.models.sasrec import SASRec, SASRecConfig
 
 CONFIG = SASRecConfig(d_model=8, num_layers=2, num_heads=2, d_ff=16, max_len=6, dropout=0.0, positions="absolute")
@@ -40,3 +42,10 @@ def test_recency_positions_make_the_age_of_an_item_count_not_its_index() -> None
     model.encoder.dropout.register_forward_hook(lambda module, args, output: seen.append(output))  # noqa: ARG005  # torch's signature
     model.encode(JaggedBatch.from_sequences([[1, 2, 3], [3]]))
     torch.testing.assert_close(seen[0] - model.item(torch.tensor([1, 2, 3, 3])), x[[2, 1, 0, 0]])
+
+
+def test_training_reads_the_last_events_alone_or_every_window() -> None:
+    assert SASRecConfig().sampling == Sampling()
+    assert SASRec(SASRecConfig(max_len=50, window_prop=0.5), 9).sampling == Sampling(window_stride=25)
+    with pytest.raises(ValueError, match=r"window_prop=1.5 must be in \[1/max_len, 1\]"):
+        SASRecConfig(window_prop=1.5)
