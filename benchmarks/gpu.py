@@ -11,7 +11,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,9 +37,9 @@ WARM_UP_STEPS = 5
 def load_config(name: str, runs: Path, device: str, epochs: int | None) -> TrainConfig:
     """The config of configs/, on this device."""
     mapping = configs.read(Path("configs") / f"{name}.yaml")
-    config = configs.load(TrainConfig, {**mapping, "data": str(runs / name.split("/")[0] / "data")})
-    changed = replace(config.train, device=device, epochs=epochs or config.train.epochs)
-    return replace(config, train=changed)
+    mapping |= {"data": str(runs / name.split("/")[0] / "data")}
+    mapping["train"] |= {"device": device, **({} if epochs is None else {"epochs": epochs})}
+    return configs.load(TrainConfig, mapping)
 
 
 def agreement(config: TrainConfig, device: str) -> dict[str, float]:

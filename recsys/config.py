@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import functools
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 from recsys.errors import ConfigError, MissingExtraError, missing_extra
 
 T = TypeVar("T")
+_NUMBER = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def override(mapping: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """A copy of `mapping` with each `a.b=value` applied; values are JSON where they parse as JSON, else text.
+    """A copy of `mapping` with each `a.b=value` applied; values that are JSON or numbers count as such.
 
     Raises:
         ConfigError: an assignment has no `=`, or its path runs through a value that is no mapping.
@@ -150,8 +152,6 @@ def _yaml(text: str) -> Any:
 
 @functools.cache
 def _yaml_loader() -> Any:
-    import re
-
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -168,8 +168,7 @@ def _yaml_loader() -> Any:
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-    number = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789."))
     return Loader
 
 
@@ -177,7 +176,7 @@ def _scalar(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        return text
+        return float(text) if _NUMBER.match(text) and "." in text else text  # JSON has no .5
 
 
 def _at(where: str, key: str) -> str:

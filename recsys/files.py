@@ -44,6 +44,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sync(path: Path) -> None:
+    """Have the bytes of a file, or the names in a folder, on the disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def replace_folder(path: Path, draft: Path) -> None:
     """Rename `draft` to `path`; an older folder there is set aside first and deleted last."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.old")

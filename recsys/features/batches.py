@@ -154,6 +154,12 @@ class TrainBatches:
         """Tokens of one epoch."""
         return int(self.lengths.sum()) * self.copies
 
+    def num_batches(self, epoch: int) -> int:
+        """Batches of one epoch."""
+        if self.sequences_per_batch is not None:
+            return -(-self.num_instances // self.sequences_per_batch)
+        return len(self.plan(epoch))
+
     def plan(self, epoch: int) -> list[np.ndarray]:
         """The instance numbers of each batch of one epoch."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.num_instances)
@@ -171,9 +177,13 @@ class TrainBatches:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[JaggedBatch]:
         """The batches of one epoch, from `first_step` on."""
         for instances in self.plan(epoch)[first_step:]:
-            rows = instances // self.copies
-            batch = _gather(self.dataset, self.shard[rows], self.start[rows], self.end[rows], self.user[rows], None)
-            yield replace(batch, instances=torch.from_numpy(instances))
+            yield self.gather(instances)
+
+    def gather(self, instances: np.ndarray) -> JaggedBatch:
+        """The batch of these instance numbers (B,) int64."""
+        rows = instances // self.copies
+        batch = _gather(self.dataset, self.shard[rows], self.start[rows], self.end[rows], self.user[rows], None)
+        return replace(batch, instances=torch.from_numpy(instances))
 
 
 def query_batches(

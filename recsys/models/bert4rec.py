@@ -106,13 +106,17 @@ class BERT4Rec(nn.Module):
 
     def loss(self, batch: JaggedBatch, generator: torch.Generator) -> Tensor:
         """Mean loss of the masked events."""
-        masks = self._masks(batch, generator)  # on the host
-        is_masked = masks.to(batch.values.device, non_blocking=True)
+        masks, device = self._masks(batch, generator), batch.values.device  # masks are on the host
+        places = masks.nonzero().squeeze(1)
         tokens = self.item.tokens(batch.values, batch.event_types, generator)
-        x = torch.where(is_masked[:, None], self.mask, tokens)  # (T, D)
-        states = self.encoder.states_at(self._typed(x), batch.lengths, masks, generator)
-        places, vectors = is_masked.nonzero().squeeze(1), self.item.output_vectors()
-        return self.objective(self._transform(states), places, vectors[1:], self.bias[1:], batch, generator)
+        x = torch.where(masks.to(device, non_blocking=True)[:, None], self.mask, tokens)  # (T, D)
+        states = self._transform(self.encoder.states_at(self._typed(x), batch.lengths, places, generator))
+        targets, vectors = places.to(device, non_blocking=True), self.item.output_vectors()
+        return self.objective(states, targets, vectors[1:], self.bias[1:], batch, generator)
+
+    def num_targets(self, batch: JaggedBatch, generator: torch.Generator) -> int:
+        """The masked events."""
+        return int(self._masks(batch, generator).sum())
 
     def encode(self, batch: JaggedBatch) -> Tensor:
         """(B, D+1): the state of a mask set after each sequence; its last dimension is 1, for the items' biases.

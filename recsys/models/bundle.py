@@ -22,7 +22,7 @@ from torch import nn
 
 from recsys.errors import BundleError, TrackingError
 from recsys.features.vocabulary import Vocabulary
-from recsys.files import replace_folder, sha256_of, storage_errors, write_json
+from recsys.files import replace_folder, sha256_of, storage_errors, sync, write_json
 from recsys.models import registry
 from recsys.models.protocols import NextItemModel
 from recsys.models.ranking.ranker import History, ItemId, Ranker
@@ -86,8 +86,8 @@ def save_bundle(
     if path.exists() and not (path / "model.json").is_file():
         raise BundleError(f"{path}: exists and is no bundle; name another folder")
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with storage_errors(path, "free some disk space and save the bundle again"):
-        shutil.rmtree(draft, ignore_errors=True)
+    with storage_errors(path, "free some disk space and run the same command again"):
+        _tidy(path)
         try:
             draft.mkdir(parents=True)
             head = {"name": name, "config": dict(config), "num_items": len(items), "data": dict(data)}
@@ -104,10 +104,19 @@ def save_bundle(
             _write_manifest(draft)
             write_json(draft / "golden.json", _answers(load_bundle(draft), golden_histories))
             _write_manifest(draft)
+            for written in [*draft.rglob("*"), draft]:
+                sync(written)
             replace_folder(path, draft)
+            sync(path.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return path
+
+
+def _tidy(path: Path) -> None:
+    """Take away what a write of `path` left behind that was killed; nobody else writes there."""
+    for leftover in [*path.parent.glob(f".{path.name}.*.tmp"), *path.parent.glob(f".{path.name}.*.old")]:
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def load_bundle(path: Path) -> Bundle:

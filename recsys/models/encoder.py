@@ -101,28 +101,27 @@ class Encoder(nn.Module):
         if 0 in lengths:
             raise ValueError(f"sequence {lengths.index(0)} is empty; a state stands after an item")
         last = torch.from_numpy(np.cumsum(lengths, dtype=np.int64) - 1).to(x.device, non_blocking=True)
-        return self._states_at(x, lengths, last, np.ones(len(lengths), dtype=np.int64), generator)
+        return self._with_last_block_at(x, lengths, last, np.ones(len(lengths), dtype=np.int64), generator)
 
     def states_at(
-        self, x: Tensor, lengths: tuple[int, ...], is_chosen: Tensor, generator: torch.Generator | None = None
+        self, x: Tensor, lengths: tuple[int, ...], places: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """(N, D): what `forward` gives for the chosen tokens; the last block is run for these alone.
+        """(N, D): what `forward` gives for the tokens at `places`; the last block is run for these alone.
 
         Args:
             x, lengths, generator: as in `forward`.
-            is_chosen: (T,) bool on the host, true for N tokens.
+            places: (N,) int64 on the host, ascending: rows of `x`.
 
         Raises:
             ValueError: the encoder is causal, where every token sees other keys; or a sequence exceeds `max_len`.
         """
         if self.causal:
             raise ValueError("states_at is for an encoder that sees both ways; take forward, or last_states")
-        chosen = np.flatnonzero(is_chosen.numpy())
-        sequence = np.searchsorted(np.cumsum(lengths), chosen, side="right")
-        rows = torch.from_numpy(chosen).to(x.device, non_blocking=True)
-        return self._states_at(x, lengths, rows, np.bincount(sequence, minlength=len(lengths)), generator)
+        sequence = np.searchsorted(np.cumsum(lengths), places.numpy(), side="right")
+        counts = np.bincount(sequence, minlength=len(lengths))
+        return self._with_last_block_at(x, lengths, places.to(x.device, non_blocking=True), counts, generator)
 
-    def _states_at(
+    def _with_last_block_at(
         self,
         x: Tensor,
         lengths: tuple[int, ...],
@@ -135,7 +134,7 @@ class Encoder(nn.Module):
         for block in blocks:
             x = block(x, meta, generator)
         assert isinstance(last, Block)
-        x = last.states_at(x, meta, rows, JaggedMeta.from_lengths(counts, device=x.device), generator)  # (N, D)
+        x = last.rows_of(x, meta, rows, JaggedMeta.from_lengths(counts, device=x.device), generator)  # (N, D)
         return self.norm(x) if self.config.norm == "pre" else x
 
     def _embed(self, x: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, JaggedMeta]:
@@ -167,7 +166,7 @@ class Block(nn.Module):
             return self._after_attention(x, self._attend(self.norm_attention(x), meta, generator))
         return self._after_attention(x, self._attend(x, meta, generator))
 
-    def states_at(
+    def rows_of(
         self, x: Tensor, meta: JaggedMeta, rows: Tensor, meta_rows: JaggedMeta, generator: torch.Generator | None
     ) -> Tensor:
         """(N, D): what `forward` gives for the tokens `rows`, of which each sees the whole of its sequence.

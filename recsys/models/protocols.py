@@ -50,6 +50,15 @@ class SamplesWindows(Protocol):
 
 
 @runtime_checkable
+class CountsTargets(Protocol):
+    """A model that tells how many targets its loss is the mean of, so that accumulated batches weigh by them."""
+
+    def num_targets(self, batch: JaggedBatch, generator: torch.Generator) -> int:
+        """Those of `loss` with a generator in the same state."""
+        ...
+
+
+@runtime_checkable
 class ReadsDataset(Protocol):
     """A model that needs more of the dataset than batches: counts of items, vectors, categories."""
 

@@ -70,6 +70,10 @@ class SASRec(nn.Module):
         states = self._states(batch.values[inputs], shorter, generator, event_types)
         return self.objective(states, inputs + 1, self.item.output_vectors()[1:], None, batch, generator)
 
+    def num_targets(self, batch: JaggedBatch, generator: torch.Generator) -> int:  # noqa: ARG002  # no chance in it
+        """Every event but the first of its sequence."""
+        return sum(max(length - 1, 0) for length in batch.lengths)
+
     def encode(self, batch: JaggedBatch) -> Tensor:
         """(B, D): the state after each sequence's last item.
 

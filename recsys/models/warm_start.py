@@ -22,7 +22,10 @@ from recsys.models.protocols import NextItemModel
 
 NOISE = 0.1  # of the spread of the bundle's rows
 # Settings that say what the weights mean, though another value may leave every shape as it is.
-ARCHITECTURE = ("d_model", "num_layers", "num_heads", "d_ff", "max_len", "norm", "positions", "activation")
+ARCHITECTURE = (
+    *("d_model", "num_layers", "num_heads", "d_ff", "max_len", "block", "norm", "norm_eps", "positions", "activation"),
+    "token_type",
+)
 SWITCHES = ("event_types", "categories", "frozen_vectors")
 OF_DATASET = ("item.categories", "item.vectors", "item.is_trained")
 Integers = npt.NDArray[np.int64]
@@ -63,6 +66,7 @@ def warm_start(
     assert isinstance(model, nn.Module)
     assert isinstance(bundle.model, nn.Module)
     fresh, old = model.state_dict(), bundle.model.state_dict()
+    _check_nothing_is_lost(fresh, old, where)
     _check_vectors(fresh, old, row_of, where)
     rows_of: dict[str, Integers] = dict.fromkeys(_item_rows(model, name, where), row_of)
     rows_of["item.event_type.weight"] = _by_name(inputs_of(bundle.model).event_type_names, inputs_of(model))
@@ -144,6 +148,16 @@ def _check_shape(key: str, tensor: Tensor, old: Tensor | None, by_row: bool, whe
     if tensor.shape[by_row:] != old.shape[by_row:]:
         raise ConfigError(
             f"{where}: its {key!r} is of shape {tuple(old.shape)}, this model's {tuple(tensor.shape)}; "
+            "train with the bundle's settings"
+        )
+
+
+def _check_nothing_is_lost(fresh: Mapping[str, Tensor], old: Mapping[str, Tensor], where: str) -> None:
+    """The row of the unknown item may go: it is only read for items outside the vocabulary."""
+    lost = [key for key in old if key not in fresh and key != "item.unknown" and key not in OF_DATASET]
+    if lost:
+        raise ConfigError(
+            f"{where}: has weights {', '.join(map(repr, lost))}, which this model lacks; "
             "train with the bundle's settings"
         )
 

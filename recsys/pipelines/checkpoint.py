@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn, optim
 
 from recsys.errors import CheckpointError
-from recsys.files import sha256_of, storage_errors
+from recsys.files import replace_folder, sha256_of, storage_errors, sync
 
 FORMAT_VERSION = 1
 KEEP = 2
@@ -57,27 +57,40 @@ def save_checkpoint(
     """
     path = folder / f"step-{step:08d}"
     draft = folder / f".{path.name}.{os.getpid()}.tmp"
-    with storage_errors(path, "the checkpoint before it is kept; free some disk space and run the same command again"):
+    with storage_errors(path, "older checkpoints are kept; free some disk space and run the same command again"):
         try:
             draft.mkdir(parents=True)
             tensors = _tensors(model, optimizer) | _named("best", best) | _named("average", average or {})
             _write(draft, tensors, {**state, "format": FORMAT_VERSION, "step": step})
-            if path.exists():
-                shutil.rmtree(path)
-            draft.rename(path)
+            replace_folder(path, draft)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    _sync(folder)
-    for old in sorted(folder.glob("step-*"))[:-KEEP]:
+    sync(folder)
+    for old in _named_by_step(folder)[:-KEEP]:
         shutil.rmtree(old)
     return path
 
 
+def _named_by_step(folder: Path) -> list[Path]:
+    """The oldest first; other names are not ours."""
+    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
+
+
 def found_in(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, the newest first. What an interrupted write left behind is removed."""
+    """The checkpoints in `folder`, the newest first. What an interrupted write left behind is taken away.
+
+    A checkpoint is written again where a run was stopped at the last step of an epoch: the older one is set aside
+    meanwhile, and comes back if the write was interrupted before the new one stood.
+    """
+    for aside in folder.glob(".step-*.old"):
+        path = folder / aside.name.split(".")[1]
+        if path.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(path)
     for leftover in folder.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
-    return sorted(folder.glob("step-*"), reverse=True)
+    return _named_by_step(folder)[::-1]
 
 
 def load_checkpoint(path: Path, *, model: nn.Module, optimizer: optim.Optimizer) -> Stored:
@@ -91,7 +104,7 @@ def load_checkpoint(path: Path, *, model: nn.Module, optimizer: optim.Optimizer)
         version, digest = state["format"], state["sha256"]
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path}: state.json is missing or damaged; remove this folder to go on from an older one"
+            f"{path}: state.json is missing or damaged; remove this folder to go on from an older one, if there is one"
         ) from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
@@ -99,7 +112,9 @@ def load_checkpoint(path: Path, *, model: nn.Module, optimizer: optim.Optimizer)
         )
     file = path / "tensors.safetensors"
     if not file.is_file() or sha256_of(file) != digest:
-        raise CheckpointError(f"{file}: missing or its bytes differ; remove {path} to go on from an older checkpoint")
+        raise CheckpointError(
+            f"{file}: missing or its bytes differ; remove {path} to go on from an older checkpoint, if there is one"
+        )
     tensors = load_file(file)
     try:
         model.load_state_dict(_part(tensors, "model."))
@@ -136,16 +151,8 @@ def _write(draft: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> No
     text = json.dumps({**state, "sha256": sha256_of(file)}, indent=1, sort_keys=True, allow_nan=True)
     (draft / "state.json").write_text(text + "\n", encoding="utf-8")
     for written in (file, draft / "state.json", draft):
-        _sync(written)
+        sync(written)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

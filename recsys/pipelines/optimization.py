@@ -7,10 +7,13 @@ from typing import Literal
 import torch
 from torch import nn
 
+from recsys.errors import ConfigError
 from recsys.features.batches import TrainBatches
 from recsys.features.dataset import PreparedDataset
 from recsys.models.protocols import NextItemModel, SamplesWindows
 from recsys.pipelines.bert_adam import BertAdam
+
+MAX_THREADS = 1_024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class OptimizationConfig:
     decay: Literal["none", "linear", "cosine"] = "none"  # to 0 at the last step, or at the last second
     clip_norm: float | None = None
     ema: float | None = None  # decay a step of an average of the weights; the average is validated and kept
-    accumulate: int = 1  # batches a step; the gradient is the mean of those of their mean losses
+    accumulate: int = 1  # batches a step; the gradient is that of the mean over all their targets
     precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast in the loss; weights and moments stay float32
     tokens_per_batch: int = 16_384  # at most; not looked at where sequences_per_batch is given
     sequences_per_batch: int | None = None
@@ -37,7 +40,7 @@ class OptimizationConfig:
     validation_users: int | None = None  # a seeded sample; all by default
     patience: int | None = 5  # validations without a better NDCG@10 before it stops
     checkpoint_every: int | None = None  # steps; at the end of each epoch by default
-    device: str = "auto"  # auto, cpu, cuda
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None  # of the CPU; all by default
 
     def __post_init__(self) -> None:
@@ -47,8 +50,18 @@ class OptimizationConfig:
         for name in ("patience", "checkpoint_every", "validation_users", "threads", "sequences_per_batch"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1, or null")
+        if self.threads is not None and self.threads > MAX_THREADS:
+            raise ValueError(f"threads={self.threads} must be at most {MAX_THREADS:,}, or null")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps={self.warmup_steps} must be at least 0")
         if not 0.0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr} must be above 0")
+        if not 0.0 <= self.beta2 < 1.0:
+            raise ValueError(f"beta2={self.beta2} must be in [0, 1)")
+        if not 0.0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay={self.weight_decay} must be at least 0")
+        if self.clip_norm is not None and not 0.0 < self.clip_norm < math.inf:
+            raise ValueError(f"clip_norm={self.clip_norm} must be above 0, or null")
         if self.ema is not None and not 0.0 < self.ema < 1.0:
             raise ValueError(f"ema={self.ema} must be in (0, 1), such as 0.999, or null")
         if self.max_seconds is not None and not 0.0 < self.max_seconds < math.inf:
@@ -74,8 +87,13 @@ def build_batches(
     """The training batches of `dataset`, cut and repeated as the model wants them, as large as the config says.
 
     Raises:
-        ValueError: a batch of `tokens_per_batch` cannot hold one sequence.
+        ConfigError: a batch of `tokens_per_batch` cannot hold one sequence.
     """
+    if config.sequences_per_batch is None and config.tokens_per_batch < model.train_len:
+        raise ConfigError(
+            f"train.tokens_per_batch={config.tokens_per_batch} is less than one sequence of {model.train_len} events; "
+            "raise it, or lower model.max_len"
+        )
     return TrainBatches(
         dataset,
         max_len=model.train_len,

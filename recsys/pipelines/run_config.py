@@ -73,7 +73,7 @@ def record_of(config: TrainConfig, dataset: PreparedDataset) -> dict[str, Any]:
         "num_items": dataset.num_items,
         "recsys": __version__,
         "torch": torch.__version__,
-        "commit": os.environ.get("RECSYS_COMMIT") or _commit(),
+        "commit": source_commit(),
     }
 
 
@@ -105,15 +105,32 @@ def open_run(out: Path, record: dict[str, Any]) -> IO[str]:
     """
     file = out / "run.json"
     with storage_errors(out, "free some disk space and run the same command again"):
-        if out.is_dir() and not file.is_file() and any(entry.name != LOCK for entry in out.iterdir()):
+        if out.is_dir() and not file.is_file() and not all(_is_leftover(entry) for entry in out.iterdir()):
             raise CheckpointError(f"{out}: is no run folder and holds other things; name a new --out")
         out.mkdir(parents=True, exist_ok=True)
         if file.is_file():
-            _check_same_run(json.loads(file.read_text(encoding="utf-8")), record, out)
+            _check_same_run(_stored(file), record, out)
         lock = _lock(out / LOCK)
         if not file.is_file():
+            for draft in out.glob(".run.json.*.tmp"):
+                draft.unlink()
             write_json(file, record)
     return lock
+
+
+def _is_leftover(entry: Path) -> bool:
+    """Whether a start that was killed before run.json stood left this behind."""
+    return entry.name == LOCK or (entry.name.startswith(".run.json.") and entry.suffix == ".tmp")
+
+
+def _stored(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        parts = (found["config"]["model"]["name"], found["config"]["train"].keys(), found["config"]["seed"])
+        assert all(part is not None for part in parts)
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise CheckpointError(f"{file}: damaged ({error!r}); restore it, or name another --out") from error
+    return dict(found)
 
 
 def _lock(path: Path) -> IO[str]:
@@ -132,8 +149,8 @@ def _check_same_run(old: dict[str, Any], new: dict[str, Any], out: Path) -> None
     if old.get("format") != new["format"]:
         raise CheckpointError(f"{out}: run format {old.get('format')}, wanted {new['format']}; name another --out")
     for key in ("data_hash", "num_items"):
-        if old[key] != new[key]:
-            raise CheckpointError(f"{out}: began with {key}={old[key]}, now {new[key]}; name another --out")
+        if old.get(key) != new[key]:
+            raise CheckpointError(f"{out}: began with {key}={old.get(key)}, now {new[key]}; name another --out")
     inputs = new["config"]["model"].get("inputs") or {}
     reads_sides = any(inputs.get(name) for name in ("event_types", "categories", "frozen_vectors"))
     if reads_sides and old.get("side_hash") != new["side_hash"]:
@@ -142,10 +159,18 @@ def _check_same_run(old: dict[str, Any], new: dict[str, Any], out: Path) -> None
         versions = [(record.get("warm_start") or {}).get("version") for record in (old, new)]
         raise CheckpointError(f"{out}: began with warm_start={versions[0]}, now {versions[1]}; name another --out")
     began, asked = _comparable(old["config"]), _comparable(new["config"])
-    differing = [key for key in ("model", "train", "seed") if began[key] != asked[key]]
+    differing = [line for key in ("model", "train", "seed") for line in _differences(key, began[key], asked[key])]
     if differing:
-        names = ", ".join(differing)
-        raise CheckpointError(f"{out}: began with another config ({names}); use that one, or name another --out")
+        raise CheckpointError(
+            f"{out}: began with another config ({', '.join(differing)}); use that one, or name another --out"
+        )
+
+
+def _differences(name: str, began: Any, asked: Any) -> list[str]:
+    if isinstance(began, Mapping) and isinstance(asked, Mapping):
+        keys = dict.fromkeys([*began, *asked])
+        return [line for key in keys for line in _differences(f"{name}.{key}", began.get(key), asked.get(key))]
+    return [] if began == asked else [f"{name}={json.dumps(began)}, now {json.dumps(asked)}"]
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
@@ -163,8 +188,10 @@ def _with_defaults(model: dict[str, Any]) -> dict[str, Any]:
         return model
 
 
-def _commit() -> str | None:
-    """The commit of the source tree, read from .git without running git; None where there is none."""
+def source_commit() -> str | None:
+    """The commit of the source tree: RECSYS_COMMIT, or read from .git without running git; None where there is none."""
+    if given := os.environ.get("RECSYS_COMMIT"):
+        return given
     git = Path(__file__).resolve().parents[2] / ".git"
     try:
         head = (git / "HEAD").read_text(encoding="utf-8").strip()

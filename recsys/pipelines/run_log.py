@@ -18,8 +18,11 @@ class RunLog:
         self.seen: set[tuple[str, int]] = set()
         if path.is_file():
             _cut_torn_line(path)
-            events = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-            self.seen = {(event["event"], event["step"]) for event in events}
+            lines = path.read_bytes().splitlines()
+            events = [event for event in map(_event, lines) if event is not None]
+            self.seen = set(events)
+            if len(events) < len(lines):
+                self.warn(f"{path}: {len(lines) - len(events)} damaged lines are passed over")
 
     def write(self, event: str, step: int, **values: Any) -> None:
         line = {"event": event, "step": step, "time": round(time.time(), 3), **values}
@@ -27,11 +30,17 @@ class RunLog:
         if (event, step) in self.seen and event != "start":
             return
         self.seen.add((event, step))
+        self._append(line)
+
+    def warn(self, message: str, step: int = 0) -> None:
+        """Tell it and write it down, every time."""
+        line = {"event": "warning", "step": step, "time": round(time.time(), 3), "message": message}
+        self.observe(line)
+        self._append(line)
+
+    def _append(self, line: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-
-    def warn(self, message: str) -> None:
-        self.observe({"event": "warning", "message": message})
 
 
 class RunClock:
@@ -65,6 +74,15 @@ class RunClock:
             return False
         self.last_log = time.perf_counter()
         return True
+
+
+def _event(line: bytes) -> tuple[str, int] | None:
+    """What a line logs, and at which step; None of a damaged one."""
+    try:
+        event = json.loads(line)
+        return str(event["event"]), int(event["step"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _cut_torn_line(path: Path) -> None:

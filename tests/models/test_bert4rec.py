@@ -1,5 +1,4 @@
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -38,15 +37,13 @@ def test_the_state_of_loss_on_the_last_item_is_the_state_served() -> None:
 
 
 def masks_by_instance(circle: PreparedDataset, epoch: int, first_step: int = 0, **keys: Any) -> dict[int, list[bool]]:
-    """Which tokens the model puts its mask vector at, seen where the encoder is called."""
+    """Which tokens the model masks."""
     torch.manual_seed(0)
     model = BERT4Rec(BERT4RecConfig(**{**STATIC, **keys}), circle.num_items)
     found: dict[int, list[bool]] = {}
     batches = TrainBatches(circle, max_len=8, tokens_per_batch=512, seed=0, sampling=model.sampling)
     for batch in batches.epoch(epoch, first_step):
-        with patch.object(model.encoder, "states_at", wraps=model.encoder.states_at) as states_at:
-            model.loss(batch, torch.Generator().manual_seed(epoch))
-        is_masked = (states_at.call_args.args[0] == model.mask).all(1)
+        is_masked = model._masks(batch, torch.Generator().manual_seed(epoch))
         assert batch.instances is not None
         parts = torch.split(is_masked, list(batch.lengths))
         found |= {int(number): part.tolist() for number, part in zip(batch.instances, parts, strict=True)}

@@ -34,7 +34,7 @@ def test_states_and_gradients_at_chosen_tokens_are_those_of_the_whole_pass(
     x = torch.randn(sum(lengths), 16, dtype=torch.float64, requires_grad=True)
     is_chosen = torch.zeros(len(x), dtype=torch.bool)
     is_chosen[[0, 2, 3, 9, 12, 13, 19]] = True  # none of the fourth sequence, the last token of the fifth
-    found, whole = encoder.states_at(x, lengths, is_chosen), encoder(x, lengths)[is_chosen]
+    found, whole = encoder.states_at(x, lengths, is_chosen.nonzero().squeeze(1)), encoder(x, lengths)[is_chosen]
     torch.testing.assert_close(found, whole)
     weights = torch.randn_like(whole)
     inputs = [x, *encoder.parameters()]
@@ -46,7 +46,20 @@ def test_states_and_gradients_at_chosen_tokens_are_those_of_the_whole_pass(
 def test_states_at_chosen_tokens_are_refused_where_each_token_sees_other_keys() -> None:
     encoder = Encoder(EncoderConfig(d_model=8, num_heads=2, num_layers=1), max_len=5, causal=True)
     with pytest.raises(ValueError, match="take forward, or last_states"):
-        encoder.states_at(torch.randn(3, 8), (3,), torch.ones(3, dtype=torch.bool))
+        encoder.states_at(torch.randn(3, 8), (3,), torch.arange(3))
+
+
+def test_attention_dropout_falls_on_the_last_block_of_chosen_tokens_too() -> None:
+    torch.manual_seed(0)
+    config = EncoderConfig(d_model=8, num_heads=2, num_layers=1, dropout=0.0, attention_dropout=0.5)
+    encoder = Encoder(config, max_len=5, causal=False).train()
+    x, places = torch.randn(8, 8), torch.tensor([0, 3, 6])
+
+    def states(seed: int) -> Tensor:
+        return encoder.states_at(x, (5, 3), places, torch.Generator().manual_seed(seed))
+
+    assert torch.equal(states(1), states(1))
+    assert not torch.allclose(states(1), states(2))
 
 
 def test_a_gradient_reaches_every_weight_by_the_last_states() -> None:

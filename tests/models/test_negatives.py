@@ -51,6 +51,13 @@ def test_every_unseen_item_is_drawn_equally_often_and_any_two_together() -> None
     np.testing.assert_allclose(off / rounds, 3 * 2 / (6 * 5), atol=0.03)
 
 
+def test_sequences_draw_lists_of_their_own() -> None:
+    nothing, lengths = np.zeros(0, dtype=np.int64), np.zeros(50, dtype=np.int64)
+    lists = draw_unseen(nothing, lengths, 1_000, 5, generator()).tolist()
+    assert len({tuple(each) for each in lists}) > 40
+    assert len({item for each in lists for item in each}) > 150
+
+
 def test_distinct_negatives_are_distinct_and_uniform() -> None:
     source, counts = generator(), np.zeros(10)
     for _ in range(5000):

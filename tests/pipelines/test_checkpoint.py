@@ -1,3 +1,5 @@
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,50 @@ def test_what_a_killed_write_left_behind_is_removed(tmp_path: Path) -> None:
     assert checkpoint.found_in(tmp_path) == [tmp_path / "step-00000001"]
     assert len(list(tmp_path.iterdir())) == 1
     assert checkpoint.found_in(tmp_path / "none") == []
+
+
+def test_a_checkpoint_that_was_set_aside_by_a_killed_write_comes_back(tmp_path: Path) -> None:
+    """As where a run is stopped at the last step of an epoch, and saved once more after its validation."""
+    save(tmp_path, 1).rename(tmp_path / ".step-00000001.99.old")
+    (tmp_path / ".step-00000001.99.tmp").mkdir()
+    assert checkpoint.found_in(tmp_path) == [tmp_path / "step-00000001"]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000001.99.old")
+    assert checkpoint.found_in(tmp_path) == [tmp_path / "step-00000001"]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_checkpoint_written_again_is_never_missing_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.suffix == ".tmp":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 1)
+    monkeypatch.undo()
+    assert checkpoint.found_in(tmp_path) == [tmp_path / "step-00000001"]
+
+
+def test_other_names_count_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "step-zzz").mkdir()
+    for step in (1, 2):
+        save(tmp_path, step)
+    assert [path.name for path in checkpoint.found_in(tmp_path)] == ["step-00000002", "step-00000001"]
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}")))
+    path = save(tmp_path, 1)
+    assert [Path(name).name.partition(".")[0] for name in synced] == ["tensors", "state", "", tmp_path.name]
+    assert path.exists()
 
 
 def test_a_failed_write_leaves_the_older_checkpoint(tmp_path: Path) -> None:

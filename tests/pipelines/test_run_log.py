@@ -20,6 +20,27 @@ def test_an_event_is_logged_once_and_observed_each_time(tmp_path: Path) -> None:
     assert len(observed) == 2
 
 
+def test_damaged_lines_are_passed_over_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    RunLog(path, lambda event: None).write("step", 1, loss=2.0)  # noqa: ARG005  # nobody watches
+    with path.open("ab") as file:
+        file.write(b'garbage\n[]\n{}\n{"event": "step"}\n\xff\n')
+    observed: list[dict[str, Any]] = []
+    log = RunLog(path, observed.append)
+    log.write("step", 1, loss=2.0)
+    log.write("step", 2, loss=1.0)
+    assert [event["event"] for event in observed] == ["warning", "step", "step"]
+    assert observed[0]["message"] == f"{path}: 5 damaged lines are passed over"
+    assert path.read_bytes().count(b'"event": "step", "step"') == 2
+
+
+def test_warnings_are_written_down_every_time(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "log.jsonl", lambda event: None)  # noqa: ARG005  # nobody watches
+    log.warn("one")
+    log.warn("two")
+    assert [line["message"] for line in lines_of(tmp_path / "log.jsonl")] == ["one", "two"]
+
+
 def test_a_line_torn_by_a_kill_is_taken_away_at_any_byte(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     log = RunLog(path, lambda event: None)  # noqa: ARG005  # nobody watches

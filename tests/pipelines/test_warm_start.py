@@ -135,6 +135,25 @@ def test_new_rows_begin_as_the_unknown_item_where_there_is_one(
     assert torch.equal(found["item.unknown"], old["item.unknown"])
 
 
+def test_weights_that_the_run_has_no_place_for_are_not_dropped_silently(
+    days: tuple[PreparedDataset, PreparedDataset], tmp_path: Path
+) -> None:
+    bundle = load_bundle(train(config_of(days[0], "bert4rec", 1, token_type=True), tmp_path / "run").bundle)
+    with pytest.raises(ConfigError, match="has token_type=True, this run token_type=False"):
+        begun(bundle, days[1])
+    with pytest.raises(ConfigError, match="has weights 'token_type', which this model lacks"):
+        begun(replace(bundle, config={**bundle.config, "token_type": False}), days[1])
+
+
+def test_the_unknown_item_of_the_bundle_may_stay_behind(
+    days: tuple[PreparedDataset, PreparedDataset], tmp_path: Path
+) -> None:
+    bundle = load_bundle(train(config_of(days[0], "sasrec", 1, inputs={"id_dropout": 0.1}), tmp_path / "run").bundle)
+    found, shared = begun(bundle, days[1])
+    assert "item.unknown" not in found
+    assert shared == 20
+
+
 def test_an_unknown_item_may_come_with_the_warm_run(
     days: tuple[PreparedDataset, PreparedDataset], bundles: dict[str, Path]
 ) -> None:
@@ -185,6 +204,7 @@ def test_rows_of_categories_go_by_the_items_they_share(tmp_path: Path) -> None:
         ({"d_model": 8}, "has d_model=16, this run d_model=8; train with model.d_model=16, or leave warm_start out"),
         ({"norm": "post"}, "has norm=pre, this run norm=post"),
         ({"max_len": 9}, "has max_len=12, this run max_len=9"),
+        ({"norm_eps": 1e-12}, "has norm_eps=1e-05, this run norm_eps=1e-12"),
         ({"inputs": {"event_types": True}}, "has inputs.event_types=False, this run inputs.event_types=True"),
     ],
 )

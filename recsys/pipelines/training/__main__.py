@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from recsys import config as configs
-from recsys.errors import RecsysError
+from recsys.errors import ConfigError, RecsysError
 from recsys.pipelines.run_config import TrainConfig
+from recsys.pipelines.training.result import Stopped
 from recsys.pipelines.training.train import train
+
+INTERRUPTED = 130
 
 
 def main(arguments: list[str]) -> int:
@@ -22,15 +25,20 @@ def main(arguments: list[str]) -> int:
         arguments: run.json, the run folder, and where the dataset lies on this machine.
 
     Returns:
-        The exit code: 0, 2 where the caller erred, 1 for anything else.
+        The exit code: 0, 2 where the caller erred, 130 where it was asked to stop, 1 for anything else.
     """
     given = _parser().parse_args(arguments)
     try:
         mapping = configs.read(given.file)
         mapping = mapping.get("config", mapping)
+        if not isinstance(mapping, dict):
+            raise ConfigError(f"{given.file}: config is of type {type(mapping).__name__}, wanted an object")
         if given.data is not None:
             mapping["data"] = str(given.data)
         result = train(configs.load(TrainConfig, mapping), given.out, _show)
+    except Stopped as stopped:
+        sys.stderr.write(f"{stopped}\n")
+        return INTERRUPTED
     except RecsysError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2 if isinstance(error, ValueError) else 1

@@ -25,7 +25,7 @@ class Plan:
     def steps_of(self, epoch: int) -> int:
         """Optimizer steps of one epoch."""
         if epoch not in self._counts:
-            self._counts[epoch] = math.ceil(len(self.batches.plan(epoch)) / self.config.accumulate)
+            self._counts[epoch] = math.ceil(self.batches.num_batches(epoch) / self.config.accumulate)
         return self._counts[epoch]
 
     def is_over(self, state: RunState) -> bool:

@@ -1,5 +1,6 @@
 """Where a run stands, and its way to disk and back: all that is no function of (seed, epoch, step)."""
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recsys import __version__
 from recsys.errors import CheckpointError
 from recsys.pipelines import checkpoint
+from recsys.pipelines.run_config import source_commit
 from recsys.pipelines.training.average import WeightAverage
 
 METRIC = "ndcg@10"
@@ -101,11 +104,6 @@ class Checkpoints:
                 return _state_of(stored.state)
         return None
 
-    def _place(self) -> dict[str, Any]:
-        """What the last bits depend on and no setting fixes."""
-        device = next((str(parameter.device) for parameter in self.module.parameters()), "cpu")
-        return {"threads": torch.get_num_threads(), "device": device, "torch": torch.__version__}
-
     def _compare_place(self, stored: dict[str, Any]) -> None:
         for name, value in self._place().items():
             if stored.get(name, value) != value:
@@ -113,6 +111,23 @@ class Checkpoints:
                     f"resumed with {name}={value}, began with {name}={stored[name]}: "
                     "the last bits of the weights may differ"
                 )
+
+    def _place(self) -> dict[str, Any]:
+        return place_of(next((parameter.device for parameter in self.module.parameters()), torch.device("cpu")))
+
+
+def place_of(device: torch.device) -> dict[str, Any]:
+    """What the last bits of a run depend on and no setting fixes; JSON values."""
+    return {
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "kernels": os.environ.get("RECSYS_KERNELS") or "auto",
+        "recsys": __version__,
+        "commit": source_commit(),
+    }
 
 
 def _state_of(stored: dict[str, Any]) -> RunState:

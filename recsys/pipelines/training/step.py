@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recsys.errors import TrainingDiverged
 from recsys.features.batches import JaggedBatch
-from recsys.models.protocols import NextItemModel
+from recsys.models.protocols import CountsTargets, NextItemModel
 from recsys.pipelines.optimization import build_optimizer, learning_rate_factor
 from recsys.pipelines.run_config import TrainConfig
 from recsys.pipelines.training.average import WeightAverage
@@ -37,15 +37,15 @@ class Stepper:
         self.rate = 0.0  # of the last step
 
     def take(self, batches: Sequence[JaggedBatch], state: RunState, seconds: float) -> Tensor:
-        """One step along the mean of the gradients of the batches' losses; counts it in the state.
+        """One step along the gradient of the mean over the batches' targets; counts it in the state.
 
         Args:
-            batches: of one step; their losses, each a mean over targets, weigh the same.
+            batches: of one step. They weigh by their targets, or the same where the model does not count them.
             state: where the run stands before the step.
             seconds: into the run.
 
         Returns:
-            Scalar: the mean of the losses.
+            Scalar: the mean loss over the targets.
 
         Raises:
             TrainingDiverged: on the CPU, where asking costs nothing: the loss is not finite. The weights stay.
@@ -55,10 +55,9 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
         self.optimizer.zero_grad(set_to_none=True)
-        losses = [self._backward(batch, state.epoch, first + n, len(batches)) for n, batch in enumerate(batches)]
-        if config.clip_norm:
+        loss = self._backward(batches, state.epoch, first)
+        if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.module.parameters(), config.clip_norm)
-        loss = torch.stack(losses).mean()
         state.step, state.step_in_epoch = state.step + 1, state.step_in_epoch + 1
         if self.device.type == "cpu":
             self.finite(loss, state)
@@ -92,14 +91,28 @@ class Stepper:
             if not bool(torch.isfinite(parameter).all()):
                 raise self._diverged(f"{name} is not finite", state)
 
-    def _backward(self, batch: JaggedBatch, epoch: int, number: int, num_batches: int) -> Tensor:
-        """Adds the gradient of a batch, by its number in the epoch; returns its loss."""
-        generator = seed_of_step(self.config.seed, epoch, number)
+    def _backward(self, batches: Sequence[JaggedBatch], epoch: int, first: int) -> Tensor:
+        """Leaves the gradient of the batches, of which `first` is the number in the epoch; returns their mean loss."""
+        shares = self._shares(batches, epoch, first)
+        losses = []
         is_bf16 = self.config.train.precision == "bf16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_bf16):
-            loss = self.model.loss(batch.to(self.device), generator)
-        torch.autograd.backward(loss / num_batches)
-        return loss.detach().float()
+        for number, (batch, share) in enumerate(zip(batches, shares, strict=True), start=first):
+            generator = seed_of_step(self.config.seed, epoch, number)
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_bf16):
+                loss = self.model.loss(batch.to(self.device), generator)
+            torch.autograd.backward(loss * share)
+            losses.append(loss.detach().float() * share)
+        return torch.stack(losses).sum()
+
+    def _shares(self, batches: Sequence[JaggedBatch], epoch: int, first: int) -> list[float]:
+        """What each batch weighs: its share of the targets."""
+        if len(batches) == 1 or not isinstance(self.model, CountsTargets):
+            return [1.0 / len(batches)] * len(batches)
+        counts = [
+            self.model.num_targets(batch, seed_of_step(self.config.seed, epoch, number))
+            for number, batch in enumerate(batches, start=first)
+        ]
+        return [count / max(sum(counts), 1) for count in counts]
 
     def _diverged(self, what: str, state: RunState) -> TrainingDiverged:
         return TrainingDiverged(

@@ -68,6 +68,36 @@ def other(tmp_path: Path) -> PreparedDataset:
     return prepare(tmp_path / "log.csv", tmp_path / "data", PrepareConfig(split=SplitConfig(protocol="loo")))
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "3", '{"format": 1}', '{"format": 1, "config": {"model": 3}}'])
+def test_a_damaged_run_json_ends_in_one_line(circle: PreparedDataset, tmp_path: Path, text: str) -> None:
+    train(config_of(circle, epochs=1), tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"run.json: damaged .*; restore it, or name another --out$") as caught:
+        train(config_of(circle, epochs=1), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_start_that_was_killed_before_run_json_stood_is_begun_anew(circle: PreparedDataset, tmp_path: Path) -> None:
+    for name in ("run.lock", ".run.json.99.tmp"):
+        (tmp_path / name).write_text("{")
+    train(config_of(circle, epochs=1), tmp_path)
+    assert not (tmp_path / ".run.json.99.tmp").exists()
+
+
+def test_settings_that_differ_are_named_with_both_values(circle: PreparedDataset, tmp_path: Path) -> None:
+    train(config_of(circle, epochs=1), tmp_path / "run")
+    config = config_of(circle, epochs=4, ema=0.9)
+    changed = TrainConfig(
+        data=config.data,
+        model={**config.model, "loss": {"kind": "bce", "num_negatives": 9}},
+        train=config.train,
+        seed=5,
+    )
+    message = r"another config \(model.loss.kind=\"ce\", now \"bce\", model.loss.num_negatives=256, now 9, train.epochs=1, now 4, train.ema=null, now 0.9\)"
+    with pytest.raises(CheckpointError, match=message):
+        train(changed, tmp_path / "run")
+
+
 def test_a_run_folder_of_another_dataset_is_refused(
     circle: PreparedDataset, other: PreparedDataset, tmp_path: Path
 ) -> None:

@@ -82,9 +82,11 @@ def test_a_bare_machine_trains_a_resolved_config_to_the_same_bytes_and_its_run_i
 def test_what_is_missing_is_said_in_one_line(bare: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "recsys.pipelines.training"]
     (tmp_path / "run.yaml").write_text("model: {name: sasrec}\n")
+    (tmp_path / "three.json").write_text('{"config": 3}')
     for words, message in (
         (["absent.json"], "error: absent.json: no such file; name a .yaml or .json file"),
         (["run.yaml"], "error: pyyaml is not installed"),
+        (["three.json"], "error: three.json: config is of type int, wanted an object"),
     ):
         done = subprocess.run([*command, *words], cwd=tmp_path, env=bare, capture_output=True, text=True, check=False)
         assert done.returncode == 2

@@ -96,6 +96,20 @@ def test_another_number_of_threads_goes_on_and_warns(circle: PreparedDataset, tm
     train(more, tmp_path / "run", events.append)
     (warning,) = [event["message"] for event in events if event["event"] == "warning"]
     assert warning == "resumed with threads=2, began with threads=1: the last bits of the weights may differ"
+    assert [event["message"] for event in events_of(tmp_path / "run", "warning")] == [warning]
+
+
+@pytest.mark.parametrize("name", ["device", "gpu", "instructions", "torch", "kernels", "recsys", "commit"])
+def test_whatever_the_last_bits_depend_on_is_compared(circle: PreparedDataset, tmp_path: Path, name: str) -> None:
+    config = config_of(circle, checkpoint_every=2)
+    with pytest.raises(Stopped):
+        train(config, tmp_path / "run", stop_at(2))
+    for state in (tmp_path / "run" / "checkpoints").glob("*/state.json"):
+        state.write_text(json.dumps(json.loads(state.read_text()) | {name: "another"}))
+    train(config, tmp_path / "run")
+    (warning,) = events_of(tmp_path / "run", "warning")
+    assert warning["message"].startswith(f"resumed with {name}=")
+    assert f"began with {name}=another" in warning["message"]
 
 
 def test_the_same_threads_do_not_warn(circle: PreparedDataset, tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from recsys.errors import TrainingDiverged
+from recsys.errors import ConfigError, TrainingDiverged
 from recsys.features.batches import JaggedBatch, TrainBatches
 from recsys.features.dataset import PreparedDataset
 from recsys.models import registry
-from recsys.pipelines.optimization import OptimizationConfig
+from recsys.models.protocols import CountsTargets, NextItemModel
+from recsys.pipelines.optimization import OptimizationConfig, build_batches
 from recsys.pipelines.training import seed_of_step, train
 from recsys.pipelines.training.state import RunState
 from recsys.pipelines.training.step import Stepper
@@ -43,8 +44,22 @@ def gradients(stepper: Stepper) -> dict[str, torch.Tensor]:
     }
 
 
+def test_accumulated_batches_are_one_large_batch(circle: PreparedDataset) -> None:
+    """However many targets each has."""
+    batches = TrainBatches(circle, max_len=12, tokens_per_batch=1, sequences_per_batch=30, seed=5)
+    (whole, *_), sequences = batches.epoch(0), batches.plan(0)[0]
+    parts = [batches.gather(rows) for rows in (sequences[:1], sequences[1:8], sequences[8:])]
+    assert len({len(part.values) for part in parts}) == 3
+    of_parts, of_whole = (stepper_of(circle, "sasrec", accumulate=n) for n in (3, 1))
+    of_parts.module.eval(), of_whole.module.eval()  # no dropout
+    losses = of_parts.take(parts, RunState(), 0.0), of_whole.take([whole], RunState(), 0.0)
+    torch.testing.assert_close(*losses)
+    for name, gradient in gradients(of_whole).items():
+        torch.testing.assert_close(gradients(of_parts)[name], gradient, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_the_gradient_of_a_step_is_the_mean_over_its_batches(circle: PreparedDataset, name: str) -> None:
+def test_the_gradient_of_a_step_is_the_mean_over_the_targets_of_its_batches(circle: PreparedDataset, name: str) -> None:
     group = batches_of(circle, 3)
     together = stepper_of(circle, name, accumulate=3)
     loss = together.take(group, RunState(), 0.0)
@@ -52,14 +67,17 @@ def test_the_gradient_of_a_step_is_the_mean_over_its_batches(circle: PreparedDat
     for number, batch in enumerate(group):
         single = stepper_of(circle, name)
         state = RunState(step_in_epoch=number)
-        alone.append((single.take([batch], state, 0.0), gradients(single)))
-    torch.testing.assert_close(loss, torch.stack([each for each, _ in alone]).mean())
+        assert isinstance(single.model, CountsTargets)
+        count = single.model.num_targets(batch, seed_of_step(5, 0, number))
+        alone.append((count, single.take([batch], state, 0.0), gradients(single)))
+    total = sum(count for count, *_ in alone)
+    torch.testing.assert_close(loss, torch.stack([count / total * each for count, each, _ in alone]).sum())
     for parameter, gradient in gradients(together).items():
-        mean = torch.stack([each[parameter] for _, each in alone]).mean(0)
+        mean = torch.stack([count / total * each[parameter] for count, _, each in alone]).sum(0)
         torch.testing.assert_close(gradient, mean, rtol=1e-4, atol=1e-7)
 
 
-def test_a_shorter_last_group_still_weighs_its_batches_the_same(circle: PreparedDataset) -> None:
+def test_a_group_of_one_batch_is_that_batch(circle: PreparedDataset) -> None:
     (batch,) = batches_of(circle, 1)
     of_three, of_one = stepper_of(circle, "sasrec", accumulate=3), stepper_of(circle, "sasrec")
     of_three.take([batch], RunState(), 0.0)
@@ -141,9 +159,26 @@ def test_the_settings_of_a_step_are_checked() -> None:
         ({"ema": 1.0}, r"ema=1.0 must be in \(0, 1\), such as 0.999, or null"),
         ({"ema": 0.0}, "ema=0.0 must be in"),
         ({"accumulate": 0}, "accumulate=0 must be at least 1"),
+        ({"clip_norm": -1.0}, "clip_norm=-1.0 must be above 0, or null"),
+        ({"clip_norm": 0.0}, "clip_norm=0.0 must be above 0, or null"),
+        ({"clip_norm": math.nan}, "clip_norm=nan must be above 0, or null"),
+        ({"warmup_steps": -3}, "warmup_steps=-3 must be at least 0"),
+        ({"weight_decay": -1.0}, "weight_decay=-1.0 must be at least 0"),
+        ({"weight_decay": math.inf}, "weight_decay=inf must be at least 0"),
+        ({"beta2": 1.0}, r"beta2=1.0 must be in \[0, 1\)"),
+        ({"beta2": -0.1}, r"beta2=-0.1 must be in \[0, 1\)"),
+        ({"threads": 100_000}, "threads=100000 must be at most 1,024, or null"),
     ):
         with pytest.raises(ValueError, match=message):
             OptimizationConfig(**keys)
+
+
+def test_a_batch_that_holds_no_sequence_is_refused(circle: PreparedDataset) -> None:
+    config = config_of(circle, tokens_per_batch=12)
+    model = registry.build("sasrec", config.model_config, circle.num_items)
+    assert isinstance(model, NextItemModel)
+    with pytest.raises(ConfigError, match="train.tokens_per_batch=12 is less than one sequence of 13 events"):
+        build_batches(model, circle, config.train, seed=0)
 
 
 def test_a_weight_that_is_not_finite_is_named_before_it_is_saved(circle: PreparedDataset) -> None:
