@@ -93,7 +93,8 @@ def test_settings_that_differ_are_named_with_both_values(circle: PreparedDataset
         train=config.train,
         seed=5,
     )
-    message = r"another config \(model.loss.kind=\"ce\", now \"bce\", model.loss.num_negatives=256, now 9, train.epochs=1, now 4, train.ema=null, now 0.9\)"
+    loss = r'model.loss.kind="ce", now "bce", model.loss.num_negatives=256, now 9'
+    message = rf"another config \({loss}, train.epochs=1, now 4, train.ema=null, now 0.9\)"
     with pytest.raises(CheckpointError, match=message):
         train(changed, tmp_path / "run")
 
