@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.support.config_hash import hash_of
 from benchmarks.support.interaction_sets import prepared
 from benchmarks.support.record import RESULTS, append
 from recsys import config as configs
@@ -44,16 +45,20 @@ LOSSES: dict[str, dict[str, Any]] = {
     "bce-256": {"kind": "bce", "num_negatives": 256},
 }
 FILE = "losses"
-KEY = ("data", "model", "loss", "max_seconds", "seed")
+KEY = ("data", "model", "loss", "max_seconds", "seed", "config_hash", "data_hash")
 METRICS = ("ndcg@10", "hr@10")
 EPOCHS = 1_000_000  # the seconds end it
 
 
 def measure(
-    key: dict[str, Any], dataset: PreparedDataset, floors: dict[str, Scorer], options: argparse.Namespace
+    key: dict[str, Any],
+    config: TrainConfig,
+    dataset: PreparedDataset,
+    floors: dict[str, Scorer],
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
     """One loss on one set: trained for the seconds, ranked in full on the test part."""
-    trained = fit(key, dataset, options)
+    trained = fit(key, config, options)
     model = load_bundle(trained.bundle).model
     found = evaluate({**floors, options.model: model}, dataset, "test")
     assert found.best_floor is not None
@@ -76,19 +81,23 @@ def measure(
     }
 
 
-def fit(key: dict[str, Any], dataset: PreparedDataset, options: argparse.Namespace) -> TrainResult:
+def config_of(data: str, loss: str, dataset: PreparedDataset, options: argparse.Namespace) -> TrainConfig:
+    """The set's configuration with another loss, for so many seconds."""
+    settings = configs.read(Path("configs") / data / f"{options.model}.yaml")
+    settings["model"]["loss"] = LOSSES[loss]
+    settings["train"] |= {"max_seconds": options.seconds, "epochs": EPOCHS}
+    return configs.load(TrainConfig, settings | {"data": str(dataset.path), "seed": options.seed})
+
+
+def fit(key: dict[str, Any], config: TrainConfig, options: argparse.Namespace) -> TrainResult:
     """The trained model, in a run folder of its own.
 
     Raises:
         SystemExit: it cannot be trained; one line says why.
     """
-    settings = configs.read(Path("configs") / key["data"] / f"{key['model']}.yaml")
-    settings["model"]["loss"] = LOSSES[key["loss"]]
-    settings["train"] |= {"max_seconds": key["max_seconds"], "epochs": EPOCHS}
-    settings |= {"data": str(dataset.path), "seed": key["seed"]}
-    name = f"{key['model']}-{key['loss']}-{key['max_seconds']:g}s-seed{key['seed']}"
+    name = f"{key['model']}-{key['loss']}-{key['max_seconds']:g}s-seed{key['seed']}-{key['config_hash']}"
     try:
-        return train(configs.load(TrainConfig, settings), options.out / key["data"] / name)
+        return train(config, options.out / key["data"] / name)
     except RecsysError as error:
         raise SystemExit(f"error: {key['data']} {name}: {error}") from error
 
@@ -98,7 +107,7 @@ def row_done(key: dict[str, Any]) -> dict[str, Any] | None:
     file = RESULTS / f"{FILE}.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     rows = (json.loads(line) for line in lines)
-    return next((row for row in rows if all(row[part] == key[part] for part in KEY)), None)
+    return next((row for row in rows if all(row.get(part) == key[part] for part in KEY)), None)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -132,12 +141,14 @@ def compare(name: str, options: argparse.Namespace, command: str) -> list[dict[s
     floors: dict[str, Scorer] = {}
     rows = []
     for loss in options.losses:
-        values = (name, options.model, loss, options.seconds, options.seed)
+        config = config_of(name, loss, dataset, options)
+        known = (hash_of(config), dataset.data_hash)
+        values = (name, options.model, loss, options.seconds, options.seed, *known)
         key = dict(zip(KEY, values, strict=True))
         row = row_done(key)
         if row is None:
             floors = floors or fit_floors(dataset)
-            row = measure(key, dataset, floors, options)
+            row = measure(key, config, dataset, floors, options)
             append(FILE, command, row)
             print(f"{name} {options.model} {loss}: NDCG@10 {_figure(row['test']['ndcg@10'])}", flush=True)
         rows.append(row)

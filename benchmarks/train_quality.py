@@ -9,7 +9,6 @@ between the two markers of docs/results.md.
 """
 
 import argparse
-import hashlib
 import json
 import signal
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.floors import tune
+from benchmarks.support.config_hash import hash_of
 from benchmarks.support.interaction_sets import SETS, prepared
 from benchmarks.support.quality_table import rewrite, table
 from benchmarks.support.record import RESULTS, append
@@ -29,7 +29,7 @@ from recsys import config as configs
 from recsys.errors import RecsysError
 from recsys.features.dataset import PreparedDataset
 from recsys.pipelines.evaluation.report import evaluate_bundle
-from recsys.pipelines.run_config import PLACE, TrainConfig
+from recsys.pipelines.run_config import TrainConfig
 from recsys.pipelines.run_folder import RunFolder
 from recsys.pipelines.training import Stopped, TrainResult, train
 from recsys.progress import Progress
@@ -65,28 +65,6 @@ def jobs_of(folder: Path, only: Sequence[str], seeds: Sequence[int]) -> tuple[li
     there = [name for name in only if (folder / f"{name}.yaml").is_file()]
     jobs = [Job(name, folder / f"{name}.yaml", seed) for seed in seeds for name in there]
     return jobs, [name for name in only if name not in there]
-
-
-def hash_of(config: TrainConfig) -> str:
-    """12 hex digits over all that makes the run but its data and seed.
-
-    Settings at their defaults are left out, so that one that is new changes no run that stands.
-    """
-    name, defaults = config.model["name"], configs.dump(type(config.train)())
-    default_model = replace(config, model={"name": name}).model_config
-    train_keys = {key: value for key, value in _changed(configs.dump(config.train), defaults) if key not in PLACE}
-    text = json.dumps([name, dict(_changed(config.model_config, default_model)), train_keys], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _changed(values: dict[str, Any], defaults: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            value = dict(_changed(value, defaults[key]))
-            if value:
-                yield key, value
-        elif value != defaults[key]:
-            yield key, value
 
 
 class Quality:

@@ -13,7 +13,7 @@ def row(loss: str, ndcg: float) -> dict[str, Any]:
         return {metric: {"mean": mean, "low": mean - 0.01, "high": mean + 0.01} for metric in losses.METRICS}
 
     return {
-        **dict(zip(losses.KEY, ("ml-1m", "sasrec", loss, 60.0, 0), strict=True)),
+        **dict(zip(losses.KEY, ("ml-1m", "sasrec", loss, 60.0, 0, "c", "d"), strict=True)),
         "threads": 2,
         "epochs": 7,
         "best_epoch": 4,
@@ -42,7 +42,13 @@ def test_a_row_that_is_written_is_found_and_only_that_one(tmp_path: Path, monkey
     assert losses.row_done(key) is None
     (tmp_path / "losses.jsonl").write_text("\n".join(map(json.dumps, [row("bce-256", 0.1), wanted])), encoding="utf-8")
     assert losses.row_done(key) == wanted
-    for part, other in (("data", "amazon-beauty"), ("model", "bert4rec"), ("max_seconds", 61.0), ("seed", 1)):
+    for part, other in (
+        ("data", "amazon-beauty"),
+        ("model", "bert4rec"),
+        ("max_seconds", 61.0),
+        ("seed", 1),
+        ("config_hash", "e"),
+    ):
         assert losses.row_done({**key, part: other}) is None
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.support.config_hash import hash_of
 from benchmarks.support.quality_table import BEGIN, END, rewrite, table
-from benchmarks.train_quality import hash_of, main
+from benchmarks.train_quality import main
 from recsys import config as configs
 from recsys.features.dataset import PreparedDataset
 from recsys.pipelines.evaluation.report import evaluate_bundle
