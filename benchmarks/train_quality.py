@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from benchmarks.floors import tune
@@ -146,6 +147,7 @@ def _figures(out: Path, dataset: PreparedDataset, result: TrainResult, progress:
         "parameters": next(event["parameters"] for event in events if event["event"] == "start"),
         "curve": [[event["epoch"], event[METRIC]] for event in events if event["event"] == "validation"],
         "train_s": round(result.seconds, 1),
+        "threads": torch.get_num_threads(),
         "evaluate_s": evaluation.seconds[model],
         "weights_sha256": result.weights_sha256,
         "run": out.name,

@@ -76,7 +76,7 @@ def _cells(group: Sequence[dict[str, Any]]) -> list[str]:
         f"{first['reachable']:.1%}",
         f"{first['parameters']:,}",
         f"{'-' if first['best_epoch'] is None else first['best_epoch'] + 1} of {first['epochs']}",
-        f"{seconds:,.0f} ({first['machine']['gpu'] or str(first['machine']['cores']) + ' cores'})",
+        f"{seconds:,.0f} ({first['machine']['gpu'] or str(first['threads']) + ' threads'})",
     ]
 
 

@@ -98,7 +98,7 @@ def test_a_table_holds_the_newest_settings_and_every_seed() -> None:
             **{"name": "set/sasrec", "config_hash": config, "data_hash": "d", "seed": seed, "floor": "blend"},
             **{"test": {"ndcg@10": figure, "hr@10": figure}, "floor_test": {"ndcg@10": figure}},
             **{"difference": {"ndcg@10": figure}, "reachable": 0.9, "parameters": 1234, "best_epoch": 3},
-            **{"epochs": 9, "train_s": 10.0, "machine": {"gpu": None, "cores": 2}},
+            **{"epochs": 9, "train_s": 10.0, "threads": 2, "machine": {"gpu": None}},
         }
 
     lines = table([row("old", 0, 0.5), row("new", 1, 0.2), row("new", 0, 0.1)]).splitlines()
@@ -106,7 +106,7 @@ def test_a_table_holds_the_newest_settings_and_every_seed() -> None:
     assert "| 0.1000 [0.0900, 0.1100] |" in lines[2]
     assert "| 0.1000, 0.2000 |" in lines[2]
     assert "| +0.1000 [+0.0900, +0.1100] |" in lines[2]
-    assert "| 4 of 9 | 10 (2 cores) |" in lines[2]
+    assert "| 4 of 9 | 10 (2 threads) |" in lines[2]
     assert len({line.count("|") for line in lines}) == 1
 
 
