@@ -76,9 +76,13 @@ def _cells(group: Sequence[dict[str, Any]]) -> list[str]:
         f"{first['reachable']:.1%}",
         f"{first['parameters']:,}",
         f"{'-' if first['best_epoch'] is None else first['best_epoch'] + 1} of {first['epochs']}",
-        f"{seconds:,.0f} ({first['machine']['gpu'] or str(first['threads']) + ' threads'})",
+        f"{seconds:,.0f} ({first['machine']['gpu'] or _threads(first['threads'])})",
     ]
 
 
 def _interval(figure: dict[str, float], sign: str = "") -> str:
     return f"{figure['mean']:{sign}.4f} [{figure['low']:{sign}.4f}, {figure['high']:{sign}.4f}]"
+
+
+def _threads(number: int) -> str:
+    return f"{number} thread{'' if number == 1 else 's'}"
