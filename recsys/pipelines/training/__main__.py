@@ -1,6 +1,6 @@
 """Training on a bare machine, from plain JSON: `recsys train --resolve run.json` writes it where YAML can be read.
 
-python -m recsys.pipelines.training run.json [OUT] [--data DIR]
+python -m recsys.pipelines.training run.json [OUT] [--data DIR] [--warm-start BUNDLE]
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     """Train as run.json says; events go to stderr, one JSON object with the bundle and its figures to stdout.
 
     Args:
-        arguments: run.json, the run folder, and where the dataset lies on this machine.
+        arguments: run.json, the run folder, and where the dataset and the bundle to begin with lie on this machine.
 
     Returns:
         The exit code: 0, 2 where the caller erred, 130 where it was asked to stop, 1 for anything else.
@@ -35,6 +35,8 @@ def main(arguments: list[str]) -> int:
             raise ConfigError(f"{given.file}: config is of type {type(mapping).__name__}, wanted an object")
         if given.data is not None:
             mapping["data"] = str(given.data)
+        if given.warm_start is not None:
+            mapping["warm_start"] = str(given.warm_start)
         result = train(configs.load(TrainConfig, mapping), given.out, _show)
     except Stopped as stopped:
         sys.stderr.write(f"{stopped}\n")
@@ -52,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("file", type=Path, metavar="run.json", help="written by recsys train --resolve, or of a run")
     parser.add_argument("out", type=Path, nargs="?", default=Path("run"), help="run folder; `run` by default")
     parser.add_argument("--data", type=Path, metavar="DIR", help="prepared dataset; by default what run.json names")
+    parser.add_argument("--warm-start", type=Path, metavar="BUNDLE", help="folder; by default what run.json names")
     return parser
 
 

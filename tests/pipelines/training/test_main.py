@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
@@ -91,3 +92,41 @@ def test_what_is_missing_is_said_in_one_line(bare: dict[str, str], tmp_path: Pat
         done = subprocess.run([*command, *words], cwd=tmp_path, env=bare, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert done.stderr.splitlines()[-1].lower().startswith(message)
+
+
+def test_a_bare_machine_begins_with_a_bundle_that_lies_elsewhere_there(
+    circle: PreparedDataset, tmp_path: Path, bare: dict[str, str]
+) -> None:
+    run = {"data": str(circle.path), "model": {"name": "sasrec", **SMALL}, "train": {"epochs": 1, "threads": 1}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    (tmp_path / "warm.json").write_text(json.dumps(run | {"warm_start": "models:/sasrec@champion"}))
+
+    def trained(*words: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "recsys.pipelines.training", *words]
+        return subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True, check=False)
+
+    assert trained("run.json", "cold").returncode == 0
+    warm = trained("warm.json", "warm", "--warm-start", "cold/bundle")
+    assert warm.returncode == 0, warm.stderr
+    record = json.loads((tmp_path / "warm" / "run.json").read_text())
+    assert record["config"]["warm_start"] == "cold/bundle"
+    assert record["warm_start"]["shared_items"] == circle.num_items
+
+
+def test_a_run_that_is_asked_to_stop_there_says_how_it_goes_on(
+    circle: PreparedDataset, tmp_path: Path, bare: dict[str, str]
+) -> None:
+    train = {"epochs": 100_000, "threads": 1, "validate_every": 100_000}
+    (tmp_path / "run.json").write_text(
+        json.dumps({"data": str(circle.path), "model": {"name": "sasrec", **SMALL}, "train": train})
+    )
+    command = [sys.executable, "-m", "recsys.pipelines.training", "run.json", "run"]
+    with subprocess.Popen(command, cwd=tmp_path, env=bare, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if '"event": "step"' in line:
+                break
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read().splitlines()
+    assert process.returncode == 130
+    assert said[-1].endswith("the same command goes on from there: run")
