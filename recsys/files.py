@@ -67,6 +67,17 @@ def replace_folder(path: Path, draft: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def recover_folder(path: Path) -> None:
+    """Clear what a killed `replace_folder` left: the older folder comes back where the new one never stood."""
+    for aside in path.parent.glob(f".{path.name}.*.old"):
+        if path.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(path)
+    for draft in path.parent.glob(f".{path.name}.*.tmp"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def storage_errors(path: Path, remedy: str) -> Iterator[None]:
     """Turns a failed write inside, of whichever library, into one line about `path`.

@@ -22,7 +22,7 @@ from torch import nn
 
 from recsys.errors import BundleError, TrackingError
 from recsys.features.vocabulary import Vocabulary
-from recsys.files import replace_folder, sha256_of, storage_errors, sync, write_json
+from recsys.files import recover_folder, replace_folder, sha256_of, storage_errors, sync, write_json
 from recsys.models import registry
 from recsys.models.protocols import NextItemModel
 from recsys.models.ranking.ranker import History, ItemId, Ranker
@@ -87,7 +87,7 @@ def save_bundle(
         raise BundleError(f"{path}: exists and is no bundle; name another folder")
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage_errors(path, "free some disk space and run the same command again"):
-        _tidy(path)
+        recover_folder(path)
         try:
             draft.mkdir(parents=True)
             head = {"name": name, "config": dict(config), "num_items": len(items), "data": dict(data)}
@@ -111,12 +111,6 @@ def save_bundle(
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return path
-
-
-def _tidy(path: Path) -> None:
-    """Take away what a write of `path` left behind that was killed; nobody else writes there."""
-    for leftover in [*path.parent.glob(f".{path.name}.*.tmp"), *path.parent.glob(f".{path.name}.*.old")]:
-        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def load_bundle(path: Path) -> Bundle:

@@ -70,7 +70,7 @@ class SASRec(nn.Module):
         states = self._states(batch.values[inputs], shorter, generator, event_types)
         return self.objective(states, inputs + 1, self.item.output_vectors()[1:], None, batch, generator)
 
-    def num_targets(self, batch: JaggedBatch, generator: torch.Generator) -> int:  # noqa: ARG002  # no chance in it
+    def num_targets(self, batch: JaggedBatch, generator: torch.Generator) -> int:  # noqa: ARG002  # the protocol's; nothing is drawn
         """Every event but the first of its sequence."""
         return sum(max(length - 1, 0) for length in batch.lengths)
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn, optim
 
 from recsys.errors import CheckpointError
-from recsys.files import replace_folder, sha256_of, storage_errors, sync
+from recsys.files import recover_folder, replace_folder, sha256_of, storage_errors, sync
 
 FORMAT_VERSION = 1
 KEEP = 2
@@ -82,14 +82,8 @@ def found_in(folder: Path) -> list[Path]:
     A checkpoint is written again where a run was stopped at the last step of an epoch: the older one is set aside
     meanwhile, and comes back if the write was interrupted before the new one stood.
     """
-    for aside in folder.glob(".step-*.old"):
-        path = folder / aside.name.split(".")[1]
-        if path.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.rename(path)
-    for leftover in folder.glob(".step-*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for name in {leftover.name.split(".")[1] for leftover in folder.glob(".step-*")}:
+        recover_folder(folder / name)
     return _named_by_step(folder)[::-1]
 
 

@@ -126,9 +126,9 @@ def _is_leftover(entry: Path) -> bool:
 def _stored(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        parts = (found["config"]["model"]["name"], found["config"]["train"].keys(), found["config"]["seed"])
-        assert all(part is not None for part in parts)
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        config = found["config"]
+        _ = config["model"]["name"], config["train"].keys(), config["seed"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file}: damaged ({error!r}); restore it, or name another --out") from error
     return dict(found)
 

@@ -78,7 +78,7 @@ class RunFolder:
             stream.seek(start)
             whole = stream.read().rpartition(b"\n")[0]
         lines = whole.split(b"\n") if whole else []
-        events = [event for event in map(_event, lines) if event is not None]
+        events = [event for event in map(event_of, lines) if event is not None]
         return LogPart(events, start + (len(whole) + 1 if whole else 0), len(lines) - len(events))
 
 
@@ -114,7 +114,8 @@ def read_json(file: Path, remedy: str = "restore it, or train again into another
     return value
 
 
-def _event(line: bytes) -> dict[str, Any] | None:
+def event_of(line: bytes) -> dict[str, Any] | None:
+    """The event in a line of log.jsonl; None of a damaged one."""
     try:
         event = json.loads(line)
     except ValueError:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from recsys.pipelines.run_folder import event_of
+
 Observer = Callable[[dict[str, Any]], None]
 LOG_SECONDS = 0.5
 
@@ -19,8 +21,10 @@ class RunLog:
         if path.is_file():
             _cut_torn_line(path)
             lines = path.read_bytes().splitlines()
-            events = [event for event in map(_event, lines) if event is not None]
-            self.seen = set(events)
+            events = [
+                event for event in map(event_of, lines) if event is not None and {"event", "step"} <= event.keys()
+            ]
+            self.seen = {(event["event"], event["step"]) for event in events}
             if len(events) < len(lines):
                 self.warn(f"{path}: {len(lines) - len(events)} damaged lines are passed over")
 
@@ -74,15 +78,6 @@ class RunClock:
             return False
         self.last_log = time.perf_counter()
         return True
-
-
-def _event(line: bytes) -> tuple[str, int] | None:
-    """What a line logs, and at which step; None of a damaged one."""
-    try:
-        event = json.loads(line)
-        return str(event["event"]), int(event["step"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _cut_torn_line(path: Path) -> None:
