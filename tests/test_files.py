@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from recsys.errors import InputError, StorageError
-from recsys.files import replace_folder, sha256_of, storage_errors, write_json
+from recsys.files import recover_folder, replace_folder, sha256_of, storage_errors, write_json
 
 
 def test_json_is_written_whole_or_the_older_file_stays(tmp_path: Path) -> None:
@@ -79,3 +79,25 @@ def test_a_write_that_fell_short_without_a_number_tells_the_disk_is_full(tmp_pat
 def test_a_bug_stays_a_bug(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), storage_errors(tmp_path, "wait"):
         raise ZeroDivisionError
+
+
+def folder(path: Path, text: str) -> None:
+    path.mkdir()
+    (path / "file").write_text(text)
+
+
+def test_a_folder_that_was_set_aside_comes_back_and_drafts_go(tmp_path: Path) -> None:
+    folder(tmp_path / ".bundle.7.old", "older")
+    folder(tmp_path / ".bundle.7.tmp", "draft")
+    folder(tmp_path / ".another.7.tmp", "not ours")
+    recover_folder(tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "file").read_text() == "older"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".another.7.tmp", "bundle"]
+
+
+def test_a_folder_that_stands_is_newer_than_what_was_set_aside(tmp_path: Path) -> None:
+    folder(tmp_path / "bundle", "newer")
+    folder(tmp_path / ".bundle.7.old", "older")
+    recover_folder(tmp_path / "bundle")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert (tmp_path / "bundle" / "file").read_text() == "newer"
