@@ -10,6 +10,7 @@ Differs: no padding anywhere; T tokens of all sequences lie one after another.
 Dims: T tokens, B sequences, L positions, D width, H heads.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +38,7 @@ class EncoderConfig:
     dropout: float = 0.2
     attention_dropout: float = 0.0
     norm: Literal["pre", "post"] = "pre"
+    scale_inputs: bool = False  # token vectors times sqrt(d_model) before positions are added; Vaswani et al., 3.4
     positions: Literal["recency", "absolute"] = "recency"  # counted from the last item, or from the first
     activation: Literal["gelu", "relu"] = "gelu"  # of the transformer block
     block: Literal["transformer", "ligr"] = "transformer"
@@ -142,6 +144,8 @@ class Encoder(nn.Module):
             raise ValueError(
                 f"a sequence of {max(lengths)} tokens exceeds max_len={self.max_len}; cut it to the last ones"
             )
+        if self.config.scale_inputs:
+            x = x * math.sqrt(self.config.d_model)
         x = x + self.position(_position_ids(lengths, self.config.positions).to(x.device, non_blocking=True))  # (T, D)
         x = self.dropout(self.norm(x) if self.config.norm == "post" else x)
         return x, JaggedMeta.from_lengths(lengths, device=x.device)

@@ -62,6 +62,19 @@ def test_attention_dropout_falls_on_the_last_block_of_chosen_tokens_too() -> Non
     assert not torch.allclose(states(1), states(2))
 
 
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_scaled_inputs_are_the_token_vectors_times_the_root_of_the_width(norm: str) -> None:
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"d_model": 16, "num_heads": 2, "num_layers": 2, "norm": norm}
+    plain, scaled = (Encoder(EncoderConfig(**shape, scale_inputs=on), max_len=5, causal=False) for on in (False, True))
+    scaled.load_state_dict(plain.state_dict())
+    x, lengths, places = torch.randn(7, 16), (5, 2), torch.tensor([1, 6])
+    for way in ("forward", "last_states"):
+        found, wanted = (getattr(encoder.eval(), way) for encoder in (scaled, plain))
+        torch.testing.assert_close(found(x, lengths), wanted(4 * x, lengths))
+    torch.testing.assert_close(scaled.states_at(x, lengths, places), plain.states_at(4 * x, lengths, places))
+
+
 def test_a_gradient_reaches_every_weight_by_the_last_states() -> None:
     encoder = Encoder(EncoderConfig(d_model=8, num_heads=2, num_layers=2), max_len=5, causal=True).eval()
     total = encoder.last_states(torch.randn(7, 8), (5, 2)).square().sum()
