@@ -116,7 +116,7 @@ def main() -> None:
     for case in cases:
         figures = "   ".join(f"{name} {value['median']}" for name, value in case["ms"].items())
         print(f"{case['shape']:8} {'causal' if case['causal'] else 'both':7} fill {case['fill']}  ms: {figures}")
-    append("attention", "python -m benchmarks.attention", {"threads": arguments.threads, "cases": cases})
+    append("attention", {"threads": arguments.threads, "cases": cases})
 
 
 if __name__ == "__main__":

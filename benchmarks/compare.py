@@ -88,11 +88,10 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="more settings, for all sets")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of the comparisons")
     options = parser.parse_args()
-    command = " ".join(["python -m benchmarks.compare", *sys.argv[1:]])
     for name in options.sets:
         row = measure(name, options)
         print(f"{name}: {row['seconds']} s; picture: {row['answer'].get('picture')}", flush=True)
-        print(f"written to {append('compare', command, row)}")
+        print(f"written to {append('compare', row)}")
 
 
 if __name__ == "__main__":

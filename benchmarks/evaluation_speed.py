@@ -153,8 +153,7 @@ def main() -> None:
     for name in options.sets:
         rows.append(measure(name, options))
         print(_line(rows[-1]), flush=True)
-    command = " ".join(["python -m benchmarks.evaluation_speed", *sys.argv[1:]])
-    print(f"written to {append('evaluation_speed', command, {'rows': rows})}")
+    print(f"written to {append('evaluation_speed', {'rows': rows})}")
     if not all(row["ranks_are_equal"] for row in rows):
         sys.exit(1)
 

@@ -98,11 +98,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=60, help="random settings tried")
     parser.add_argument("--out", type=Path, default=Path("runs/floors"), help="folder of the prepared sets")
     options = parser.parse_args()
-    command = " ".join(["python -m benchmarks.floors", *sys.argv[1:]])
     for name in options.sets:
         row = measure(name, options)
         print(table(row), flush=True)
-        file = append("floors", command, row)
+        file = append("floors", row)
     print(f"written to {file}")
 
 

@@ -77,8 +77,7 @@ def main() -> None:
         figures = "   ".join(f"{name} {value['median']}" for name, value in case["ms"].items())
         print(f"{case['shape']:8} V {case['V']:6} N {case['N']:6}  ms: {figures}")
         print(f"{'':8} errors of bfloat16: {case['bfloat16_errors']}")
-    command = " ".join(["python -m benchmarks.linear_cross_entropy", *sys.argv[1:]])
-    append("linear_cross_entropy", command, {"threads": arguments.threads, "cases": cases})
+    append("linear_cross_entropy", {"threads": arguments.threads, "cases": cases})
 
 
 if __name__ == "__main__":

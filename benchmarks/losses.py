@@ -10,7 +10,6 @@ floors are those tuned in the dataset's folder by benchmarks.floors, else eight 
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -135,7 +134,7 @@ def _figure(interval: dict[str, float], sign: str = "") -> str:
     return f"{interval['mean']:{sign}.4f} [{interval['low']:{sign}.4f}, {interval['high']:{sign}.4f}]"
 
 
-def compare(name: str, options: argparse.Namespace, command: str) -> list[dict[str, Any]]:
+def compare(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every loss of one set, measured unless its row is written already."""
     dataset = prepared(name, options.data)
     floors: dict[str, Scorer] = {}
@@ -149,7 +148,7 @@ def compare(name: str, options: argparse.Namespace, command: str) -> list[dict[s
         if row is None:
             floors = floors or fit_floors(dataset)
             row = measure(key, config, dataset, floors, options)
-            append(FILE, command, row)
+            append(FILE, row)
             print(f"{name} {options.model} {loss}: NDCG@10 {_figure(row['test']['ndcg@10'])}", flush=True)
         rows.append(row)
     return rows
@@ -166,9 +165,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("runs/floors"), help="folder of the prepared sets")
     parser.add_argument("--out", type=Path, default=Path("runs/losses"), help="folder of the runs")
     options = parser.parse_args()
-    command = " ".join(["python -m benchmarks.losses", *sys.argv[1:]])
     for name in options.sets:
-        print(table(compare(name, options, command)), flush=True)
+        print(table(compare(name, options)), flush=True)
 
 
 if __name__ == "__main__":

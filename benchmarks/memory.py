@@ -111,8 +111,7 @@ def main() -> None:
         peaks = ", ".join(f"{kind} {value:,} MB" for kind, value in row["peak_mb"].items())
         print(f"{row['tokens']:>6} tokens: {peaks}: the softmax costs {row['softmax_mb']} MB", flush=True)
         print(f"{'':>14} (all logits of a step: {row['all_logits_mb']:,} MB)", flush=True)
-    command = " ".join(["python -m benchmarks.memory", *sys.argv[1:]])
-    print(f"written to {append('memory', command, {'rows': rows})}")
+    print(f"written to {append('memory', {'rows': rows})}")
     if any(row["softmax_mb"] > LIMIT_MB for row in rows):
         sys.exit(1)
 

@@ -101,7 +101,7 @@ def main() -> None:
         for model in arguments.models.split(","):
             row = run_path(name, model, arguments.out, Path(os.environ["RECSYS_DATA"]))
             print(f"{name} {model}: {json.dumps(row['seconds'])}")
-            append("path", f"python -m benchmarks.path --only {name} --models {model}", row)
+            append("path", row)
 
 
 if __name__ == "__main__":

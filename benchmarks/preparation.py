@@ -184,11 +184,10 @@ def main() -> None:
         parts.append(partial(measure_ml_1m, data_folder(), options.scratch, options))
     if options.only != "ml-1m":
         parts += [partial(measure_log, log, options.scratch, options) for log in variants(options)]
-    command = " ".join(["python -m benchmarks.preparation", *sys.argv[1:]])
     for measure in parts:
         figures = measure()
         _tell(figures)
-        file = append("preparation", command, figures)
+        file = append("preparation", figures)
     print(f"written to {file}")
 
 

@@ -80,8 +80,7 @@ def main() -> None:
             case = cases[-1]
             figures = "   ".join(f"{name} {value['median']}" for name, value in case["ms"].items())
             print(f"{shape:22} V {case['V']:6} N {case['N']:5} K {num_negatives:5}  ms: {figures}", flush=True)
-    command = " ".join(["python -m benchmarks.sampled_loss", *sys.argv[1:]])
-    append("sampled_loss", command, {"threads": arguments.threads, "cases": cases})
+    append("sampled_loss", {"threads": arguments.threads, "cases": cases})
 
 
 if __name__ == "__main__":

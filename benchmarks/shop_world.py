@@ -79,8 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for seed in options.seeds:
             worlds.append(measure(ShopConfig(seed=seed, intent_share=share)))
             print(_line(worlds[-1]), flush=True)
-    command = f"python -m benchmarks.shop_world {' '.join(sys.argv[1:])}".strip()
-    append("shop_world", command, {"worlds": worlds})
+    append("shop_world", {"worlds": worlds})
     if any(world["faults"] for world in worlds):
         sys.exit(1)
 

@@ -108,8 +108,7 @@ class Quality:
             result = train(config, out, self._observer(progress.observe))
             figures = _figures(out, dataset, result, progress)
         row = {**key, **figures, "config": configs.dump(config) | {"data": dataset.path.name}}
-        command = " ".join(["python -m benchmarks.train_quality", *sys.argv[1:]])
-        append("train_quality", command, row, self.options.results)
+        append("train_quality", row, self.options.results)
         self.write_table()
         return True
 

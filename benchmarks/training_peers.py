@@ -229,14 +229,13 @@ def main() -> None:
     """Print each cell's lines and append its figures to benchmarks/results/."""
     options = options_of(sys.argv[1:])
     options.scratch.mkdir(parents=True, exist_ok=True)
-    command = " ".join(["python -m benchmarks.training_peers", *sys.argv[1:]])
     for name in options.sets:
         bench = Bench(name, options)
         for model in options.models:
             settings = matched(name, model, threads=options.threads, mask_prob=options.mask_prob)
             row = (quality if options.quality else measure)(bench, settings, options)
             (print_quality if options.quality else print_speed)(row)
-            file = append("training_peers", command, row)
+            file = append("training_peers", row)
     print(f"written to {file}")
 
 

@@ -93,9 +93,7 @@ def main() -> None:
         rows.append(row)
         top = ", ".join(f"{key} {share:.0%}" for key, share in list(row["profile"].items())[:5])
         print(f"{name:<24} {row['events_per_s']:>8,} events/s  epoch {row['epoch_s']:>6.1f} s   {top}")
-    file = append(
-        "training_speed", "python -m benchmarks.training_speed", {"threads": torch.get_num_threads(), "rows": rows}
-    )
+    file = append("training_speed", {"threads": torch.get_num_threads(), "rows": rows})
     print(f"written to {file}")
 
 

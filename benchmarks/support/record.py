@@ -3,7 +3,9 @@
 import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parents[1] / "results"
+_SOURCE = (":(top)", ":(top,exclude)benchmarks/results", ":(top,exclude)docs/results.md")  # all but what a run writes
 
 
 def machine() -> dict[str, Any]:
@@ -27,15 +30,18 @@ def machine() -> dict[str, Any]:
     }
 
 
-def append(name: str, command: str, figures: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Append one run's figures; returns the file. Paths below the current folder are written relative to it."""
+def append(name: str, figures: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Append one run's figures and the command that is running; returns the file.
+
+    Paths below the current folder are written relative to it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.jsonl"
     line = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": commit(),
-        "is_modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "command": command,
+        "is_modified": bool(_git("status", "--porcelain", "--untracked-files=no", "--", *_SOURCE)),
+        "command": _command(),
         "machine": machine(),
         **figures,
     }
@@ -48,6 +54,14 @@ def append(name: str, command: str, figures: dict[str, Any], folder: Path = RESU
 def commit() -> str:
     """The commit of the source tree, 12 hex digits."""
     return _git("rev-parse", "--short=12", "HEAD")
+
+
+def _command() -> str:
+    """The command line of this process, as a stranger would type it."""
+    spec = sys.modules["__main__"].__spec__
+    return shlex.join(
+        ["python", *(["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]), *sys.argv[1:]]
+    )
 
 
 def _git(*arguments: str) -> str:

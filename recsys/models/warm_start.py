@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from recsys.errors import ConfigError
 from recsys.features.dataset import PreparedDataset
+from recsys.models import registry
 from recsys.models.bundle import Bundle
 from recsys.models.item_inputs import ItemInputsConfig, inputs_of
 from recsys.models.protocols import NextItemModel
@@ -23,8 +24,19 @@ from recsys.models.protocols import NextItemModel
 NOISE = 0.1  # of the spread of the bundle's rows
 # Settings that say what the weights mean, though another value may leave every shape as it is.
 ARCHITECTURE = (
-    *("d_model", "num_layers", "num_heads", "d_ff", "max_len", "block", "norm", "norm_eps", "positions", "activation"),
-    "token_type",
+    *(
+        "d_model",
+        "num_layers",
+        "num_heads",
+        "d_ff",
+        "max_len",
+        "block",
+        "norm",
+        "norm_eps",
+        "scale_inputs",
+        "positions",
+    ),
+    *("activation", "token_type"),
 )
 SWITCHES = ("event_types", "categories", "frozen_vectors")
 OF_DATASET = ("item.categories", "item.vectors", "item.is_trained")
@@ -125,9 +137,9 @@ def _item_rows(model: NextItemModel, name: str, where: str) -> tuple[str, ...]:
 def _check_architecture(bundle: Bundle, name: str, config: Mapping[str, Any], where: str) -> None:
     if bundle.name != name:
         raise ConfigError(f"{where}: a bundle of {bundle.name}, but this run trains {name}; name a bundle of {name}")
-    theirs, ours = _settings(bundle.config), _settings(config)
+    theirs, ours = _settings(registry.full_config(name, bundle.config)), _settings(config)
     for key, value in ours.items():
-        if key in theirs and theirs[key] != value:
+        if theirs[key] != value:
             raise ConfigError(
                 f"{where}: has {key}={theirs[key]}, this run {key}={value}; train with model.{key}={theirs[key]}, "
                 "or leave warm_start out"

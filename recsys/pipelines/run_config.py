@@ -78,15 +78,23 @@ def record_of(config: TrainConfig, dataset: PreparedDataset) -> dict[str, Any]:
 
 
 def begin_warm(
-    model: NextItemModel, config: TrainConfig, model_config: Mapping[str, Any], dataset: PreparedDataset
+    model: NextItemModel, config: TrainConfig, model_config: Mapping[str, Any], dataset: PreparedDataset, out: Path
 ) -> dict[str, Any] | None:
     """Give the fresh model the weights of the bundle that `warm_start` names; gives back what run.json says of it.
 
+    Where the run in `out` has a checkpoint the bundle is not read: all that came of it is there, the bundle may be
+    gone, and an alias may name another one by now.
+
     Raises:
         BundleError, ConfigError: the bundle cannot be used, or does not fit.
+        CheckpointError: run.json in `out` is damaged.
     """
     if config.warm_start is None:
         return None
+    if (out / "run.json").is_file() and any((out / "checkpoints").glob("step-*")):
+        stored = _stored(out / "run.json")
+        if stored.get("warm_start") and stored["config"].get("warm_start") == config.warm_start:
+            return dict(stored["warm_start"])
     bundle = load_bundle(resolve(config.warm_start))
     shared = warm_start(model, bundle, config.model["name"], model_config, dataset, seed=config.seed)
     return {"version": bundle.version, "shared_items": shared}

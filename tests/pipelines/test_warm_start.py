@@ -1,6 +1,8 @@
 """A run that begins with the weights of yesterday's bundle."""
 
 import json
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from recsys.models.sasrec import SASRec
 from recsys.models.warm_start import warm_start
 from recsys.pipelines.optimization import OptimizationConfig
 from recsys.pipelines.run_config import TrainConfig
-from recsys.pipelines.training import train
+from recsys.pipelines.training import Stopped, train
 from tests.worlds import LOO, write_log
 
 SMALL: dict[str, Any] = {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 32, "max_len": 12, "dropout": 0.0}
@@ -205,6 +207,7 @@ def test_rows_of_categories_go_by_the_items_they_share(tmp_path: Path) -> None:
         ({"norm": "post"}, "has norm=pre, this run norm=post"),
         ({"max_len": 9}, "has max_len=12, this run max_len=9"),
         ({"norm_eps": 1e-12}, "has norm_eps=1e-05, this run norm_eps=1e-12"),
+        ({"scale_inputs": True}, "has scale_inputs=False, this run scale_inputs=True"),
         ({"inputs": {"event_types": True}}, "has inputs.event_types=False, this run inputs.event_types=True"),
     ],
 )
@@ -219,6 +222,16 @@ def test_another_architecture_is_refused_by_name(
     with pytest.raises(ConfigError, match=rf"warm_start=.*{message}") as caught:
         train(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
+
+
+def test_a_bundle_from_before_a_setting_existed_has_its_default(
+    days: tuple[PreparedDataset, PreparedDataset], bundles: dict[str, Path]
+) -> None:
+    bundle = load_bundle(bundles["sasrec"])
+    older = replace(bundle, config={key: value for key, value in bundle.config.items() if key != "scale_inputs"})
+    assert begun(older, days[1])[1] == 20
+    with pytest.raises(ConfigError, match="has scale_inputs=False, this run scale_inputs=True"):
+        begun(older, days[1], scale_inputs=True)
 
 
 def test_a_bundle_of_other_items_and_no_bundle_are_refused(
@@ -256,6 +269,27 @@ def test_a_warm_run_goes_on_with_the_same_bundle_alone(
         train(replace(warm, warm_start=str(other)), tmp_path / "run")
     with pytest.raises(CheckpointError, match="began with warm_start=[0-9a-f]{12}, now None"):
         train(replace(warm, warm_start=None), tmp_path / "run")
+
+
+def test_a_warm_run_goes_on_without_its_bundle_from_the_first_checkpoint_on(
+    days: tuple[PreparedDataset, PreparedDataset], bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    bundle = tmp_path / "champion"
+    shutil.copytree(bundles["sasrec"], bundle)
+    warm = replace(config_of(days[1], "sasrec", 2), warm_start=str(bundle))
+    whole = train(warm, tmp_path / "whole")
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "checkpoint":
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Stopped):
+        train(warm, tmp_path / "run", stop)
+    shutil.rmtree(bundle)
+    assert train(warm, tmp_path / "run").weights_sha256 == whole.weights_sha256
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(BundleError, match="champion"):
+        train(warm, tmp_path / "run")
 
 
 def test_an_adapter_is_not_taken_over_for_other_vectors(tmp_path: Path) -> None:

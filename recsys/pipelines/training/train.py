@@ -63,7 +63,7 @@ class _Run:
         self.dataset = open_without_leaks(config.data)
         self.model_config = registry.fitted_config(config.model["name"], config.model_config, self.dataset)
         self.model = self._model()
-        warm = begin_warm(self.model, config, self.model_config, self.dataset)
+        warm = begin_warm(self.model, config, self.model_config, self.dataset, out)
         self.module = _as_module(self.model).to(self.device)
         self.batches = self._batches()
         self.plan = Plan(self.batches, self.optimization)
