@@ -59,9 +59,8 @@ def commit() -> str:
 def _command() -> str:
     """The command line of this process, as a stranger would type it."""
     spec = sys.modules["__main__"].__spec__
-    return shlex.join(
-        ["python", *(["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]), *sys.argv[1:]]
-    )
+    program = ["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
+    return shlex.join(["python", *program, *sys.argv[1:]])
 
 
 def _git(*arguments: str) -> str:

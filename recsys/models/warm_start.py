@@ -24,19 +24,8 @@ from recsys.models.protocols import NextItemModel
 NOISE = 0.1  # of the spread of the bundle's rows
 # Settings that say what the weights mean, though another value may leave every shape as it is.
 ARCHITECTURE = (
-    *(
-        "d_model",
-        "num_layers",
-        "num_heads",
-        "d_ff",
-        "max_len",
-        "block",
-        "norm",
-        "norm_eps",
-        "scale_inputs",
-        "positions",
-    ),
-    *("activation", "token_type"),
+    *("d_model", "num_layers", "num_heads", "d_ff", "max_len", "block", "norm", "norm_eps", "positions", "activation"),
+    *("scale_inputs", "token_type"),
 )
 SWITCHES = ("event_types", "categories", "frozen_vectors")
 OF_DATASET = ("item.categories", "item.vectors", "item.is_trained")
