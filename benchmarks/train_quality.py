@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from benchmarks.floors import tune
@@ -130,6 +129,7 @@ def _figures(out: Path, dataset: PreparedDataset, result: TrainResult, progress:
     report = evaluate_bundle(out, dataset.path, observe=progress.observe)
     evaluation, model = report.evaluation, report.bundle.name
     events = RunFolder(out).log().events
+    start = next(event for event in events if event["event"] == "start")
     floor = evaluation.best_floor
     assert floor is not None, "fit_floors gives at least one"
     return {
@@ -143,10 +143,10 @@ def _figures(out: Path, dataset: PreparedDataset, result: TrainResult, progress:
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
         "steps": result.steps,
-        "parameters": next(event["parameters"] for event in events if event["event"] == "start"),
+        "parameters": start["parameters"],
         "curve": [[event["epoch"], event[METRIC]] for event in events if event["event"] == "validation"],
         "train_s": round(result.seconds, 1),
-        "threads": torch.get_num_threads(),
+        "threads": start["threads"],
         "evaluate_s": evaluation.seconds[model],
         "weights_sha256": result.weights_sha256,
         "run": out.name,

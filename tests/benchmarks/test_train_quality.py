@@ -27,8 +27,8 @@ class Target:
         self.page.write_text(f"# Results\n\nbefore\n{BEGIN}\nold\n{END}\nafter\n")
         self.configure()
 
-    def configure(self, epochs: int = 2) -> None:
-        train = {"epochs": epochs, "tokens_per_batch": 256, "lr": 1e-2, "threads": 1, "patience": None}
+    def configure(self, epochs: int = 2, threads: int = 1) -> None:
+        train = {"epochs": epochs, "tokens_per_batch": 256, "lr": 1e-2, "threads": threads, "patience": None}
         file = self.folder / "configs" / "circle" / "sasrec.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump({"data": str(self.circle.path), "model": MODEL, "train": train}))
@@ -78,6 +78,17 @@ def test_a_run_is_trained_once_measured_and_written_down(
     assert target.run("--seeds", "4") == 0
     assert len(target.rows()) == 2, "another configuration is another run"
     assert f"{target.rows()[1]['test']['ndcg@10']['mean']:.4f} [" in target.page.read_text()
+
+
+def test_a_row_says_with_how_many_threads_its_run_was_trained(target: Target) -> None:
+    assert target.run("--seeds", "0") == 0
+    (row,) = target.rows()
+    (target.folder / "results" / "train_quality.jsonl").unlink()
+    target.configure(threads=2)
+    assert target.run("--seeds", "0") == 0, "trained before: only ranked, with two threads"
+    (again,) = target.rows()
+    assert (again["run"], again["weights_sha256"]) == (row["run"], row["weights_sha256"])
+    assert again["threads"] == row["threads"] == 1
 
 
 def test_a_spent_budget_stops_inside_a_run_which_goes_on(target: Target, capsys: pytest.CaptureFixture[str]) -> None:

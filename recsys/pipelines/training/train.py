@@ -26,7 +26,7 @@ from recsys.pipelines.run_log import Observer, RunClock, RunLog
 from recsys.pipelines.stopping import on_stop_signal
 from recsys.pipelines.training.plan import Plan
 from recsys.pipelines.training.result import Stopped, TrainResult, write_bundle
-from recsys.pipelines.training.state import Checkpoints, RunState
+from recsys.pipelines.training.state import Checkpoints, RunState, place_of
 from recsys.pipelines.training.step import Stepper, seed_of_step
 from recsys.pipelines.training.validation import Validation, weights_of
 
@@ -112,8 +112,8 @@ class _Run:
             tokens_per_epoch=self.batches.num_tokens,
             steps=self.plan.total,
             max_seconds=self.optimization.max_seconds,
-            device=str(self.device),
             resumed=resumed is not None,
+            **place_of(self.device),
         )
 
     def _epoch(self, epoch: int) -> None:
