@@ -35,7 +35,10 @@ from recsys.pipelines.training import Stopped, TrainResult, train
 from recsys.progress import Progress
 
 ROOT = Path(__file__).parents[1]
-WANTED = tuple(f"{data}/{model}" for data in list(SETS)[:3] for model in ("sasrec", "bert4rec"))
+WANTED = (
+    *(f"{data}/{model}" for data in list(SETS)[:3] for model in ("sasrec", "bert4rec")),
+    "ml-1m/sasrec-3000",
+)
 METRIC = "ndcg@10"
 
 
