@@ -1,4 +1,7 @@
-"""Every benchmark, one after another: `make bench`; with ARGS=--peers training beside RecTools and RecBole, too."""
+"""Every benchmark, one after another: `make bench`; with ARGS=--peers training beside RecTools and RecBole, too.
+
+Not among them: `train_quality` (hours, `make train-quality`) and `gpu` (for a machine with one).
+"""
 
 import argparse
 import os
@@ -9,6 +12,7 @@ MODULES = (
     "shop_world",
     "attention",
     "linear_cross_entropy",
+    "sampled_loss",
     "path",
     "training_speed",
     "preparation",
@@ -21,7 +25,7 @@ MODULES = (
     "resume",
 )
 # These simulate what they measure on; all others need RECSYS_DATA.
-WITHOUT_DATA = ("shop_world", "attention", "linear_cross_entropy", "resume")
+WITHOUT_DATA = ("shop_world", "attention", "linear_cross_entropy", "sampled_loss", "resume")
 # Hours, most of them in the peers.
 WITH_PEERS = ("training_peers",)
 

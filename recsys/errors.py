@@ -9,6 +9,7 @@ RecsysError
 │   ├── CheckpointError   a checkpoint is damaged or does not belong to this run
 │   └── MissingExtraError a feature needs a package that is not installed
 ├── TrainingDiverged      the loss or the weights stopped being finite
+├── OutOfMemory           memory, or the GPU's, is spent; the last checkpoint is kept
 ├── StorageError          a disk is full or failed; what was stored before is kept
 ├── TrackingError         the tracking server cannot be reached, or refuses; the run folder still holds everything
 └── JournalError          the journal can no longer promise durability; restart the writer
@@ -60,6 +61,10 @@ class MissingExtraError(InputError):
 
 class TrainingDiverged(RecsysError):
     """The loss or the weights stopped being finite."""
+
+
+class OutOfMemory(RecsysError):
+    """Memory, or the GPU's, is spent; the last checkpoint is kept."""
 
 
 class StorageError(RecsysError):

@@ -7,6 +7,7 @@ once given is never given to another id. Needs numpy and the standard library al
 import functools
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -188,8 +189,7 @@ def _kind_of(ids: list[int] | list[str]) -> IdKind:
 
 
 def _first_repeated(ids: list[int] | list[str]) -> int | str:
-    seen: set[int | str] = set()
-    return next(raw for raw in ids if raw in seen or seen.add(raw))  # type: ignore[func-returns-value]  # set.add is None, which is the point
+    return next(raw for raw, count in Counter(ids).items() if count > 1)
 
 
 def _integer(text: str) -> int | None:

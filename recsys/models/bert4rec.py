@@ -59,8 +59,8 @@ class BERT4RecConfig(EncoderConfig):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         stride_of(self.window_prop, self.max_len)
-        if self.mask_seed < 0:
-            raise ValueError(f"mask_seed={self.mask_seed} must be at least 0")
+        if not 0 <= self.mask_seed < 2**63:
+            raise ValueError(f"mask_seed={self.mask_seed} must be at least 0 and below 2^63")
 
     @property
     def sampling(self) -> Sampling:
@@ -99,7 +99,7 @@ class BERT4Rec(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_items + 1))
         self.token_type = nn.Parameter(torch.empty(config.d_model)) if config.token_type else None
         self.apply(partial(init_weights, kind=config.init))
-        for vector in (self.mask, self.token_type):
+        for vector in (self.mask, self.token_type, self.item.unknown):
             if vector is not None:
                 draw_weights(vector, config.init)
         self.objective = Objective(config.loss, num_items)

@@ -46,11 +46,11 @@ class EncoderConfig:
     init: Literal["normal", "truncated"] = "normal"  # of every matrix, std .02; truncated at two of it
 
     def __post_init__(self) -> None:
-        if self.d_model % self.num_heads:
-            raise ValueError(f"d_model={self.d_model} must be a multiple of num_heads={self.num_heads}")
         for name in ("d_model", "num_layers", "num_heads", "d_ff"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.d_model % self.num_heads:
+            raise ValueError(f"d_model={self.d_model} must be a multiple of num_heads={self.num_heads}")
         for name in ("dropout", "attention_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")

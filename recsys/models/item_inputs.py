@@ -105,7 +105,7 @@ class ItemInputs(nn.Embedding):
         )
         self.category = nn.Embedding(config.num_categories + 1, d_model, padding_idx=0) if config.categories else None
         self.adapter = nn.Linear(config.vector_width, d_model, bias=False) if config.frozen_vectors else None
-        self.unknown = nn.Parameter(0.02 * torch.randn(d_model)) if config.id_dropout else None
+        self.unknown = nn.Parameter(torch.zeros(d_model)) if config.id_dropout else None
         if config.categories:
             self.register_buffer("categories", torch.zeros(num_items + 1, dtype=torch.int64))
         if config.frozen_vectors:

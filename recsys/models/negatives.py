@@ -45,11 +45,11 @@ def draw_unseen(
     """
     order = torch.randperm(num_items, generator=generator).numpy()
     start = torch.randint(num_items, (len(lengths),), generator=generator).numpy()
-    width = min(num_items, num_negatives + int(lengths.max(initial=0)))
     place = np.empty(num_items, dtype=np.int64)
     place[order] = np.arange(num_items)
     sequence = np.repeat(np.arange(len(lengths)), lengths)
     distance = (place[seen] - start[sequence]) % num_items
+    width = width_of_search(distance, sequence, len(lengths), num_items, num_negatives)
     is_unseen = np.ones((len(lengths), width), dtype=bool)
     is_unseen[sequence[distance < width], distance[distance < width]] = False
     rank = np.cumsum(is_unseen, axis=1)
@@ -57,6 +57,26 @@ def draw_unseen(
     negatives = np.full((len(lengths), num_negatives), -1, dtype=np.int64)
     negatives[taken_by, rank[taken_by, at] - 1] = order[(start[taken_by] + at) % num_items]
     return torch.from_numpy(negatives)
+
+
+def width_of_search(
+    distance: np.ndarray, sequence: np.ndarray, num_sequences: int, num_items: int, num_negatives: int
+) -> int:
+    """How many places from its start hold K unseen items of every sequence; V where none do.
+
+    K and as many as it has seen within them, so not its whole history.
+
+    Args:
+        distance: (S,) int64, places from the start of its sequence to each seen item.
+        sequence: (S,) int64, to which sequence it belongs.
+        num_sequences, num_items, num_negatives: G, V, K.
+    """
+    width, wider = 0, min(num_items, num_negatives)
+    while width < wider:
+        width = wider
+        met = np.bincount(sequence[distance < width], minlength=num_sequences)
+        wider = min(num_items, num_negatives + int(met.max(initial=0)))
+    return width
 
 
 class Mixture:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
 from recsys.features.sampling import Sampling, stride_of
-from recsys.models.encoder import Encoder, EncoderConfig, init_weights
+from recsys.models.encoder import Encoder, EncoderConfig, draw_weights, init_weights
 from recsys.models.item_inputs import ItemInputs, ItemInputsConfig
 from recsys.models.losses import LossConfig, Objective
 
@@ -56,6 +56,8 @@ class SASRec(nn.Module):
         self.item = ItemInputs(config.inputs, num_items, config.d_model)
         self.encoder = Encoder(config, max_len=config.max_len, causal=True)
         self.apply(partial(init_weights, kind=config.init))
+        if self.item.unknown is not None:
+            draw_weights(self.item.unknown, config.init)
         self.objective = Objective(config.loss, num_items)
 
     def loss(self, batch: JaggedBatch, generator: torch.Generator) -> Tensor:

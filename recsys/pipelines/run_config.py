@@ -12,7 +12,7 @@ import torch
 
 from recsys import __version__
 from recsys import config as configs
-from recsys.errors import CheckpointError, ConfigError
+from recsys.errors import CheckpointError, ConfigError, DataError
 from recsys.features.dataset import PreparedDataset
 from recsys.files import storage_errors, write_json
 from recsys.models import registry
@@ -20,11 +20,13 @@ from recsys.models.bundle import load_bundle, resolve
 from recsys.models.protocols import NextItemModel
 from recsys.models.warm_start import warm_start
 from recsys.pipelines.optimization import OptimizationConfig
+from recsys.pipelines.run_folder import read_json
 
 FORMAT_VERSION = 1
 LOCK = "run.lock"
 # Settings that say where a run trains, not what: it may go on elsewhere, and says that its last bits may differ.
 PLACE = ("device", "threads")
+MAX_SEED = 2**63  # torch takes 64 bits with a sign
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +44,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if "name" not in self.model:
             raise ValueError(f"model.name is missing; known models: {', '.join(registry.names())}")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must be at least 0")
+        if not 0 <= self.seed < MAX_SEED:
+            raise ValueError(f"seed={self.seed} must be at least 0 and below 2^63")
 
     @property
     def model_config(self) -> dict[str, Any]:
@@ -132,13 +134,16 @@ def _is_leftover(entry: Path) -> bool:
 
 
 def _stored(file: Path) -> dict[str, Any]:
+    remedy = "restore it, or name another --out"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file, remedy)
         config = found["config"]
         _ = config["model"]["name"], config["train"].keys(), config["seed"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file}: damaged ({error!r}); restore it, or name another --out") from error
-    return dict(found)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file}: damaged ({error!r}); {remedy}") from error
+    return found
 
 
 def _lock(path: Path) -> IO[str]:

@@ -40,6 +40,22 @@ def _extra(kind: str, V: int) -> dict[str, Any]:
     return {"kind": kind, "log_q": _log_q(V) if kind == "logq" else None, "beta": 0.3 if kind == "gbce" else 1.0}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_narrows_neither_value_nor_gradient(kind: str) -> None:
+    x, w, bias, target = _inputs(64, 31, 16, dtype=torch.float32)
+    negatives = _negatives("all", 64, 1, 20, 31, seed=1)
+
+    def run() -> tuple[Tensor, ...]:
+        loss = sampled_loss(x, w, target, bias=bias, **negatives, **_extra(kind, 31))
+        return (loss.detach(), *torch.autograd.grad(loss, (x, w, bias)))
+
+    plain = run()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = run()
+    for one, other in zip(plain, inside, strict=True):
+        assert torch.equal(one, other)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     N=st.sampled_from([0, 1, 2, 17, 63, 130]),

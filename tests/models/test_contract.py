@@ -206,6 +206,7 @@ def test_an_unknown_name_names_the_nearest() -> None:
     [
         ("num_heads", 3, "d_model=16 must be a multiple of num_heads=3"),
         ("dropout", 1.0, r"dropout=1.0 must be in \[0, 1\)"),
+        ("num_heads", 0, "num_heads=0 must be at least 1"),
         ("num_layers", 0, "num_layers=0 must be at least 1"),
         ("max_len", 0, "max_len=0 must be at least"),
         ("norm", "both", "wanted one of pre, post"),

@@ -174,6 +174,18 @@ def test_id_dropout_trains_the_unknown_item_which_an_unseen_id_reads(name: str) 
     torch.testing.assert_close(model.encode(batch_of()), known)
 
 
+@pytest.mark.parametrize("name", ["sasrec", "bert4rec"])
+@pytest.mark.parametrize("init", ["normal", "truncated"])
+def test_the_unknown_item_is_drawn_like_every_other(name: str, init: str) -> None:
+    torch.manual_seed(0)
+    wide = {"d_model": 4096, "num_layers": 1, "d_ff": 8, "init": init, "inputs": {"id_dropout": 0.1}}
+    model = registry.build(name, wide, 3)
+    assert isinstance(model, nn.Module)
+    values = model.get_parameter("item.unknown").detach()
+    assert float(values.std()) == pytest.approx(0.02 if init == "normal" else 0.0176, rel=0.05)
+    assert bool((values.abs() > 0.04).any()) == (init == "normal")
+
+
 def test_without_a_draw_the_unknown_item_stays_as_it_is() -> None:
     model = built("sasrec", id_dropout=1e-9)
     assert isinstance(model, nn.Module)

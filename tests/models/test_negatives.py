@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.features.dataset import PreparedDataset
-from recsys.models.negatives import Mixture, TrainingItems, draw_distinct, draw_rows, draw_unseen
+from recsys.models.negatives import Mixture, TrainingItems, draw_distinct, draw_rows, draw_unseen, width_of_search
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -32,6 +32,15 @@ def test_unseen_negatives_are_distinct_unseen_and_as_many_as_there_are(
         assert len(drawn) == min(K, 20 - len(set(items)))
         assert len(set(drawn)) == len(drawn)
         assert set(drawn) <= set(range(20)) - set(items)
+
+
+def test_a_long_history_widens_the_search_by_what_is_met_within_it_alone() -> None:
+    sequence = np.repeat([0, 1], [20_000, 3])
+    distance = np.concatenate([np.arange(20_000) * 50, [4, 999_999, 0]])  # every 50th of a million; three more
+    assert width_of_search(distance, sequence, 2, 1_000_000, 100) == 100 + 3
+    assert width_of_search(distance, sequence, 2, 1_000_000, 990_000) == 1_000_000
+    assert width_of_search(np.arange(9), np.zeros(9, dtype=np.int64), 1, 50, 1) == 10, "nine in a row are passed"
+    assert width_of_search(distance[:0], sequence[:0], 2, 1_000_000, 100) == 100
 
 
 def test_every_unseen_item_is_drawn_equally_often_and_any_two_together() -> None:

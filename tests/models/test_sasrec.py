@@ -47,5 +47,6 @@ def test_recency_positions_make_the_age_of_an_item_count_not_its_index() -> None
 def test_training_reads_the_last_events_alone_or_every_window() -> None:
     assert SASRecConfig().sampling == Sampling()
     assert SASRec(SASRecConfig(max_len=50, window_prop=0.5), 9).sampling == Sampling(window_stride=25)
+    assert SASRecConfig(max_len=50, window_prop=1.0).sampling == Sampling(window_stride=50), "of the inputs, not of N"
     with pytest.raises(ValueError, match=r"window_prop=1.5 must be in \[1/max_len, 1\]"):
         SASRecConfig(window_prop=1.5)

@@ -21,7 +21,7 @@ from recsys.pipelines.evaluation.evaluate import Evaluation, Seen, Split, evalua
 from recsys.pipelines.evaluation.list_metrics import Diversity
 from recsys.pipelines.evaluation.sampled import By
 from recsys.pipelines.floors.fit import describe_floors, fit_floors
-from recsys.pipelines.run_folder import evaluation_file, evaluation_label
+from recsys.pipelines.run_folder import evaluation_file, evaluation_label, read_json
 
 Observe = Callable[[dict[str, Any]], None]
 
@@ -282,4 +282,7 @@ def _trained_on(bundle: Path) -> Path:
     run = bundle.parent / "run.json"
     if not run.is_file():
         raise DataError(f"{bundle}: its run folder is not beside it; name the prepared dataset by --data")
-    return Path(json.loads(run.read_text(encoding="utf-8"))["config"]["data"])
+    data = Path(read_json(run)["config"]["data"])
+    if not data.is_dir():
+        raise DataError(f"{data}: the run was trained there, and it is no folder here; name the dataset by --data")
+    return data

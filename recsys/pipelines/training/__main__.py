@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
             mapping["data"] = str(given.data)
         if given.warm_start is not None:
             mapping["warm_start"] = str(given.warm_start)
-        result = train(configs.load(TrainConfig, mapping), given.out, _show)
+        result = train(configs.load(TrainConfig, mapping, f"{given.file}: "), given.out, _show)
     except Stopped as stopped:
         sys.stderr.write(f"{stopped}\n")
         return INTERRUPTED

@@ -88,20 +88,22 @@ class Checkpoints:
         Raises:
             CheckpointError: there are some, and none can be used.
         """
-        found = checkpoint.found_in(self.folder)
-        for path in found:
+        passed: list[CheckpointError] = []
+        for path in checkpoint.found_in(self.folder):
             try:
                 stored = checkpoint.load_checkpoint(path, model=self.module, optimizer=self.optimizer)
                 if self.average is not None:
                     self.average.load(stored.average, path)
             except CheckpointError as error:
-                if path == found[-1]:
-                    raise
-                self.warn(f"{error}; going on from the one before")
+                passed.append(error)
             else:
+                for error in passed:
+                    self.warn(f"{error}; going on from the one before")
                 self.best_weights = stored.best
                 self._compare_place(stored.state)
                 return _state_of(stored.state)
+        if passed:
+            raise passed[0]
         return None
 
     def _compare_place(self, stored: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ are those of no other run.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,11 @@ from recsys.features.leakage import open_without_leaks
 from recsys.files import sha256_of, storage_errors
 from recsys.models import registry
 from recsys.models.protocols import NextItemModel, ReadsDataset
-from recsys.pipelines.optimization import build_batches
+from recsys.pipelines.optimization import OptimizationConfig, build_batches
 from recsys.pipelines.run_config import TrainConfig, begin_warm, open_run, record_of
 from recsys.pipelines.run_log import Observer, RunClock, RunLog
 from recsys.pipelines.stopping import on_stop_signal
+from recsys.pipelines.training.memory import memory_errors
 from recsys.pipelines.training.plan import Plan
 from recsys.pipelines.training.result import Stopped, TrainResult, write_bundle
 from recsys.pipelines.training.state import Checkpoints, RunState, place_of
@@ -44,11 +47,13 @@ def train(config: TrainConfig, out: Path, observe: Observer | None = None) -> Tr
         CheckpointError: `out` holds another run.
         InputError: `out` cannot be written.
         StorageError: the disk is full or failed; the last good checkpoint stays.
+        OutOfMemory: memory, or the GPU's, is spent; the last good checkpoint stays.
         TrainingDiverged: the loss stopped being finite; the last good checkpoint stays.
         Stopped: SIGINT or SIGTERM; the state is saved and the same call goes on from there.
     """
     out = Path(out)
-    with storage_errors(out, "free some disk space and run the same command again: it goes on from its checkpoint"):
+    remedy = "free some disk space and run the same command again: it goes on from its checkpoint"
+    with storage_errors(out, remedy), memory_errors(out), _with_threads(config.train):
         return _Run(config, out, observe or _ignore).finish()
 
 
@@ -57,8 +62,6 @@ class _Run:
 
     def __init__(self, config: TrainConfig, out: Path, observe: Observer) -> None:
         self.config, self.out, self.optimization = config, out, config.train
-        if self.optimization.threads:
-            torch.set_num_threads(self.optimization.threads)
         self.device = _device(self.optimization.device)
         self.dataset = open_without_leaks(config.data)
         self.model_config = registry.fitted_config(config.model["name"], config.model_config, self.dataset)
@@ -217,6 +220,18 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.device=cuda: torch sees no GPU here; set train.device=cpu")
     return torch.device(name)
+
+
+@contextmanager
+def _with_threads(config: OptimizationConfig) -> Iterator[None]:
+    """Inside, torch computes with `config.threads` threads; after it with as many as before."""
+    before = torch.get_num_threads()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _ignore(event: dict[str, Any]) -> None:

@@ -4,14 +4,18 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from recsys.errors import CheckpointError, TrainingDiverged
+from recsys import config as configs
+from recsys.errors import CheckpointError, ConfigError, OutOfMemory, TrainingDiverged
 from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
+from recsys.models import registry
 from recsys.pipelines.run_config import TrainConfig
 from recsys.pipelines.training import Stopped, train
 from tests.pipelines.training.small import SMALL, config_of
@@ -72,7 +76,9 @@ def other(tmp_path: Path) -> PreparedDataset:
 def test_a_damaged_run_json_ends_in_one_line(circle: PreparedDataset, tmp_path: Path, text: str) -> None:
     train(config_of(circle, epochs=1), tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"run.json: damaged .*; restore it, or name another --out$") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"run.json: (damaged|holds a) .*; restore it, or name another --out$"
+    ) as caught:
         train(config_of(circle, epochs=1), tmp_path / "run")
     assert "\n" not in str(caught.value)
 
@@ -141,11 +147,61 @@ def test_checkpoints_of_another_version_end_in_one_line_and_stay(circle: Prepare
     for state in states:
         state.write_text(json.dumps(json.loads(state.read_text()) | {"format": 99}))
     before = [state.read_bytes() for state in states]
-    wanted = r"format version 99, wanted 1; finish the run with the version that began it"
+    wanted = r"step-0*4: format version 99, wanted 1; finish the run with the version that began it"
+    events: list[dict[str, Any]] = []
     with pytest.raises(CheckpointError, match=wanted) as caught:
-        train(config, tmp_path / "run")
+        train(config, tmp_path / "run", events.append)
+    assert events == [], "nothing goes on, and nothing says that it does"
     assert "\n" not in str(caught.value)
     assert [state.read_bytes() for state in states] == before
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", -1), ("seed", 2**63), ("mask_seed", -1), ("mask_seed", 2**63)])
+def test_a_seed_that_torch_cannot_take_is_refused(circle: PreparedDataset, key: str, value: int) -> None:
+    model = {"name": "bert4rec", **SMALL} | ({key: value} if key == "mask_seed" else {})
+    given = {"data": str(circle.path), "model": model, "seed": value if key == "seed" else 0}
+    with pytest.raises(ConfigError, match=f"{key}={value} must be at least 0 and below 2\\^63"):
+        registry.build("bert4rec", configs.load(TrainConfig, given).model_config, 9)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory\nframe"),
+    ],
+)
+def test_memory_that_is_spent_ends_in_one_line_and_the_run_can_go_on(
+    circle: PreparedDataset, tmp_path: Path, error: Exception
+) -> None:
+    config = config_of(circle, epochs=1, checkpoint_every=3)
+    whole = train(config, tmp_path / "whole")
+
+    def spend(event: dict[str, Any]) -> None:
+        if event["event"] == "checkpoint":
+            raise error
+
+    message = r"run: out of memory \(.+\); the last checkpoint is kept; lower train.tokens_per_batch .* another --out$"
+    with pytest.raises(OutOfMemory, match=message) as caught:
+        train(config, tmp_path / "run", spend)
+    assert "\n" not in str(caught.value)
+    assert train(config, tmp_path / "run").weights_sha256 == whole.weights_sha256
+
+
+def test_a_model_that_no_memory_holds_ends_in_one_line(circle: PreparedDataset, tmp_path: Path) -> None:
+    config = config_of(circle, epochs=1)
+    config = replace(config, model={**config.model, "d_model": 1 << 40, "num_heads": 1})
+    with pytest.raises(OutOfMemory, match="out of memory .*can't allocate memory"):
+        train(config, tmp_path / "run")
+
+
+def test_another_error_of_torch_stays_what_it_is(circle: PreparedDataset, tmp_path: Path) -> None:
+    def fail(event: dict[str, Any]) -> None:
+        raise RuntimeError(f"the size of tensor a must match, at {event['step']}")
+
+    with pytest.raises(RuntimeError, match="the size of tensor a must match"):
+        train(config_of(circle, epochs=1), tmp_path / "run", fail)
 
 
 def test_a_loss_that_is_nan_names_step_rate_and_remedy_and_the_run_can_go_on(

@@ -39,7 +39,11 @@ def bare(tmp_path: Path) -> dict[str, str]:
 
 
 def test_a_bare_machine_trains_a_resolved_config_to_the_same_bytes_and_its_run_is_sent_afterwards(
-    circle: PreparedDataset, tmp_path: Path, bare: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    circle: PreparedDataset,
+    tmp_path: Path,
+    bare: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("mlflow", reason="needs the extra tracking")
     monkeypatch.chdir(tmp_path)
@@ -68,6 +72,10 @@ def test_a_bare_machine_trains_a_resolved_config_to_the_same_bytes_and_its_run_i
     assert weights[0] == weights[1]
 
     shutil.copytree(machine / "run", "back")
+    capsys.readouterr()
+    assert main(["evaluate", "back"]) == 2
+    assert capsys.readouterr().err.startswith("error: data: the run was trained there, and it is no folder here; name")
+    assert main(["evaluate", "back", "--data", str(circle.path)]) == 0
     assert main(["runs", "sync", "back"]) == 0
     cursor = TrackingCursor.read(Path("back"))
     assert cursor is not None
@@ -84,10 +92,12 @@ def test_what_is_missing_is_said_in_one_line(bare: dict[str, str], tmp_path: Pat
     command = [sys.executable, "-m", "recsys.pipelines.training"]
     (tmp_path / "run.yaml").write_text("model: {name: sasrec}\n")
     (tmp_path / "three.json").write_text('{"config": 3}')
+    (tmp_path / "seed.json").write_text('{"data": "d", "model": {"name": "sasrec"}, "seed": -1}')
     for words, message in (
         (["absent.json"], "error: absent.json: no such file; name a .yaml or .json file"),
         (["run.yaml"], "error: pyyaml is not installed"),
         (["three.json"], "error: three.json: config is of type int, wanted an object"),
+        (["seed.json"], "error: seed.json: seed=-1 must be at least 0"),
     ):
         done = subprocess.run([*command, *words], cwd=tmp_path, env=bare, capture_output=True, text=True, check=False)
         assert done.returncode == 2

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from recsys import config as configs
@@ -210,6 +211,14 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(circle: Prepared
     (warning,) = [event["message"] for event in events if event["event"] == "warning"]
     assert "its bytes differ" in warning
     assert "going on from the one before" in warning
+
+
+def test_the_number_of_threads_is_that_of_before_after_a_run(circle: PreparedDataset, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    events: list[dict[str, Any]] = []
+    train(config_of(circle, epochs=1, threads=before + 1), tmp_path / "run", events.append)
+    assert events[0]["threads"] == before + 1
+    assert torch.get_num_threads() == before
 
 
 def test_a_folder_of_other_things_and_a_file_are_refused(circle: PreparedDataset, tmp_path: Path) -> None:
