@@ -3,9 +3,10 @@
     RECSYS_DATA=FOLDER python -m benchmarks.losses [--sets ml-1m amazon-beauty] [--model sasrec] [--seconds 300]
                                                    [--losses ce gbce-256] [--seed 0] [--data runs/floors]
 
-Each run is configs/SET/MODEL.yaml with another `model.loss` and `train.max_seconds`. What stands in
-benchmarks/results/losses.jsonl is not done again, and an interrupted run goes on from its checkpoint in --out. The
-floors are those tuned in the dataset's folder by benchmarks.floors, else eight named settings: the row says which.
+Each run is configs/SET/MODEL.yaml with another `model.loss` and `train.max_seconds`: rate, dropout and schedule are
+those chosen for full cross entropy. What stands in benchmarks/results/losses.jsonl, of this machine with so many
+threads, is not done again, and an interrupted run goes on from its checkpoint in --out. The floors are those tuned in
+the dataset's folder by benchmarks.floors, else eight named settings: the row says which. Differences are paired.
 """
 
 import argparse
@@ -18,12 +19,13 @@ import torch
 
 from benchmarks.support.config_hash import hash_of
 from benchmarks.support.interaction_sets import prepared
-from benchmarks.support.record import RESULTS, append
+from benchmarks.support.record import RESULTS, append, machine
 from recsys import config as configs
 from recsys.errors import RecsysError
 from recsys.features.dataset import PreparedDataset
 from recsys.models.bundle import load_bundle
 from recsys.models.protocols import Scorer
+from recsys.pipelines.evaluation.bootstrap import difference_interval
 from recsys.pipelines.evaluation.evaluate import evaluate
 from recsys.pipelines.floors.fit import describe_floors, fit_floors
 from recsys.pipelines.run_config import TrainConfig
@@ -44,27 +46,26 @@ LOSSES: dict[str, dict[str, Any]] = {
     "bce-256": {"kind": "bce", "num_negatives": 256},
 }
 FILE = "losses"
-KEY = ("data", "model", "loss", "max_seconds", "seed", "config_hash", "data_hash")
+BASE = "ce"  # what the others are compared to
+KEY = ("data", "model", "loss", "max_seconds", "seed", "config_hash", "data_hash", "threads", "cpu")
 METRICS = ("ndcg@10", "hr@10")
 EPOCHS = 1_000_000  # the seconds end it
 
 
 def measure(
-    key: dict[str, Any],
-    config: TrainConfig,
-    dataset: PreparedDataset,
-    floors: dict[str, Scorer],
-    options: argparse.Namespace,
+    key: dict[str, Any], dataset: PreparedDataset, floors: dict[str, Scorer], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """One loss on one set: trained for the seconds, ranked in full on the test part."""
-    trained = fit(key, config, options)
-    model = load_bundle(trained.bundle).model
-    found = evaluate({**floors, options.model: model}, dataset, "test")
+    """One loss on one set: trained for the seconds, ranked in full on the test part, beside cross entropy's model."""
+    trained = fit(key, dataset, options)
+    base = trained if key["loss"] == BASE else fit(key_of(key["data"], BASE, dataset, options), dataset, options)
+    models = {BASE: load_bundle(base.bundle).model, options.model: load_bundle(trained.bundle).model}
+    found = evaluate({**floors, **models}, dataset, "test")
     assert found.best_floor is not None
+    values = found.values
+    to_base = {each: difference_interval(values[options.model][each], values[BASE][each]) for each in METRICS}
     return {
         **key,
         "settings": LOSSES[key["loss"]],
-        "threads": torch.get_num_threads(),
         "epochs": trained.epochs,
         "steps": trained.steps,
         "best_epoch": trained.best_epoch,
@@ -72,6 +73,7 @@ def measure(
         "validation": trained.validation,
         "test": {metric: asdict(found.metrics[options.model][metric]) for metric in METRICS},
         "difference": {metric: asdict(found.differences[options.model][metric]) for metric in METRICS},
+        "to_ce": {metric: asdict(difference) for metric, difference in to_base.items()},
         "floor": found.best_floor,
         "floor_test": {metric: asdict(found.metrics[found.best_floor][metric]) for metric in METRICS},
         "floors": describe_floors(dataset),
@@ -88,12 +90,20 @@ def config_of(data: str, loss: str, dataset: PreparedDataset, options: argparse.
     return configs.load(TrainConfig, settings | {"data": str(dataset.path), "seed": options.seed})
 
 
-def fit(key: dict[str, Any], config: TrainConfig, options: argparse.Namespace) -> TrainResult:
-    """The trained model, in a run folder of its own.
+def key_of(data: str, loss: str, dataset: PreparedDataset, options: argparse.Namespace) -> dict[str, Any]:
+    """What a run is known by."""
+    hashes = hash_of(config_of(data, loss, dataset, options)), dataset.data_hash
+    place = torch.get_num_threads(), machine()["cpu"]
+    return dict(zip(KEY, (data, options.model, loss, options.seconds, options.seed, *hashes, *place), strict=True))
+
+
+def fit(key: dict[str, Any], dataset: PreparedDataset, options: argparse.Namespace) -> TrainResult:
+    """The trained model, in a run folder of its own; at once where it is trained.
 
     Raises:
         SystemExit: it cannot be trained; one line says why.
     """
+    config = config_of(key["data"], key["loss"], dataset, options)
     name = f"{key['model']}-{key['loss']}-{key['max_seconds']:g}s-seed{key['seed']}-{key['config_hash']}"
     try:
         return train(config, options.out / key["data"] / name)
@@ -112,21 +122,22 @@ def row_done(key: dict[str, Any]) -> dict[str, Any] | None:
 def table(rows: list[dict[str, Any]]) -> str:
     """A markdown table of one set and model, best first; the floor stands last."""
     first = rows[0]
+    assert len({(row["threads"], row["cpu"]) for row in rows}) == 1, "equal seconds are of one machine"
     lines = [
         f"**{first['data']}, {first['model']}** ({first['max_seconds']:g} s of training each, seed {first['seed']}, "
         f"{first['threads']} threads; {first['floors']})",
         "",
-        "| loss | NDCG@10 | HR@10 | NDCG@10 - floor | epochs | best epoch |",
-        "|---|---|---|---|---|---|",
+        "| loss | NDCG@10 | HR@10 | NDCG@10 - ce | NDCG@10 - floor | epochs | best epoch |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: -row["test"]["ndcg@10"]["mean"]):
         best = "-" if row["best_epoch"] is None else row["best_epoch"] + 1
-        cells = [row["loss"], _figure(row["test"]["ndcg@10"]), _figure(row["test"]["hr@10"])]
-        lines.append(
-            f"| {' | '.join(cells)} | {_figure(row['difference']['ndcg@10'], '+')} | {row['epochs']} | {best} |"
-        )
+        cells = [row["loss"], *(_figure(row["test"][metric]) for metric in METRICS)]
+        cells.append("" if row["loss"] == BASE else _figure(row["to_ce"]["ndcg@10"], "+"))
+        cells.append(_figure(row["difference"]["ndcg@10"], "+"))
+        lines.append(f"| {' | '.join(cells)} | {row['epochs']} | {best} |")
     floor = " | ".join(_figure(first["floor_test"][metric]) for metric in METRICS)
-    lines.append(f"| floor: {first['floor']} | {floor} | | | |")
+    lines.append(f"| floor: {first['floor']} | {floor} | | | | |")
     return "\n".join([*lines, "", f"`{first['protocol']}`", ""])
 
 
@@ -140,14 +151,11 @@ def compare(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     floors: dict[str, Scorer] = {}
     rows = []
     for loss in options.losses:
-        config = config_of(name, loss, dataset, options)
-        known = (hash_of(config), dataset.data_hash)
-        values = (name, options.model, loss, options.seconds, options.seed, *known)
-        key = dict(zip(KEY, values, strict=True))
+        key = key_of(name, loss, dataset, options)
         row = row_done(key)
         if row is None:
             floors = floors or fit_floors(dataset)
-            row = measure(key, config, dataset, floors, options)
+            row = measure(key, dataset, floors, options)
             append(FILE, row)
             print(f"{name} {options.model} {loss}: NDCG@10 {_figure(row['test']['ndcg@10'])}", flush=True)
         rows.append(row)

@@ -28,9 +28,10 @@ from benchmarks.support.record import RESULTS, append
 from recsys import config as configs
 from recsys.errors import RecsysError
 from recsys.features.dataset import PreparedDataset
+from recsys.pipelines.checkpoint import found_in
 from recsys.pipelines.evaluation.report import evaluate_bundle
 from recsys.pipelines.run_config import TrainConfig
-from recsys.pipelines.run_folder import RunFolder
+from recsys.pipelines.run_folder import RunFolder, read_json
 from recsys.pipelines.training import Stopped, TrainResult, train
 from recsys.progress import Progress
 
@@ -40,6 +41,7 @@ WANTED = (
     "ml-1m/sasrec-3000",
 )
 METRIC = "ndcg@10"
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,11 @@ class Quality:
         if any(key.items() <= row.items() for row in self.rows()):
             return False
         tune(dataset, self.options.trials)
+        self._hold_budget()
         out = self.options.out / f"{job.name.replace('/', '-')}-{key['config_hash']}-seed{job.seed}"
         with Progress(self.console) as progress:
             result = train(config, out, self._observer(progress.observe))
+            self._hold_budget()
             figures = _figures(out, dataset, result, progress)
         row = {**key, **figures, "config": configs.dump(config) | {"data": dataset.path.name}}
         append("train_quality", row, self.options.results)
@@ -117,6 +121,10 @@ class Quality:
     def write_table(self) -> None:
         """The table of all finished runs, into the page."""
         rewrite(self.options.page, table(self.rows()))
+
+    def _hold_budget(self) -> None:
+        if self.is_spent:
+            raise Stopped("the budget is spent between two stages")
 
     def _observer(self, show: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
         def observe(event: dict[str, Any]) -> None:
@@ -132,7 +140,6 @@ def _figures(out: Path, dataset: PreparedDataset, result: TrainResult, progress:
     report = evaluate_bundle(out, dataset.path, observe=progress.observe)
     evaluation, model = report.evaluation, report.bundle.name
     events = RunFolder(out).log().events
-    start = next(event for event in events if event["event"] == "start")
     floor = evaluation.best_floor
     assert floor is not None, "fit_floors gives at least one"
     return {
@@ -146,10 +153,10 @@ def _figures(out: Path, dataset: PreparedDataset, result: TrainResult, progress:
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
         "steps": result.steps,
-        "parameters": start["parameters"],
+        "parameters": next(event["parameters"] for event in events if event["event"] == "start"),
         "curve": [[event["epoch"], event[METRIC]] for event in events if event["event"] == "validation"],
         "train_s": round(result.seconds, 1),
-        "threads": start["threads"],
+        "threads": read_json(found_in(out / "checkpoints")[0] / "state.json")["threads"],
         "evaluate_s": evaluation.seconds[model],
         "weights_sha256": result.weights_sha256,
         "run": out.name,
@@ -164,8 +171,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=list(WANTED), metavar="DATA/MODEL", help="these configurations")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--budget-s", type=float, help="stop after so many seconds; the same command goes on")
-    parser.add_argument("--trials", type=int, default=60, help="random settings tried for the floors")
+    parser.add_argument(
+        "--budget-s",
+        type=float,
+        help="stop after so many seconds, once a stage ends or a training step; the same command goes on",
+    )
+    parser.add_argument(
+        "--trials", type=int, default=60, help="random settings tried for the floors, after the fixed ones"
+    )
     parser.add_argument("--configs", type=Path, default=ROOT / "configs", help="folder of DATA/MODEL.yaml")
     parser.add_argument("--out", type=Path, default=Path("runs/train-quality"), help="folder of datasets and runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of train_quality.jsonl")
@@ -197,7 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quality.write_table()
     except Stopped as stopped:
         console.print(str(stopped), highlight=False, soft_wrap=True)
-        return 0 if quality.is_spent else 130
+        return 0 if quality.is_spent else INTERRUPTED
+    except KeyboardInterrupt:
+        console.print("stopped before a training or after it; the same command goes on", highlight=False)
+        return INTERRUPTED
     except RecsysError as error:
         console.print(f"error: {error}", highlight=False, soft_wrap=True)
         return 1

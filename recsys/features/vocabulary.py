@@ -189,7 +189,8 @@ def _kind_of(ids: list[int] | list[str]) -> IdKind:
 
 
 def _first_repeated(ids: list[int] | list[str]) -> int | str:
-    return next(raw for raw, count in Counter(ids).items() if count > 1)
+    count: Counter[int | str] = Counter(ids)
+    return next(raw for raw in ids if count[raw] > 1)
 
 
 def _integer(text: str) -> int | None:

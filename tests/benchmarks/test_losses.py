@@ -13,12 +13,12 @@ def row(loss: str, ndcg: float) -> dict[str, Any]:
         return {metric: {"mean": mean, "low": mean - 0.01, "high": mean + 0.01} for metric in losses.METRICS}
 
     return {
-        **dict(zip(losses.KEY, ("ml-1m", "sasrec", loss, 60.0, 0, "c", "d"), strict=True)),
-        "threads": 2,
+        **dict(zip(losses.KEY, ("ml-1m", "sasrec", loss, 60.0, 0, "c", "d", 2, "a CPU"), strict=True)),
         "epochs": 7,
         "best_epoch": 4,
         "test": figures(ndcg),
         "difference": figures(ndcg - 0.13),
+        "to_ce": figures(ndcg - 0.17),
         "floor": "ease",
         "floor_test": figures(0.13),
         "floors": "floors: tuned, 60 trials",
@@ -30,8 +30,9 @@ def test_the_table_has_the_best_loss_first_and_the_floor_last() -> None:
     lines = losses.table([row("bce-256", 0.1), row("ce", 0.17)]).splitlines()
     assert lines[0].startswith("**ml-1m, sasrec** (60 s of training each, seed 0, 2 threads; floors: tuned")
     assert lines[4].startswith("| ce | 0.1700 [0.1600, 0.1800] | ")
-    assert "| +0.0400 [+0.0300, +0.0500] | 7 | 5 |" in lines[4]
+    assert lines[4].endswith("|  | +0.0400 [+0.0300, +0.0500] | 7 | 5 |")
     assert lines[5].startswith("| bce-256 | 0.1000")
+    assert "| -0.0700 [-0.0800, -0.0600] | -0.0300 [-0.0400, -0.0200] |" in lines[5]
     assert lines[6].startswith("| floor: ease | 0.1300 [0.1200, 0.1400] |")
 
 
@@ -48,6 +49,8 @@ def test_a_row_that_is_written_is_found_and_only_that_one(tmp_path: Path, monkey
         ("max_seconds", 61.0),
         ("seed", 1),
         ("config_hash", "e"),
+        ("threads", 1),
+        ("cpu", "another"),
     ):
         assert losses.row_done({**key, part: other}) is None
 

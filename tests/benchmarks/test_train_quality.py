@@ -1,7 +1,12 @@
 """The resumable target on a tiny configuration: trained, measured, written down, and skipped the next time."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +38,14 @@ class Target:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump({"data": str(self.circle.path), "model": MODEL, "train": train}))
 
-    def run(self, *words: str) -> int:
+    def words(self) -> list[str]:
+        """Of the command line, without seeds."""
         places = {"configs": "configs", "out": "runs", "results": "results", "page": "results.md"}
         options = [word for name, place in places.items() for word in (f"--{name}", str(self.folder / place))]
-        return main(["--only", "circle/sasrec", "circle/bert4rec", "--trials", "2", *options, *words])
+        return ["--only", "circle/sasrec", "circle/bert4rec", "--trials", "2", *options]
+
+    def run(self, *words: str) -> int:
+        return main([*self.words(), *words])
 
     def rows(self) -> list[dict[str, Any]]:
         file = self.folder / "results" / "train_quality.jsonl"
@@ -97,6 +106,24 @@ def test_a_spent_budget_stops_inside_a_run_which_goes_on(target: Target, capsys:
     assert "the budget is spent, 2 runs are left; the same command goes on" in capsys.readouterr().err
     assert target.rows() == []
     assert target.run("--seeds", "0", "--budget-s", "0.2") == 0
+    assert target.rows() == []
+    assert target.run("--seeds", "0") == 0
+    assert len(target.rows()) == 1
+
+
+def test_an_interrupt_while_floors_are_tuned_ends_in_one_line(target: Target) -> None:
+    """A signal to the whole group, as Ctrl-C sends it; nothing is trained and the same command goes on."""
+    command = [sys.executable, "-m", "benchmarks.train_quality", *target.words(), "--seeds", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        while "[1/1] circle/sasrec" not in process.stderr.readline():
+            assert process.poll() is None
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        told = process.stderr.read()
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    assert told.strip().splitlines()[-1].endswith("the same command goes on")
     assert target.rows() == []
     assert target.run("--seeds", "0") == 0
     assert len(target.rows()) == 1

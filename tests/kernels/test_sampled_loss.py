@@ -43,10 +43,10 @@ def _extra(kind: str, V: int) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_autocast_narrows_neither_value_nor_gradient(kind: str) -> None:
     x, w, bias, target = _inputs(64, 31, 16, dtype=torch.float32)
-    negatives = _negatives("all", 64, 1, 20, 31, seed=1)
+    negatives = _negatives("all", 64, 1, 20, 31, seed=1)["negatives"]
 
     def run() -> tuple[Tensor, ...]:
-        loss = sampled_loss(x, w, target, bias=bias, **negatives, **_extra(kind, 31))
+        loss = sampled_loss(x, w, target, negatives, bias=bias, **_extra(kind, 31))
         return (loss.detach(), *torch.autograd.grad(loss, (x, w, bias)))
 
     plain = run()

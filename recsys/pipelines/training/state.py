@@ -97,8 +97,8 @@ class Checkpoints:
             except CheckpointError as error:
                 passed.append(error)
             else:
-                for error in passed:
-                    self.warn(f"{error}; going on from the one before")
+                for damage in passed:
+                    self.warn(f"{damage}; going on from the one before")
                 self.best_weights = stored.best
                 self._compare_place(stored.state)
                 return _state_of(stored.state)
