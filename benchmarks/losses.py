@@ -2,6 +2,7 @@
 
     RECSYS_DATA=FOLDER python -m benchmarks.losses [--sets ml-1m amazon-beauty] [--model sasrec] [--seconds 300]
                                                    [--losses ce gbce-256] [--seed 0] [--data runs/floors]
+                                                   [--set model.d_model=64]
 
 Each run is configs/SET/MODEL.yaml with another `model.loss` and `train.max_seconds`: rate, dropout and schedule are
 those chosen for full cross entropy. What stands in benchmarks/results/losses.jsonl, of this machine with so many
@@ -66,6 +67,7 @@ def measure(
     return {
         **key,
         "settings": LOSSES[key["loss"]],
+        "set": options.set,
         "epochs": trained.epochs,
         "steps": trained.steps,
         "best_epoch": trained.best_epoch,
@@ -84,7 +86,7 @@ def measure(
 
 def config_of(data: str, loss: str, dataset: PreparedDataset, options: argparse.Namespace) -> TrainConfig:
     """The set's configuration with another loss, for so many seconds."""
-    settings = configs.read(Path("configs") / data / f"{options.model}.yaml")
+    settings = configs.override(configs.read(Path("configs") / data / f"{options.model}.yaml"), options.set)
     settings["model"]["loss"] = LOSSES[loss]
     settings["train"] |= {"max_seconds": options.seconds, "epochs": EPOCHS}
     return configs.load(TrainConfig, settings | {"data": str(dataset.path), "seed": options.seed})
@@ -123,9 +125,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     """A markdown table of one set and model, best first; the floor stands last."""
     first = rows[0]
     assert len({(row["threads"], row["cpu"]) for row in rows}) == 1, "equal seconds are of one machine"
+    changed = "".join(f", {assignment}" for assignment in first["set"])
     lines = [
-        f"**{first['data']}, {first['model']}** ({first['max_seconds']:g} s of training each, seed {first['seed']}, "
-        f"{first['threads']} threads; {first['floors']})",
+        f"**{first['data']}, {first['model']}{changed}** ({first['max_seconds']:g} s of training each, "
+        f"seed {first['seed']}, {first['threads']} threads; {first['floors']})",
         "",
         "| loss | NDCG@10 | HR@10 | NDCG@10 - ce | NDCG@10 - floor | epochs | best epoch |",
         "|---|---|---|---|---|---|---|",
@@ -169,6 +172,7 @@ def main() -> None:
     parser.add_argument("--model", choices=("sasrec", "bert4rec"), default="sasrec")
     parser.add_argument("--losses", nargs="+", choices=tuple(LOSSES), default=list(LOSSES))
     parser.add_argument("--seconds", type=float, default=300.0, help="of training, validations included")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes the configuration")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, default=Path("runs/floors"), help="folder of the prepared sets")
     parser.add_argument("--out", type=Path, default=Path("runs/losses"), help="folder of the runs")

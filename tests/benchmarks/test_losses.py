@@ -19,6 +19,7 @@ def row(loss: str, ndcg: float) -> dict[str, Any]:
         "test": figures(ndcg),
         "difference": figures(ndcg - 0.13),
         "to_ce": figures(ndcg - 0.17),
+        "set": ["model.d_model=64"],
         "floor": "ease",
         "floor_test": figures(0.13),
         "floors": "floors: tuned, 60 trials",
@@ -28,7 +29,9 @@ def row(loss: str, ndcg: float) -> dict[str, Any]:
 
 def test_the_table_has_the_best_loss_first_and_the_floor_last() -> None:
     lines = losses.table([row("bce-256", 0.1), row("ce", 0.17)]).splitlines()
-    assert lines[0].startswith("**ml-1m, sasrec** (60 s of training each, seed 0, 2 threads; floors: tuned")
+    assert lines[0].startswith(
+        "**ml-1m, sasrec, model.d_model=64** (60 s of training each, seed 0, 2 threads; floors: tuned"
+    )
     assert lines[4].startswith("| ce | 0.1700 [0.1600, 0.1800] | ")
     assert lines[4].endswith("|  | +0.0400 [+0.0300, +0.0500] | 7 | 5 |")
     assert lines[5].startswith("| bce-256 | 0.1000")
