@@ -55,7 +55,7 @@ def measure(shape: str, num_items: int, num_rows: int, repeats: int) -> dict[str
 
 def _errors(narrow: Tensor, wide: Tensor, leaves: tuple[Tensor, Tensor]) -> dict[str, float]:
     """Error of the loss, and of the gradients of x and w relative to their norms."""
-    errors = {"loss": abs(float(narrow - wide))}
+    errors = {"loss": abs(float((narrow - wide).detach()))}
     pairs = zip(*(torch.autograd.grad(loss, leaves) for loss in (narrow, wide)), strict=True)
     errors |= {name: float((a - b).norm() / b.norm()) for name, (a, b) in zip(("grad_x", "grad_w"), pairs, strict=True)}
     return {name: float(f"{error:.2e}") for name, error in errors.items()}
