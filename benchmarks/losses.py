@@ -13,6 +13,7 @@ the dataset's folder by benchmarks.floors, else eight named settings: the row sa
 import argparse
 import json
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,9 @@ def config_of(data: str, loss: str, dataset: PreparedDataset, options: argparse.
 
 def key_of(data: str, loss: str, dataset: PreparedDataset, options: argparse.Namespace) -> dict[str, Any]:
     """What a run is known by."""
-    hashes = hash_of(config_of(data, loss, dataset, options)), dataset.data_hash
-    place = torch.get_num_threads(), machine()["cpu"]
+    config = config_of(data, loss, dataset, options)
+    hashes = hash_of(config), dataset.data_hash
+    place = config.train.threads or torch.get_num_threads(), machine()["cpu"]
     return dict(zip(KEY, (data, options.model, loss, options.seconds, options.seed, *hashes, *place), strict=True))
 
 
@@ -106,7 +108,8 @@ def fit(key: dict[str, Any], dataset: PreparedDataset, options: argparse.Namespa
         SystemExit: it cannot be trained; one line says why.
     """
     config = config_of(key["data"], key["loss"], dataset, options)
-    name = f"{key['model']}-{key['loss']}-{key['max_seconds']:g}s-seed{key['seed']}-{key['config_hash']}"
+    place = sha256(f"{key['threads']} {key['cpu']}".encode()).hexdigest()[:4]
+    name = f"{key['model']}-{key['loss']}-{key['max_seconds']:g}s-seed{key['seed']}-{key['config_hash']}-{place}"
     try:
         return train(config, options.out / key["data"] / name)
     except RecsysError as error:

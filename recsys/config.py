@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from recsys.errors import ConfigError, MissingExtraError, missing_extra
 
 T = TypeVar("T")
+MAX_SEED = 2**64  # torch and numpy seed a generator with 64 bits
 _NUMBER = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$")
 
 

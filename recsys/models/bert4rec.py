@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys.config import MAX_SEED
 from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
 from recsys.features.sampling import Sampling, stride_of
@@ -59,8 +60,8 @@ class BERT4RecConfig(EncoderConfig):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         stride_of(self.window_prop, self.max_len)
-        if not 0 <= self.mask_seed < 2**63:
-            raise ValueError(f"mask_seed={self.mask_seed} must be at least 0 and below 2^63")
+        if not 0 <= self.mask_seed < MAX_SEED:
+            raise ValueError(f"mask_seed={self.mask_seed} must be at least 0 and below 2^64")
 
     @property
     def sampling(self) -> Sampling:

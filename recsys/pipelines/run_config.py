@@ -26,7 +26,6 @@ FORMAT_VERSION = 1
 LOCK = "run.lock"
 # Settings that say where a run trains, not what: it may go on elsewhere, and says that its last bits may differ.
 PLACE = ("device", "threads")
-MAX_SEED = 2**63  # torch takes 64 bits with a sign
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +43,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if "name" not in self.model:
             raise ValueError(f"model.name is missing; known models: {', '.join(registry.names())}")
-        if not 0 <= self.seed < MAX_SEED:
-            raise ValueError(f"seed={self.seed} must be at least 0 and below 2^63")
+        if not 0 <= self.seed < configs.MAX_SEED:
+            raise ValueError(f"seed={self.seed} must be at least 0 and below 2^64")
 
     @property
     def model_config(self) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks import losses
+from recsys.features.dataset import PreparedDataset
 from recsys.models.losses import LossConfig
 
 
@@ -56,6 +58,15 @@ def test_a_row_that_is_written_is_found_and_only_that_one(tmp_path: Path, monkey
         ("cpu", "another"),
     ):
         assert losses.row_done({**key, part: other}) is None
+
+
+@pytest.mark.parametrize(("set_", "threads"), [([], 1), (["train.threads=3"], 3)])
+def test_a_key_names_the_threads_that_train(circle: PreparedDataset, set_: list[str], threads: int) -> None:
+    options = argparse.Namespace(model="sasrec", seconds=9.0, seed=0, set=set_)
+    key = losses.key_of("ml-1m", "ce", circle, options)
+    assert tuple(key) == losses.KEY
+    assert (key["threads"], key["data_hash"]) == (threads, circle.data_hash)
+    assert key["cpu"]
 
 
 def test_every_loss_of_the_table_is_one_of_the_config() -> None:

@@ -15,7 +15,7 @@ import yaml
 
 from benchmarks.support.config_hash import hash_of
 from benchmarks.support.quality_table import BEGIN, END, rewrite, table
-from benchmarks.train_quality import main
+from benchmarks.train_quality import Quality, main
 from recsys import config as configs
 from recsys.features.dataset import PreparedDataset
 from recsys.pipelines.evaluation.report import evaluate_bundle
@@ -90,25 +90,43 @@ def test_a_run_is_trained_once_measured_and_written_down(
 
 
 def test_a_row_says_with_how_many_threads_its_run_was_trained(target: Target) -> None:
+    target.configure(threads=2)
     assert target.run("--seeds", "0") == 0
     (row,) = target.rows()
     (target.folder / "results" / "train_quality.jsonl").unlink()
-    target.configure(threads=2)
-    assert target.run("--seeds", "0") == 0, "trained before: only ranked, with two threads"
+    target.configure(threads=1)
+    assert target.run("--seeds", "0") == 0, "trained before: only ranked, with one thread"
     (again,) = target.rows()
     assert (again["run"], again["weights_sha256"]) == (row["run"], row["weights_sha256"])
-    assert again["threads"] == row["threads"] == 1
+    assert again["threads"] == row["threads"] == 2
 
 
-def test_a_spent_budget_stops_inside_a_run_which_goes_on(target: Target, capsys: pytest.CaptureFixture[str]) -> None:
-    target.configure(epochs=3)
+def test_a_budget_that_is_spent_between_stages_leaves_the_rest(
+    target: Target, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert target.run("--seeds", "0", "1", "--budget-s", "0.0") == 0
     assert "the budget is spent, 2 runs are left; the same command goes on" in capsys.readouterr().err
-    assert target.rows() == []
     assert target.run("--seeds", "0", "--budget-s", "0.2") == 0
+    assert "the budget is spent between two stages" in capsys.readouterr().err, "once the floors are tuned"
     assert target.rows() == []
+
+
+def test_a_budget_that_is_spent_inside_a_run_saves_it_and_the_same_command_goes_on(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = target.folder / "runs"
+    with monkeypatch.context() as patch:
+        patch.setattr(Quality, "is_spent", property(lambda _: any(runs.glob("*/log.jsonl"))))
+        assert target.run("--seeds", "0") == 0
+    assert target.rows() == []
+    (checkpoint,) = runs.glob("*/checkpoints/step-*")
+    assert checkpoint.name < "step-00000011", "before the end of the run"
     assert target.run("--seeds", "0") == 0
-    assert len(target.rows()) == 1
+    (row,) = target.rows()
+    shutil.rmtree(runs)
+    (target.folder / "results" / "train_quality.jsonl").unlink()
+    assert target.run("--seeds", "0") == 0
+    assert target.rows()[0]["weights_sha256"] == row["weights_sha256"]
 
 
 def test_an_interrupt_while_floors_are_tuned_ends_in_one_line(target: Target) -> None:

@@ -9,11 +9,11 @@ import torch
 from recsys.errors import OutOfMemory
 
 _REMEDY = (
-    "the last checkpoint is kept; lower train.tokens_per_batch (train.accumulate keeps the step as large), "
+    "what was saved is kept; lower train.tokens_per_batch (train.accumulate keeps the step as large), "
     "model.max_len or model.d_model, and name another --out"
 )
-# What torch's allocator of the CPU says, in a plain RuntimeError.
-_CPU_ALLOCATOR = "DefaultCPUAllocator"
+# What torch says in a plain RuntimeError: its allocator of the CPU, CUDA itself, and CUDA's matrix products.
+_IN_PLAIN_ERRORS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def memory_errors(out: Path) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _of(error, out) from error
     except RuntimeError as error:
-        if _CPU_ALLOCATOR not in str(error):
+        if not any(words in str(error) for words in _IN_PLAIN_ERRORS):
             raise
         raise _of(error, out) from error
 
