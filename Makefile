@@ -11,8 +11,9 @@ export MLFLOW_DISABLE_TELEMETRY := true
 demo: setup  ## The whole path on a simulated shop, in under two minutes
 	@$(BIN)/recsys demo $(ARGS)
 
-test: setup  ## All tests
+test: setup  ## All tests; those of the Triton kernels run in its interpreter, in a process of their own
 	@$(BIN)/pytest $(ARGS)
+	@[ -n "$(ARGS)" ] || TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels/interp
 
 check: setup  ## Format, lint, types, import directions
 	@$(BIN)/ruff format --check .

@@ -1,0 +1,92 @@
+"""How each Triton kernel is launched: a static table an op, for each architecture, in launches/<op>.json.
+
+    {"sm_90": {"forward": {"width=64,has_bias=0": {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3}}}}
+
+`python -m benchmarks.tune_kernels` writes it; nothing is tuned at run time, and nothing that differs from batch to
+batch is a key. The part `interpret` is for Triton's interpreter.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+
+import torch
+
+LAUNCHES = Path(__file__).parent / "launches"
+INTERPRET = "interpret"
+
+_target: ContextVar[str | None] = ContextVar("compile_target", default=None)
+
+
+def launch_of(op: str, kernel: str, device: torch.device, **key: int) -> Mapping[str, int]:
+    """Block sizes, num_warps and num_stages of a kernel: keyword arguments of its launch.
+
+    Args:
+        op: name of the table, such as `attention`.
+        kernel: part of the op, such as `forward`.
+        device: where it will run.
+        key: what the choice depends on; the same names for every row of the kernel.
+
+    Raises:
+        RuntimeError: the table has no row for it.
+    """
+    return _row(op, kernel, architecture(device), row_name(key))
+
+
+def row_name(key: Mapping[str, int]) -> str:
+    """`width=64,has_bias=0`: a row's name, in the order given."""
+    return ",".join(f"{name}={int(value)}" for name, value in key.items())
+
+
+def architecture(device: torch.device) -> str:
+    """`sm_90` and the like, `interpret` on a CPU, or what `compiling_for` names."""
+    target = _target.get()
+    if target is not None:
+        return target
+    if device.type != "cuda":
+        return INTERPRET
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+def compile_target() -> str | None:
+    """The architecture that kernels are compiled for without being run; None as a rule."""
+    return _target.get()
+
+
+@contextmanager
+def compiling_for(target: str) -> Iterator[None]:
+    """Within: wrappers choose launches for `target`, whatever device their tensors are on."""
+    token = _target.set(target)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+def table(op: str) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
+    """The whole table of an op: architecture, kernel, row."""
+    return json.loads((LAUNCHES / f"{op}.json").read_text(encoding="utf-8"))
+
+
+@cache
+def _row(op: str, kernel: str, arch: str, name: str) -> Mapping[str, int]:
+    parts = table(op)
+    chosen = parts.get(_nearest(arch, tuple(parts)), {}).get(kernel, {}).get(name)
+    if chosen is None:
+        raise RuntimeError(
+            f"launches/{op}.json has no row {name!r} for {kernel} on {arch}; add it by python -m "
+            "benchmarks.tune_kernels, or set RECSYS_KERNELS=torch"
+        )
+    return chosen
+
+
+def _nearest(arch: str, known: tuple[str, ...]) -> str:
+    """The newest known architecture that is not newer than `arch`."""
+    if arch in known or not arch.startswith("sm_"):
+        return arch
+    older = [name for name in known if name.startswith("sm_") and int(name[3:]) <= int(arch[3:])]
+    return max(older, key=lambda name: int(name[3:]), default=arch)
