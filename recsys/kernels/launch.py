@@ -3,7 +3,7 @@
     {"sm_90": {"forward": {"width=64,has_bias=0": {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3}}}}
 
 `python -m benchmarks.tune_kernels` writes it; nothing is tuned at run time, and nothing that differs from batch to
-batch is a key. The part `interpret` is for Triton's interpreter.
+batch is a key. The part `interpret` is for Triton's interpreter, where a row `*` stands for all.
 """
 
 import json
@@ -75,7 +75,8 @@ def table(op: str) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
 @cache
 def _row(op: str, kernel: str, arch: str, name: str) -> Mapping[str, int]:
     parts = table(op)
-    chosen = parts.get(_nearest(arch, tuple(parts)), {}).get(kernel, {}).get(name)
+    rows = parts.get(_nearest(arch, tuple(parts)), {}).get(kernel, {})
+    chosen = rows.get(name) or rows.get("*")
     if chosen is None:
         raise RuntimeError(
             f"launches/{op}.json has no row {name!r} for {kernel} on {arch}; add it by python -m "
