@@ -309,7 +309,7 @@ def _tensors(arguments: Arguments, q: Tensor) -> tuple[Tensor | None, ...]:
         None if time is None else time.table.detach().to(_wide(q.dtype)).contiguous(),
         None if time is None else time.ts_q.contiguous(),
         None if time is None else time.ts_k.contiguous(),
-        None if time is None or _steps(time) else time.thresholds(),
+        arguments.meta_q.offsets if time is None or _steps(time) else time.thresholds(),  # unread where steps are
         None if arguments.pos_bias is None else _expanded(arguments.pos_bias, arguments.visibility.causal, q),
     )
 
