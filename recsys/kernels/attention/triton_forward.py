@@ -91,7 +91,7 @@ def forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Writes out and, for softmax, lse of one block of queries, head and part of the keys; heads are next to each other."""
+    """Writes out and, for softmax, lse of a block of queries, a head and a part of the keys."""
     chunk, head, split = tl.program_id(0) // num_heads, tl.program_id(0) % num_heads, tl.program_id(1)
     sequence = tl.load(chunks_ptr + 2 * chunk)
     start_m = tl.load(chunks_ptr + 2 * chunk + 1) * BLOCK_M

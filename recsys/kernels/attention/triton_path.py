@@ -4,6 +4,8 @@ A *chunk* is a block of queries, or of keys, of one sequence. The list of all ch
 long ones first, so that no program is without work and the last ones to run are short.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,14 +17,17 @@ from torch import Tensor
 from recsys.kernels.attention.arguments import Arguments
 from recsys.kernels.attention.bias import LOG2_STEPS, PosBias, TimeBias
 from recsys.kernels.attention.dropout import column_state, row_state, threshold
-from recsys.kernels.attention.triton_backward import key_kernel, query_kernel
+from recsys.kernels.attention.triton_backward_keys import key_kernel
+from recsys.kernels.attention.triton_backward_queries import query_kernel
+from recsys.kernels.attention.triton_backward_short import short_kernel
 from recsys.kernels.attention.triton_forward import combine_kernel, forward_kernel
 from recsys.kernels.attention.triton_positions import position_kernel
 from recsys.kernels.jagged import JaggedMeta
-from recsys.kernels.launch import launch_of
+from recsys.kernels.launch import find_launch, launch_of
 
 OP = "attention"
-LONG = 512  # longest sequence from which on the launch of long ones is taken
+LONG = 512  # tokens: batches with a longer sequence have launches of their own
+SHORT_KEYS = (64, 128, 256)  # sizes of the one-kernel backward pass
 SPLIT_PROGRAMS = 264  # fewer programs than two for each processor of an H100 or H200: the keys are split
 SPLIT_KEYS = 1024  # a part has at least so many keys
 POSITION_SPLITS = 8  # parts of the batch in the gradient of a position bias
@@ -63,7 +68,7 @@ def triton_forward(q: Tensor, k: Tensor, v: Tensor, arguments: Arguments) -> tup
         outs.stride(0),
         lses.stride(1),
         lses.stride(0),
-        *_numbers(arguments, q),
+        *_numbers(arguments),
         num_splits,
         num_heads,
         **_widths(q, v),
@@ -104,112 +109,115 @@ def triton_backward(
     out: Tensor,
     lse: Tensor,
     arguments: Arguments,
+    needs_tables: tuple[bool, bool] = (True, True),
 ) -> Grads:
-    """Gradients of q, k, v, and of the tables of the time and the position bias where there are any."""
+    """Gradients of q, k, v, and of the tables of the time and the position bias where there are any and wanted."""
     q, k, v, out, grad_out = (_unit_stride(x) for x in (q, k, v, out, grad_out))
-    grad_q, grad_k, grad_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    time, pos = arguments.time_bias, arguments.pos_bias
+    needs_time, needs_pos = time is not None and needs_tables[0], pos is not None and needs_tables[1]
     if q.shape[0] == 0 or k.shape[0] == 0:
-        for grad in (grad_q, grad_k, grad_v):
-            grad.zero_()
-        return grad_q, grad_k, grad_v, *(None if b is None else torch.zeros_like(b.table) for b in _biases(arguments))
+        zeros = (torch.zeros_like(bias.table) if bias is not None else None for bias in (time, pos))
+        return *(grad.zero_() for grad in grads), *zeros
     lse_by_head = lse.t().contiguous()
-    grad_lse_by_head = None if grad_lse is None else grad_lse.t().to(lse.dtype).contiguous()
-    delta = torch.empty_like(lse_by_head)
-    grad_time = _query_pass(q, k, v, out, lse_by_head, grad_out, grad_lse_by_head, grad_q, delta, arguments)
-    _key_pass(q, k, v, lse_by_head, delta, grad_out, grad_k, grad_v, arguments)
-    grad_pos = _position_pass(q, k, v, lse_by_head, delta, grad_out, arguments)
-    return grad_q, grad_k, grad_v, grad_time, grad_pos
+    state = _Saved(
+        q=q,
+        k=k,
+        v=v,
+        out=out,
+        lse=lse_by_head,
+        grad_out=grad_out,
+        grad_lse=None if grad_lse is None else grad_lse.t().to(lse.dtype).contiguous(),
+        delta=torch.empty_like(lse_by_head),
+    )
+    short = _short_launch(q, v, arguments)
+    if short is None:
+        parts = _query_pass(state, grads[0], arguments, needs_time)
+        _key_pass(state, grads[1], grads[2], arguments)
+    else:
+        parts = _short_pass(state, grads, arguments, needs_time, short)
+    grad_time = None if parts is None or time is None else _of_table(parts.sum(dim=0), time.table)
+    grad_pos = _position_pass(state, arguments) if needs_pos else None
+    return *grads, grad_time, grad_pos
 
 
-def _query_pass(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    grad_out: Tensor,
-    grad_lse: Tensor | None,
-    grad_q: Tensor,
-    delta: Tensor,
-    arguments: Arguments,
-) -> Tensor | None:
-    """Fills grad_q and delta; returns the gradient of the time table."""
+@dataclass(frozen=True, kw_only=True)
+class _Saved:
+    """What the backward kernels read; lse, grad_lse and delta are (H, Tq)."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    out: Tensor
+    lse: Tensor
+    grad_out: Tensor
+    grad_lse: Tensor | None
+    delta: Tensor  # written by the first kernel, read by the others
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Strides of q, k and v."""
+        return *self.q.stride()[:2], *self.k.stride()[:2], *self.v.stride()[:2]
+
+
+def _query_pass(saved: _Saved, grad_q: Tensor, arguments: Arguments, needs_time: bool) -> Tensor | None:
+    """Fills grad_q and delta; returns the gradient of the time table in parts (chunks, H, NB)."""
+    q, v = saved.q, saved.v
     launch, num_heads = _launch("backward_queries", q, v, arguments), q.shape[1]
     chunks = chunks_of(arguments.meta_q, launch["BLOCK_M"], arguments.visibility.causal)
-    table = None if arguments.time_bias is None else arguments.time_bias.table
-    parts = None
-    if table is not None and table.requires_grad:
-        parts = torch.empty(len(chunks), num_heads, table.shape[1], dtype=delta.dtype, device=q.device)
+    parts = _time_parts(len(chunks), saved, arguments) if needs_time else None
     query_kernel[(len(chunks) * num_heads,)](
         q,
-        k,
+        saved.k,
         v,
-        out,
-        lse,
-        grad_out,
-        grad_lse,
+        saved.out,
+        saved.lse,
+        saved.grad_out,
+        saved.grad_lse,
         grad_q,
-        delta,
+        saved.delta,
         parts,
         chunks,
         *_tensors(arguments, q),
-        *q.stride()[:2],
-        *k.stride()[:2],
-        *v.stride()[:2],
-        *out.stride()[:2],
-        *grad_out.stride()[:2],
+        *saved.inputs,
+        *saved.out.stride()[:2],
+        *saved.grad_out.stride()[:2],
         *grad_q.stride()[:2],
-        lse.stride(0),
-        delta.stride(0),
-        *_numbers(arguments, q),
+        saved.lse.stride(0),
+        saved.delta.stride(0),
+        *_numbers(arguments),
         num_heads,
         **_widths(q, v),
         **_flags(arguments, q),
+        **_backward_flags(arguments, saved, needs_time),
         **launch,
-        BLOCK_B=1 if table is None else triton.next_power_of_2(table.shape[1]),
-        HAS_TIME_GRAD=parts is not None,
-        HAS_GRAD_LSE=grad_lse is not None,
     )
-    if table is None or parts is None:
-        return None
-    by_head = parts.sum(dim=0)
-    return (by_head if table.shape[0] > 1 else by_head.sum(dim=0, keepdim=True)).to(table.dtype)
+    return parts
 
 
-def _key_pass(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lse: Tensor,
-    delta: Tensor,
-    grad_out: Tensor,
-    grad_k: Tensor,
-    grad_v: Tensor,
-    arguments: Arguments,
-) -> None:
+def _key_pass(saved: _Saved, grad_k: Tensor, grad_v: Tensor, arguments: Arguments) -> None:
     """Fills grad_k and grad_v."""
+    q, v = saved.q, saved.v
     launch, num_heads = _launch("backward_keys", q, v, arguments), q.shape[1]
     chunks = chunks_of(arguments.meta_k, launch["BLOCK_N"], False)
     key_kernel[(len(chunks) * num_heads,)](
         q,
-        k,
+        saved.k,
         v,
-        lse,
-        delta,
-        grad_out,
+        saved.lse,
+        saved.delta,
+        saved.grad_out,
         grad_k,
         grad_v,
         chunks,
         *_tensors(arguments, q),
-        *q.stride()[:2],
-        *k.stride()[:2],
-        *v.stride()[:2],
-        *grad_out.stride()[:2],
+        *saved.inputs,
+        *saved.grad_out.stride()[:2],
         *grad_k.stride()[:2],
         *grad_v.stride()[:2],
-        lse.stride(0),
-        delta.stride(0),
-        *_numbers(arguments, q),
+        saved.lse.stride(0),
+        saved.delta.stride(0),
+        *_numbers(arguments),
         num_heads,
         **_widths(q, v),
         **_flags(arguments, q),
@@ -217,54 +225,90 @@ def _key_pass(
     )
 
 
-def _position_pass(
-    q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor, grad_out: Tensor, arguments: Arguments
+def _short_pass(
+    saved: _Saved, grads: tuple[Tensor, ...], arguments: Arguments, needs_time: bool, launch: Mapping[str, int]
 ) -> Tensor | None:
+    """Fills all of `grads` and delta; returns the gradient of the time table in parts (B, H, NB)."""
+    q, v, num_heads, num_sequences = saved.q, saved.v, saved.q.shape[1], arguments.meta_q.num_sequences
+    parts = _time_parts(num_sequences, saved, arguments) if needs_time else None
+    short_kernel[(num_sequences * num_heads,)](
+        q,
+        saved.k,
+        v,
+        saved.out,
+        saved.lse,
+        saved.grad_out,
+        saved.grad_lse,
+        *grads,
+        saved.delta,
+        parts,
+        *_tensors(arguments, q),
+        *saved.inputs,
+        *saved.out.stride()[:2],
+        *saved.grad_out.stride()[:2],
+        *(stride for grad in grads for stride in grad.stride()[:2]),
+        saved.lse.stride(0),
+        saved.delta.stride(0),
+        *_numbers(arguments),
+        num_heads,
+        **_widths(q, v),
+        **_flags(arguments, q),
+        **_backward_flags(arguments, saved, needs_time),
+        **launch,
+    )
+    return parts
+
+
+def _position_pass(saved: _Saved, arguments: Arguments) -> Tensor:
     """The gradient of the position table."""
-    bias = arguments.pos_bias
-    if bias is None or not bias.table.requires_grad:
-        return None
-    launch, num_heads = dict(_launch("backward_positions", q, v, arguments)), q.shape[1]
-    block = launch["BLOCK"]
-    first = 0 if arguments.visibility.causal else -triton.cdiv(arguments.meta_q.max_len, block)
+    q, v, bias, causal = saved.q, saved.v, arguments.pos_bias, arguments.visibility.causal
+    assert bias is not None
+    launch, num_heads = _launch("backward_positions", q, v, arguments), q.shape[1]
+    block, num_sequences = launch["BLOCK"], arguments.meta_q.num_sequences
+    first = 0 if causal else -triton.cdiv(arguments.meta_q.max_len, block)
     diagonals = triton.cdiv(arguments.meta_k.max_len, block) - first
-    num_sequences = arguments.meta_q.num_sequences
     num_splits = min(POSITION_SPLITS, num_sequences)
-    same = torch.empty(num_splits, num_heads, diagonals * block, dtype=lse.dtype, device=q.device)
+    same = torch.empty(num_splits, num_heads, diagonals * block, dtype=saved.lse.dtype, device=q.device)
     before = torch.empty_like(same)
-    flags = _flags(arguments, q)
-    del flags["HAS_POS"]
     position_kernel[(diagonals * num_heads, num_splits)](
         q,
-        k,
+        saved.k,
         v,
-        lse,
-        delta,
-        grad_out,
+        saved.lse,
+        saved.delta,
+        saved.grad_out,
         same,
         before,
         *_tensors(arguments, q),
-        *q.stride()[:2],
-        *k.stride()[:2],
-        *v.stride()[:2],
-        *grad_out.stride()[:2],
-        lse.stride(0),
-        delta.stride(0),
-        *_numbers(arguments, q),
+        *saved.inputs,
+        *saved.grad_out.stride()[:2],
+        saved.lse.stride(0),
+        saved.delta.stride(0),
+        *_numbers(arguments),
         num_heads,
         num_sequences,
         first,
         diagonals,
         num_splits,
         **_widths(q, v),
-        **flags,
+        **{name: value for name, value in _flags(arguments, q).items() if name != "HAS_POS"},
         **launch,
     )
-    by_distance = torch.zeros(num_heads, (diagonals + 1) * block, dtype=lse.dtype, device=q.device)
+    by_distance = same.new_zeros(num_heads, (diagonals + 1) * block)  # entry i: the distance (first - 1) * block + i
     by_distance[:, block:] += same.sum(dim=0)
-    by_distance[:, :-block] += before.sum(dim=0)  # entry i is the distance (first - 1) * block + i
-    by_bucket = _fold(by_distance, (first - 1) * block, bias, arguments.visibility.causal)
-    return (by_bucket if bias.table.shape[0] > 1 else by_bucket.sum(dim=0, keepdim=True)).to(bias.table.dtype)
+    by_distance[:, :-block] += before.sum(dim=0)
+    return _of_table(_fold(by_distance, (first - 1) * block, bias, causal), bias.table)
+
+
+def _time_parts(rows: int, saved: _Saved, arguments: Arguments) -> Tensor:
+    assert arguments.time_bias is not None
+    num_buckets = arguments.time_bias.table.shape[1]
+    return torch.empty(rows, saved.q.shape[1], num_buckets, dtype=saved.lse.dtype, device=saved.q.device)
+
+
+def _of_table(by_head: Tensor, table: Tensor) -> Tensor:
+    """(H, NB), or its sum over the heads for a table that they share."""
+    return (by_head if table.shape[0] > 1 else by_head.sum(dim=0, keepdim=True)).to(table.dtype)
 
 
 def _fold(by_distance: Tensor, lowest: int, bias: PosBias, causal: bool) -> Tensor:
@@ -314,7 +358,7 @@ def _tensors(arguments: Arguments, q: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-def _numbers(arguments: Arguments, q: Tensor) -> tuple[int | float, ...]:
+def _numbers(arguments: Arguments) -> tuple[int | float, ...]:
     """From time_h to kept_share."""
     visibility, time, pos = arguments.visibility, arguments.time_bias, arguments.pos_bias
     reach = 0 if pos is None else _reach(pos)
@@ -360,20 +404,44 @@ def _flags(arguments: Arguments, q: Tensor) -> dict[str, Any]:
     }
 
 
+def _backward_flags(arguments: Arguments, saved: _Saved, needs_time: bool) -> dict[str, Any]:
+    time = arguments.time_bias
+    return {
+        "BLOCK_B": 1 if time is None else triton.next_power_of_2(time.table.shape[1]),
+        "HAS_TIME_GRAD": needs_time,
+        "HAS_GRAD_LSE": saved.grad_lse is not None,
+    }
+
+
 def _widths(q: Tensor, v: Tensor) -> dict[str, int]:
     return {"D": q.shape[2], "DV": v.shape[2], "BLOCK_D": _block(q.shape[2]), "BLOCK_DV": _block(v.shape[2])}
 
 
-def _launch(kernel: str, q: Tensor, v: Tensor, arguments: Arguments) -> Any:
-    return launch_of(
-        OP,
-        kernel,
-        q.device,
-        width=max(_block(q.shape[2]), _block(v.shape[2])),
-        bits=q.element_size() * 8,
-        has_bias=arguments.time_bias is not None or arguments.pos_bias is not None,
-        is_long=max(arguments.meta_q.max_len, arguments.meta_k.max_len) > LONG,
-    )
+def _launch(kernel: str, q: Tensor, v: Tensor, arguments: Arguments) -> Mapping[str, int]:
+    is_long = {"is_long": _longest(arguments) > LONG} if kernel == "forward" else {}
+    return launch_of(OP, kernel, q.device, **_launch_key(q, v, arguments), **is_long)
+
+
+def _short_launch(q: Tensor, v: Tensor, arguments: Arguments) -> Mapping[str, int] | None:
+    """How the one-kernel backward is launched; None where the sequences are too long or too wide for it."""
+    longest = _longest(arguments)
+    if longest > SHORT_KEYS[-1]:
+        return None
+    keys = next(size for size in SHORT_KEYS if size >= longest)
+    row = find_launch(OP, "backward_short", q.device, **_launch_key(q, v, arguments), keys=keys)
+    return None if row is None else {**row, "BLOCK_N": keys}
+
+
+def _launch_key(q: Tensor, v: Tensor, arguments: Arguments) -> dict[str, int]:
+    return {
+        "width": max(_block(q.shape[2]), _block(v.shape[2])),
+        "bits": q.element_size() * 8,
+        "has_bias": arguments.time_bias is not None or arguments.pos_bias is not None,
+    }
+
+
+def _longest(arguments: Arguments) -> int:
+    return max(arguments.meta_q.max_len, arguments.meta_k.max_len)
 
 
 def _block(width: int) -> int:
@@ -396,10 +464,6 @@ def _expanded(pos: PosBias, causal: bool, q: Tensor) -> Tensor:
         return table.contiguous()
     distances = torch.arange(-reach, reach + 1, device=table.device)
     return table[:, pos.buckets(distances, causal)].contiguous()
-
-
-def _biases(arguments: Arguments) -> tuple[TimeBias | None, PosBias | None]:
-    return arguments.time_bias, arguments.pos_bias
 
 
 def _unit_stride(x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 """The gradient of a position bias: sums of dscore along diagonals, without atomics.
 
-A program owns one diagonal of square tiles, a head and a part of the sequences. It works dscore out again, tile by tile,
-shifts each row so that equal distances stand in one column, and adds the columns up. A tile holds distances of two
-blocks, so there are two results: for distance `block * BLOCK + c` and for the block before it.
+A program owns one diagonal of square tiles, a head and a part of the sequences. It works dscore out again, tile by
+tile, shifts each row so that equal distances stand in one column, and adds the columns up. A tile holds distances of
+two blocks, so there are two results: for distance `block * BLOCK + c` and for the block before it.
 """
 
 import triton
@@ -16,6 +16,7 @@ from recsys.kernels.attention.triton_scores import (
     gap_of,
     is_kept,
     load_each,
+    load_lse,
     load_rows,
     pos_bias,
     silu_slope,
@@ -24,7 +25,18 @@ from recsys.kernels.attention.triton_scores import (
 from recsys.kernels.attention.triton_spans import sees
 
 
-@triton.jit(do_not_specialize=["row_state", "column_state", "threshold", "lse_h", "delta_h", "num_sequences", "first_diagonal", "num_diagonals"])
+@triton.jit(
+    do_not_specialize=[
+        "row_state",
+        "column_state",
+        "threshold",
+        "lse_h",
+        "delta_h",
+        "num_sequences",
+        "first_diagonal",
+        "num_diagonals",
+    ]
+)
 def position_kernel(
     q_ptr,
     k_ptr,
@@ -131,18 +143,6 @@ def position_kernel(
                 scores += time_bias(gap, least, most, time_table_ptr, thresholds_ptr, num_buckets, STEPS, BISECTIONS)
             scores += pos_bias(place[:, None] - n[None, :], pos_table_ptr, reach)
             grad_weights = tl.dot(grad_out, tl.trans(v), input_precision=PRECISION, out_dtype=ACC)
-            if IS_SILU:
-                grad_scores = silu_slope(scores) * grad_weights * silu_share
-            else:
-                lse = load_each(lse_ptr + h * lse_h + start_q, m, in_m, float("inf"), True)
-                delta = load_each(delta_ptr + h * delta_h + start_q, m, in_m, 0.0, True)
-                weights = tl.exp2((scores - lse[:, None]) * LOG2_E)
-                if HAS_DROPOUT:
-                    rows = dropout_hash(row_state, sequence, m, head)
-                    columns = dropout_hash(column_state, sequence, n, head)
-                    kept = is_kept(rows[:, None], columns[None, :], threshold)
-                    grad_weights = tl.where(kept, grad_weights / kept_share, 0.0)
-                grad_scores = weights * (grad_weights - delta[:, None])
             seen = (in_m[:, None] & in_n[None, :]) & sees(
                 place[:, None],
                 n[None, :],
@@ -157,7 +157,19 @@ def position_kernel(
                 HAS_GLOBAL,
                 HAS_TARGETS,
             )
-            by_column = tl.gather(tl.where(seen, grad_scores, 0.0), to_column, 1)
+            if IS_SILU:
+                grad_scores = tl.where(seen, silu_slope(scores) * grad_weights * silu_share, 0.0)
+            else:
+                lse = load_lse(lse_ptr + h * lse_h + start_q, m, in_m, True)
+                delta = load_each(delta_ptr + h * delta_h + start_q, m, in_m, 0.0, True)
+                weights = tl.exp2((tl.where(seen, scores, float("-inf")) - lse[:, None]) * LOG2_E)
+                if HAS_DROPOUT:
+                    rows = dropout_hash(row_state, sequence, m, head)
+                    columns = dropout_hash(column_state, sequence, n, head)
+                    kept = is_kept(rows[:, None], columns[None, :], threshold)
+                    grad_weights = tl.where(kept, grad_weights / kept_share, 0.0)
+                grad_scores = weights * (grad_weights - delta[:, None])
+            by_column = tl.gather(grad_scores, to_column, 1)
             same += tl.sum(tl.where(is_same, by_column, 0.0), 0)
             before += tl.sum(tl.where(is_same, 0.0, by_column), 0)
     at = (split.to(tl.int64) * num_heads + h) * num_diagonals * BLOCK + number * BLOCK + r

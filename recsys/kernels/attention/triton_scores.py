@@ -34,6 +34,15 @@ def load_each(ptr, rows, in_rows, other, MASKED: tl.constexpr):
 
 
 @triton.jit
+def load_lse(ptr, rows, in_rows, MASKED: tl.constexpr):
+    """(BLOCK_R,) lse, infinite outside and for a query that sees no key: its weights are 0."""
+    lse = load_each(ptr, rows, in_rows, float("inf"), MASKED)
+    if MASKED:
+        lse = tl.where(lse == float("-inf"), float("inf"), lse)
+    return lse
+
+
+@triton.jit
 def store_rows(ptr, values, rows, in_rows, stride, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr):
     """Write (BLOCK_R, BLOCK_D)."""
     d = tl.arange(0, BLOCK_D)
@@ -43,7 +52,7 @@ def store_rows(ptr, values, rows, in_rows, stride, WIDTH: tl.constexpr, BLOCK_D:
 
 @triton.jit
 def time_bucket(gap, thresholds_ptr, num_buckets, STEPS: tl.constexpr, BISECTIONS: tl.constexpr):
-    """Bucket of |t_i - t_j| (uint32): how many thresholds are at or below it; min(STEPS * log2, last) where STEPS > 0."""
+    """Bucket of |t_i - t_j| (uint32): how many thresholds are at or below it; with STEPS > 0 by its logarithm."""
     if STEPS > 0:
         gap = tl.where(gap == 0, gap + 1, gap)
         exponent = (gap.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
@@ -59,7 +68,7 @@ def time_bucket(gap, thresholds_ptr, num_buckets, STEPS: tl.constexpr, BISECTION
         return tl.minimum(bucket, num_buckets - 1)
     wide = gap.to(tl.int64)
     bucket = (wide * 0).to(tl.int32)
-    for i in tl.static_range(BISECTIONS):
+    for i in range(BISECTIONS):
         step = 1 << (BISECTIONS - 1 - i)
         probe = bucket + step
         is_there = probe < num_buckets
