@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 """The gradients of keys and values: a program for each block of keys, which goes over the queries that see it.
 
 It forms the transposed scores k q^T at once: only tiles that were loaded are transposed, never the result of a product

@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 """The gradients of the queries and of the time table: a program for each block of queries, without atomics.
 
     weight = exp(score - lse)            dscore = weight (kept / (1 - p) <dout, v> - delta),  delta = <dout, out> - dlse

@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 """The forward pass of `jagged_attention`: a program for each block of queries, head and part of the keys.
 
 Softmax runs over the key blocks with a running maximum and sum, to the base 2; sums are float32 (float64 for float64).

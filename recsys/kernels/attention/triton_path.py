@@ -113,12 +113,12 @@ def triton_backward(
 ) -> Grads:
     """Gradients of q, k, v, and of the tables of the time and the position bias where there are any and wanted."""
     q, k, v, out, grad_out = (_unit_stride(x) for x in (q, k, v, out, grad_out))
-    grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    grad_q, grad_k, grad_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     time, pos = arguments.time_bias, arguments.pos_bias
     needs_time, needs_pos = time is not None and needs_tables[0], pos is not None and needs_tables[1]
     if q.shape[0] == 0 or k.shape[0] == 0:
-        zeros = (torch.zeros_like(bias.table) if bias is not None else None for bias in (time, pos))
-        return *(grad.zero_() for grad in grads), *zeros
+        no_time, no_pos = (None if bias is None else torch.zeros_like(bias.table) for bias in (time, pos))
+        return grad_q.zero_(), grad_k.zero_(), grad_v.zero_(), no_time, no_pos
     lse_by_head = lse.t().contiguous()
     state = _Saved(
         q=q,
@@ -132,13 +132,13 @@ def triton_backward(
     )
     short = _short_launch(q, v, arguments)
     if short is None:
-        parts = _query_pass(state, grads[0], arguments, needs_time)
-        _key_pass(state, grads[1], grads[2], arguments)
+        parts = _query_pass(state, grad_q, arguments, needs_time)
+        _key_pass(state, grad_k, grad_v, arguments)
     else:
-        parts = _short_pass(state, grads, arguments, needs_time, short)
+        parts = _short_pass(state, (grad_q, grad_k, grad_v), arguments, needs_time, short)
     grad_time = None if parts is None or time is None else _of_table(parts.sum(dim=0), time.table)
     grad_pos = _position_pass(state, arguments) if needs_pos else None
-    return *grads, grad_time, grad_pos
+    return grad_q, grad_k, grad_v, grad_time, grad_pos
 
 
 @dataclass(frozen=True, kw_only=True)

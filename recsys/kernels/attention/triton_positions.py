@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 """The gradient of a position bias: sums of dscore along diagonals, without atomics.
 
 A program owns one diagonal of square tiles, a head and a part of the sequences. It works dscore out again, tile by

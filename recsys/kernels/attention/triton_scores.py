@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 """What the attention kernels share: rows of a jagged tensor, biases, dropout, and the two kinds of weights.
 
 Buckets are found by integers alone, so every device finds those of `bias.py`. A tile first finds the buckets of its

@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 """Which keys a block of queries meets, and which queries a block of keys: spans of one sequence, on the device.
 
 A span is cut into blocks. In *inner* blocks every query sees every key, so nothing is masked; the others, *edges*, ask
