@@ -130,7 +130,7 @@ def jagged_attention(
     Raises:
         ValueError: shapes, dtypes, devices or ranges do not agree; names both values.
         TypeError: times or numbers of targets are not integers.
-        NotImplementedError: dropout with silu, or an argument that the chosen path has not built.
+        NotImplementedError: dropout with silu.
     """
     meta_k = meta_q if meta_k is None else meta_k
     check_tensors(q, k, v, meta_q, meta_k)
@@ -139,34 +139,23 @@ def jagged_attention(
     targets = host_targets(num_targets, meta_k)
     check_biases(q, k, time_bias, pos_bias)
     scale = 1.0 / math.sqrt(q.shape[2]) if scale is None else float(scale)
-    if _backend() == "reference":
-        out, lse = jagged_attention_reference(
-            q,
-            k,
-            v,
-            meta_q,
-            meta_k,
-            scale=scale,
-            visibility=visibility,
-            silu_norm=silu_norm,
-            num_targets=targets,
-            time_bias=time_bias,
-            pos_bias=pos_bias,
-            dropout_p=dropout_p,
-            seed=seed or 0,
-        )
-        lse = lse.to(torch.promote_types(lse.dtype, torch.float32))
-    else:
-        _check_built(
-            kind=kind == "silu",
-            num_global=num_global > 0,
-            num_targets=targets is not None,
-            time_bias=time_bias is not None,
-            pos_bias=pos_bias is not None,
-        )
-        out, lse = jagged_attention_cpu(
-            q, k, v, meta_q, meta_k, scale=scale, causal=causal, window=window, dropout_p=dropout_p, seed=seed or 0
-        )
+    attend = jagged_attention_reference if _backend() == "reference" else jagged_attention_cpu
+    out, lse = attend(
+        q,
+        k,
+        v,
+        meta_q,
+        meta_k,
+        scale=scale,
+        visibility=visibility,
+        silu_norm=silu_norm,
+        num_targets=targets,
+        time_bias=time_bias,
+        pos_bias=pos_bias,
+        dropout_p=dropout_p,
+        seed=seed or 0,
+    )
+    lse = lse.to(torch.promote_types(lse.dtype, torch.float32))
     return (out, lse) if return_lse else out
 
 
@@ -175,12 +164,3 @@ def _backend() -> str:
     if name not in BACKENDS:
         raise ValueError(f"RECSYS_KERNELS={name}: wanted one of {', '.join(BACKENDS)}; unset it to use auto")
     return name
-
-
-def _check_built(**used: bool) -> None:
-    for name, is_used in used.items():
-        if is_used:
-            name = "kind='silu'" if name == "kind" else name
-            raise NotImplementedError(
-                f"{name} is not built for the torch path yet; use RECSYS_KERNELS=reference, which is slow but complete"
-            )
