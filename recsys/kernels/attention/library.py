@@ -13,6 +13,7 @@ from torch import Tensor
 from recsys.kernels.attention.arguments import Arguments
 from recsys.kernels.attention.bias import PosBias, TimeBias
 from recsys.kernels.attention.checks import check_thresholds, host_targets
+from recsys.kernels.attention.cpu import torch_backward, torch_forward
 from recsys.kernels.attention.reference import jagged_attention_reference
 from recsys.kernels.attention.visibility import Visibility
 from recsys.kernels.backend import choose_backend
@@ -111,8 +112,6 @@ def attention_op(
 
             out, lse = triton_forward(q, k, v, arguments)
         elif backend == "torch":
-            from recsys.kernels.attention.cpu import torch_forward
-
             out, lse = torch_forward(q, k, v, arguments)
         else:
             out, lse = jagged_attention_reference(q, k, v, **vars(arguments))
@@ -178,8 +177,6 @@ def attention_backward_op(
 
             grads = triton_backward(grad_out, grad_lse, q, k, v, out, lse.t(), arguments, (needs_time, needs_pos))
         elif backend == "torch":
-            from recsys.kernels.attention.cpu import torch_backward
-
             grads = torch_backward(grad_out, grad_lse, q, k, v, arguments)
         else:
             raise RuntimeError(
