@@ -28,7 +28,7 @@ class Case:
 
 
 TARGETS = [9, 0, 17, 0, 4]
-CROSS = {"lengths": [5, 3, 0, 40, 33], "lengths_k": [37, 0, 17, 20, 33]}
+CROSS: dict[str, Any] = {"lengths": [5, 3, 0, 40, 33], "lengths_k": [37, 0, 17, 20, 33]}
 CASES = [
     Case(name="bidirectional"),
     Case(name="causal", arguments={"causal": True}),

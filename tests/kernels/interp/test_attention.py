@@ -66,8 +66,8 @@ def test_narrow_numbers_cost_only_their_rounding(
 def test_split_keys_give_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_path, "SPLIT_KEYS", 8)
     assert triton_path._num_splits(4, 50) == 4
-    silu = {"kind": "silu", "silu_norm": 30.0} if kind == "silu" else {}
-    targets = {"num_targets": [2, 0, 0, 3], "causal": True}
+    silu: dict[str, Any] = {"kind": "silu", "silu_norm": 30.0} if kind == "silu" else {}
+    targets: dict[str, Any] = {"num_targets": [2, 0, 0, 3], "causal": True}
     case = Case(name="few targets", lengths=[2, 1, 0, 3], lengths_k=LENGTHS, arguments=targets | silu)
     for name, error in _errors(case, torch.float64, monkeypatch).items():
         assert error < 1e-12, name
@@ -137,7 +137,7 @@ def test_a_candidate_leaves_the_others_bit_for_bit() -> None:
     def change(x: Tensor) -> None:
         x[44] = 7.0
 
-    targets = {"causal": True, "num_targets": [6]}
+    targets: dict[str, Any] = {"causal": True, "num_targets": [6]}
     before, after = _attend([45], **targets), _attend([45], change, **targets)
     assert torch.equal(before[:44], after[:44])
     assert not torch.equal(before[44], after[44])
@@ -145,7 +145,8 @@ def test_a_candidate_leaves_the_others_bit_for_bit() -> None:
 
 def test_what_is_seen_by_all_is_a_full_attention() -> None:
     full = _attend([45])
-    for arguments in ({"window": (45, 45)}, {"window": (0, 0), "num_global": 45}):
+    seen: list[dict[str, Any]] = [{"window": (45, 45)}, {"window": (0, 0), "num_global": 45}]
+    for arguments in seen:
         torch.testing.assert_close(_attend([45], **arguments), full)
 
 
