@@ -390,7 +390,7 @@ def _flags(arguments: Arguments, q: Tensor) -> dict[str, Any]:
     return {
         "CAUSAL": visibility.causal,
         "HAS_LEFT": visibility.window[0] >= 0,
-        "HAS_RIGHT": visibility.window[1] >= 0 and not (visibility.causal and visibility.num_global == 0),
+        "HAS_RIGHT": visibility.window[1] >= 0 and not visibility.causal,
         "HAS_GLOBAL": visibility.num_global > 0,
         "HAS_TARGETS": arguments.num_targets is not None,
         "HAS_TIME": time is not None,
