@@ -105,6 +105,21 @@ def test_pieces_of_any_size_give_the_reference(attend: Attend, call: Any, cells:
     _assert_same(found, attend("reference", *inputs, *metas, **arguments))
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", WINDOWS[1:])
+def test_every_window_with_a_bias_gives_the_reference(
+    attend: Attend, monkeypatch: pytest.MonkeyPatch, window: tuple[int, int], causal: bool
+) -> None:
+    monkeypatch.setattr(cpu, "BLOCK_ROWS", 17)
+    monkeypatch.setattr(cpu, "BLOCK_KEYS", 23)
+    monkeypatch.setattr(cpu, "BLOCK_CELLS", 17 * 23 * 2)
+    lengths = [120, 31]
+    meta, inputs, bias = JaggedMeta.from_lengths(lengths), _qkv(151), _time_bias(lengths, lengths, 1, 30, "log2x2")
+    arguments = {"causal": causal, "window": window, "num_global": 2, "time_bias": bias}
+    found = attend("torch", *inputs, meta, None, **arguments)
+    _assert_same(found, attend("reference", *inputs, meta, None, **arguments))
+
+
 LENGTHS_Q, LENGTHS_K = [4, 0, 3], [6, 2, 2]
 CASES: dict[str, dict[str, Any]] = {
     "global": {"num_global": 2, "window": (1, 1)},
