@@ -27,9 +27,9 @@ from benchmarks.support.padded_attention import PaddedAttention
 from benchmarks.support.record import append
 from benchmarks.support.timed import timed
 from recsys.kernels.attention import TimeBias, jagged_attention
-from recsys.kernels.attention.cpu import MASK_CELLS
-from recsys.kernels.attention.plan import Cut, make_plan
-from recsys.kernels.attention.tiles import Plan
+from recsys.kernels.attention.torch_path.passes import MASK_CELLS
+from recsys.kernels.attention.torch_path.plan import Cut, make_plan
+from recsys.kernels.attention.torch_path.tiles import Plan
 from recsys.kernels.attention.visibility import Visibility
 from recsys.kernels.jagged import JaggedMeta
 

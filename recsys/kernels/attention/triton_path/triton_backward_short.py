@@ -9,8 +9,8 @@ while the queries go by, and dq^T = k^T dscore^T is whole for each block of them
 import triton
 import triton.language as tl
 
-from recsys.kernels.attention.triton_gradients import add_to_buckets, transposed_gradients
-from recsys.kernels.attention.triton_scores import (
+from recsys.kernels.attention.triton_path.triton_gradients import add_to_buckets, transposed_gradients
+from recsys.kernels.attention.triton_path.triton_scores import (
     bucket_range,
     dropout_hash,
     gap_of,
@@ -19,7 +19,7 @@ from recsys.kernels.attention.triton_scores import (
     load_rows,
     store_rows,
 )
-from recsys.kernels.attention.triton_spans import sees
+from recsys.kernels.attention.triton_path.triton_spans import sees
 
 
 @triton.jit(do_not_specialize=["row_state", "column_state", "threshold", "lse_h", "delta_h"])

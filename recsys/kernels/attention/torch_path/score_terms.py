@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from recsys.kernels.attention.bias import PosBias, TimeBias
-from recsys.kernels.attention.bucket_lookup import BucketLookup
-from recsys.kernels.attention.tiles import Piece, Plan, Tile
+from recsys.kernels.attention.torch_path.bucket_lookup import BucketLookup
+from recsys.kernels.attention.torch_path.tiles import Piece, Plan, Tile
 
 
 class ScoreTerm(Protocol):

@@ -9,7 +9,7 @@ two blocks, so there are two results: for distance `block * BLOCK + c` and for t
 import triton
 import triton.language as tl
 
-from recsys.kernels.attention.triton_scores import (
+from recsys.kernels.attention.triton_path.triton_scores import (
     LOG2_E,
     bucket_range,
     dropout_hash,
@@ -22,7 +22,7 @@ from recsys.kernels.attention.triton_scores import (
     silu_slope,
     time_bias,
 )
-from recsys.kernels.attention.triton_spans import sees
+from recsys.kernels.attention.triton_path.triton_spans import sees
 
 
 @triton.jit(

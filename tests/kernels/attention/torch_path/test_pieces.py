@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recsys.kernels.attention import PosBias, TimeBias, cpu, jagged_attention
+from recsys.kernels.attention import PosBias, TimeBias, jagged_attention
+from recsys.kernels.attention.torch_path import passes
 from recsys.kernels.jagged import JaggedMeta
 
 Attend = Callable[..., list[Tensor]]
@@ -100,7 +101,7 @@ def test_pieces_of_any_size_give_the_reference(attend: Attend, call: Any, cells:
     with pytest.MonkeyPatch.context() as patch:
         small = {"MASK_CELLS": cells, "SCORE_CELLS": cells, "BLOCK_CELLS": cells, "BLOCK_ROWS": 17, "BLOCK_KEYS": 23}
         for name, value in small.items():
-            patch.setattr(cpu, name, value)
+            patch.setattr(passes, name, value)
         found = attend("torch", *inputs, *metas, **arguments)
     _assert_same(found, attend("reference", *inputs, *metas, **arguments))
 
@@ -110,9 +111,9 @@ def test_pieces_of_any_size_give_the_reference(attend: Attend, call: Any, cells:
 def test_every_window_with_a_bias_gives_the_reference(
     attend: Attend, monkeypatch: pytest.MonkeyPatch, window: tuple[int, int], causal: bool
 ) -> None:
-    monkeypatch.setattr(cpu, "BLOCK_ROWS", 17)
-    monkeypatch.setattr(cpu, "BLOCK_KEYS", 23)
-    monkeypatch.setattr(cpu, "BLOCK_CELLS", 17 * 23 * 2)
+    monkeypatch.setattr(passes, "BLOCK_ROWS", 17)
+    monkeypatch.setattr(passes, "BLOCK_KEYS", 23)
+    monkeypatch.setattr(passes, "BLOCK_CELLS", 17 * 23 * 2)
     lengths = [120, 31]
     meta, inputs, bias = JaggedMeta.from_lengths(lengths), _qkv(151), _time_bias(lengths, lengths, 1, 30, "log2x2")
     arguments = {"causal": causal, "window": window, "num_global": 2, "time_bias": bias}
@@ -200,8 +201,8 @@ def test_one_bucket_is_no_bias_and_the_gradient_of_a_softmax_table_sums_to_zero(
 def test_a_future_token_leaves_the_past_bitwise_unchanged_under_biases(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(cpu, "BLOCK_KEYS", 50)
-    monkeypatch.setattr(cpu, "BLOCK_CELLS", 20_000)
+    monkeypatch.setattr(passes, "BLOCK_KEYS", 50)
+    monkeypatch.setattr(passes, "BLOCK_CELLS", 20_000)
     lengths, changed = [90, 400], 90 + 121
     meta, inputs = JaggedMeta.from_lengths(lengths), [x.float() for x in _qkv(490, width=32)]
     arguments: dict[str, Any] = {"silu": {"kind": "silu", "silu_norm": 9.0}, "dropout": {"dropout_p": 0.2, "seed": 9}}
@@ -365,4 +366,4 @@ def test_a_long_sequence_never_forms_a_square(attend: Attend, name: str) -> None
     with _LargestTensor() as largest:
         found = attend("torch", *inputs, JaggedMeta.from_lengths([length]), None, **arguments)
     assert found[0].isfinite().all()
-    assert largest.numel <= max(16 * length, 2 * cpu.SCORE_CELLS)  # length**2 is 32 times as much
+    assert largest.numel <= max(16 * length, 2 * passes.SCORE_CELLS)  # length**2 is 32 times as much

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recsys.kernels.attention import cpu
 from recsys.kernels.attention.op import jagged_attention
-from recsys.kernels.attention.plan import Cut, make_plan
+from recsys.kernels.attention.torch_path import passes
+from recsys.kernels.attention.torch_path.plan import Cut, make_plan
 from recsys.kernels.attention.visibility import Visibility
 from recsys.kernels.jagged import JaggedMeta
 
@@ -83,8 +83,8 @@ def test_pieces_of_any_size_give_the_same(
     arguments = {"causal": causal, "window": window, "dropout_p": 0.2 if is_dense else 0.0, "seed": 4}
     expected = attend("reference", *inputs, meta_q, meta_k, **arguments)
     for cells in (1, 700, 20_000):
-        monkeypatch.setattr(cpu, "MASK_CELLS", cells)
-        monkeypatch.setattr(cpu, "SCORE_CELLS", cells)
+        monkeypatch.setattr(passes, "MASK_CELLS", cells)
+        monkeypatch.setattr(passes, "SCORE_CELLS", cells)
         _assert_same(attend("torch", *inputs, meta_q, meta_k, **arguments), expected)
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.kernels.attention.grouping import cheapest_groups
-from recsys.kernels.attention.regions import Items, Region, regions
-from recsys.kernels.attention.sides import make_side
-from recsys.kernels.attention.tiles import Piece, Places, Plan, Tile
+from recsys.kernels.attention.torch_path.grouping import cheapest_groups
+from recsys.kernels.attention.torch_path.regions import Items, Region, regions
+from recsys.kernels.attention.torch_path.sides import make_side
+from recsys.kernels.attention.torch_path.tiles import Piece, Places, Plan, Tile
 from recsys.kernels.attention.visibility import Visibility
 from recsys.kernels.jagged import JaggedMeta
 

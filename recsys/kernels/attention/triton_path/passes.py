@@ -17,11 +17,11 @@ from torch import Tensor
 from recsys.kernels.attention.arguments import Arguments
 from recsys.kernels.attention.bias import LOG2_STEPS, PosBias, TimeBias
 from recsys.kernels.attention.dropout import column_state, row_state, threshold
-from recsys.kernels.attention.triton_backward_keys import key_kernel
-from recsys.kernels.attention.triton_backward_queries import query_kernel
-from recsys.kernels.attention.triton_backward_short import short_kernel
-from recsys.kernels.attention.triton_forward import combine_kernel, forward_kernel
-from recsys.kernels.attention.triton_positions import position_kernel
+from recsys.kernels.attention.triton_path.triton_backward_keys import key_kernel
+from recsys.kernels.attention.triton_path.triton_backward_queries import query_kernel
+from recsys.kernels.attention.triton_path.triton_backward_short import short_kernel
+from recsys.kernels.attention.triton_path.triton_forward import combine_kernel, forward_kernel
+from recsys.kernels.attention.triton_path.triton_positions import position_kernel
 from recsys.kernels.jagged import JaggedMeta
 from recsys.kernels.launch import find_launch, launch_of
 

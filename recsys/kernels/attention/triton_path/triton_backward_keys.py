@@ -8,9 +8,9 @@ It forms the transposed scores k q^T at once: only tiles that were loaded are tr
 import triton
 import triton.language as tl
 
-from recsys.kernels.attention.triton_gradients import transposed_gradients
-from recsys.kernels.attention.triton_scores import dropout_hash, load_each, load_lse, load_rows, store_rows
-from recsys.kernels.attention.triton_spans import edge, num_edges, query_spans, sees
+from recsys.kernels.attention.triton_path.triton_gradients import transposed_gradients
+from recsys.kernels.attention.triton_path.triton_scores import dropout_hash, load_each, load_lse, load_rows, store_rows
+from recsys.kernels.attention.triton_path.triton_spans import edge, num_edges, query_spans, sees
 
 
 @triton.jit(do_not_specialize=["row_state", "column_state", "threshold", "lse_h", "delta_h"])

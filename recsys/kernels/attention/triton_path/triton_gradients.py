@@ -4,7 +4,7 @@
 import triton
 import triton.language as tl
 
-from recsys.kernels.attention.triton_scores import (
+from recsys.kernels.attention.triton_path.triton_scores import (
     LOG2_E,
     bucket_range,
     gap_of,

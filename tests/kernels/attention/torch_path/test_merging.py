@@ -1,6 +1,6 @@
 import torch
 
-from recsys.kernels.attention.merging import merge
+from recsys.kernels.attention.torch_path.merging import merge
 
 
 def _softmax(scores: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

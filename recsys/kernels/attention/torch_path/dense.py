@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recsys.kernels.attention.dropout import drop
-from recsys.kernels.attention.score_terms import ScoreTerm
+from recsys.kernels.attention.torch_path.score_terms import ScoreTerm
 
 LOG2_E = math.log2(math.e)  # powers of 2: exp is 100 times slower on the CPU where it underflows
 

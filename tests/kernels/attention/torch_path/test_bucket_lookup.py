@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from recsys.kernels.attention.bias import time_thresholds
-from recsys.kernels.attention.bucket_lookup import BucketLookup
+from recsys.kernels.attention.torch_path.bucket_lookup import BucketLookup
 
 LAST = 2**31 - 1
 

@@ -6,11 +6,17 @@ import torch
 from torch import Tensor
 
 from recsys.kernels.attention.bias import PosBias, TimeBias
-from recsys.kernels.attention.dense import Dropout, dense_backward, dense_forward, silu_backward, silu_forward
 from recsys.kernels.attention.dropout import column_hash, row_hash
-from recsys.kernels.attention.fused import fused_backward, fused_forward
-from recsys.kernels.attention.score_terms import ScoreTables, ScoreTerm
-from recsys.kernels.attention.tiles import Piece, Plan, Tile
+from recsys.kernels.attention.torch_path.dense import (
+    Dropout,
+    dense_backward,
+    dense_forward,
+    silu_backward,
+    silu_forward,
+)
+from recsys.kernels.attention.torch_path.fused import fused_backward, fused_forward
+from recsys.kernels.attention.torch_path.score_terms import ScoreTables, ScoreTerm
+from recsys.kernels.attention.torch_path.tiles import Piece, Plan, Tile
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from torch.autograd.function import once_differentiable
 
 from recsys.kernels.attention.arguments import Arguments
 from recsys.kernels.attention.bias import PosBias, TimeBias
-from recsys.kernels.attention.merging import merge, merge_slots
-from recsys.kernels.attention.pieces import Kernel, Run, wide
-from recsys.kernels.attention.plan import Cut, make_plan
-from recsys.kernels.attention.sides import Side
-from recsys.kernels.attention.tiles import Piece, Plan
+from recsys.kernels.attention.torch_path.merging import merge, merge_slots
+from recsys.kernels.attention.torch_path.pieces import Kernel, Run, wide
+from recsys.kernels.attention.torch_path.plan import Cut, make_plan
+from recsys.kernels.attention.torch_path.sides import Side
+from recsys.kernels.attention.torch_path.tiles import Piece, Plan
 from recsys.kernels.attention.visibility import Visibility
 from recsys.kernels.jagged import JaggedMeta
 
@@ -31,7 +31,7 @@ BLOCK_CELLS, BLOCK_ROWS, BLOCK_KEYS = 1 << 19, 128, 512  # of explicit scores wi
 FUSED_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
-def jagged_attention_cpu(
+def jagged_attention_torch(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -75,7 +75,7 @@ def jagged_attention_cpu(
 
 
 def torch_forward(q: Tensor, k: Tensor, v: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
-    """Out and lse as of `jagged_attention_cpu`, without a graph."""
+    """Out and lse as of `jagged_attention_torch`, without a graph."""
     out, lse, _ = _forward(q, k, v, arguments)
     return out, lse
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from recsys.kernels.attention.bias import PosBias, TimeBias
-from recsys.kernels.attention.plan import Cut, make_plan
-from recsys.kernels.attention.score_terms import ScoreTables
+from recsys.kernels.attention.torch_path.plan import Cut, make_plan
+from recsys.kernels.attention.torch_path.score_terms import ScoreTables
 from recsys.kernels.attention.visibility import Visibility
 from recsys.kernels.jagged import JaggedMeta
 

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from recsys.kernels.attention.sides import Side
+from recsys.kernels.attention.torch_path.sides import Side
 
 HIDDEN = -1e30  # added to the score of a key that is not seen: its weight is exactly 0
 

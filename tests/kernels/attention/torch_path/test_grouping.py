@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.kernels.attention import grouping
-from recsys.kernels.attention.grouping import cheapest_groups
+from recsys.kernels.attention.torch_path import grouping
+from recsys.kernels.attention.torch_path.grouping import cheapest_groups
 
 sizes = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=40)
 

@@ -6,7 +6,7 @@ lse = log(exp(lse_a) + exp(lse_b))          out = exp(lse_a - lse) out_a + exp(l
 import torch
 from torch import Tensor
 
-from recsys.kernels.attention.sides import Side
+from recsys.kernels.attention.torch_path.sides import Side
 
 
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.kernels.attention.regions import regions
+from recsys.kernels.attention.torch_path.regions import regions
 from recsys.kernels.attention.visibility import Visibility
 from recsys.kernels.jagged import JaggedMeta
 
