@@ -69,7 +69,8 @@ def sampled_loss_reference(
         has_any = counts.any(1)
         nothing = torch.zeros_like(s).masked_fill(has_any, -torch.inf)[:, None]  # keeps the sum of no term finite
         lse = torch.cat([s_neg.masked_fill(~counts, -torch.inf), nothing], 1).logsumexp(1)
-        rest = torch.sigmoid(lse - counts.sum(1).clamp(min=1).log() - s).detach()  # 1 - p
+        num = counts.sum(1).clamp(min=1).to(s.dtype)  # the log of an integer is a float32
+        rest = torch.sigmoid(lse - num.log() - s).detach()  # 1 - p
         losses = has_any * rest * (lse - s)
     if reduction == "none":
         return losses
