@@ -9,7 +9,8 @@
     gbce     (beta softplus(-s_i) + sum_j softplus(s_ij)) / (k_i + 1)
 
 A negative that is the row's target, and a slot that holds -1, is left out and not counted in k_i. Rows that share their
-negatives meet them in one matrix product; the gradients are formed in the same pass, tile by tile.
+negatives meet them in matrix products. Ids and log q out of range are refused on the CPU; on a GPU, where to look would
+be to wait, an id that is out of range makes its row's loss NaN.
 
 Papers: Jean et al. 2015, arXiv:1412.2007 (softmax); Khrylchenko et al. 2025, arXiv:2507.09331 (logq); Petrov and
 Macdonald 2023, arXiv:2308.07192 (gbce; there in float64 through the logit of sigmoid(s)^beta, here as the equal
