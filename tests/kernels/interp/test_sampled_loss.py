@@ -79,6 +79,26 @@ def test_large_logits_neither_overflow_nor_vanish(sharing: str, kind: str) -> No
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11 * float(b.abs().max()))
 
 
+@pytest.mark.parametrize("kind", ["softmax", "logq"])
+@pytest.mark.parametrize("sharing", ["all", "rows"])
+def test_a_highest_logit_that_comes_in_a_later_block_counts_as_such(sharing: str, kind: str) -> None:
+    leaves, arguments = _inputs(sharing, kind, 2, 40, 1, 1, 40)
+    x, w = torch.ones(2, 1, dtype=torch.float64), torch.arange(40, dtype=torch.float64)[:, None] / 4
+    arguments["negatives"] = torch.arange(40) if sharing == "all" else torch.arange(40).expand(2, 40)
+    found, expected = (run(x, w, reduction="none", **arguments) for run in (sampled_loss, sampled_loss_reference))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_a_constant_added_to_every_bias_changes_no_softmax(sharing: str) -> None:
+    """Rows and slots that are not there have the logit of the bias alone: it must not overflow."""
+    leaves, arguments = _inputs(sharing, "softmax", 3, 3, 4, 2, 5)
+    shifted = [*leaves[:2], leaves[2] + 1000.0]
+    pairs = zip(*(_run(sampled_loss, given, arguments, torch.float64) for given in (leaves, shifted)), strict=True)
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("sharing", SHARINGS)
 def test_only_what_needs_a_gradient_gets_one(sharing: str) -> None:
     leaves, arguments = _inputs(sharing, "softmax", 2, 2, 4, 2, 3)
