@@ -29,8 +29,7 @@ def softplus(x):
 
 @triton.jit
 def sigmoid(x):
-    e = tl.exp(-tl.abs(x))
-    return tl.where(x >= 0.0, 1.0, e) / (1.0 + e)
+    return 1.0 / (1.0 + tl.exp(-tl.maximum(x, -80.0)))  # 2e-35 there; exp(89) is no float32
 
 
 @triton.jit
