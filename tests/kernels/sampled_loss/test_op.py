@@ -1,15 +1,16 @@
+import math
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
-from recsys.kernels import sampled_tiles
 from recsys.kernels.linear_cross_entropy import linear_cross_entropy
-from recsys.kernels.sampled_loss import sampled_loss, sampled_loss_reference
+from recsys.kernels.sampled_loss import sampled_loss, sampled_loss_reference, tiles
 
 KINDS = ["softmax", "logq", "bce", "gbce"]
 
@@ -71,6 +72,20 @@ def test_autocast_narrows_neither_value_nor_gradient(kind: str) -> None:
     cache=st.sampled_from([1, 20_000, 1 << 24]),
     seed=st.integers(0, 99),
 )
+@example(
+    N=63,
+    V=3,
+    D=50,
+    G=1,
+    K=64,
+    sharing="rows",
+    kind="logq",
+    has_bias=True,
+    has_log_q=False,
+    reduction="none",
+    cache=1,
+    seed=76,
+)
 def test_it_equals_its_definition_in_value_and_gradient(
     N: int,
     V: int,
@@ -92,15 +107,15 @@ def test_it_equals_its_definition_in_value_and_gradient(
     if kind == "softmax" and has_log_q:
         arguments["log_q"] = _log_q(V, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampled_tiles, "CACHE_BYTES", cache)
+        patch.setattr(tiles, "CACHE_BYTES", cache)
         found = sampled_loss(x, w, target, **arguments)
         share = torch.randn(found.shape, dtype=found.dtype, generator=torch.Generator().manual_seed(seed))
         grads = torch.autograd.grad(found, leaves, share)
     expected = sampled_loss_reference(x, w, target, **arguments)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     wanted = torch.autograd.grad(expected, leaves, share, allow_unused=True, materialize_grads=True)
     for a, b in zip(grads, wanted, strict=True):
-        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "bce", "gbce"])
@@ -154,8 +169,8 @@ def test_by_hand() -> None:
     q = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
     corrected = float((e[1:] / (q[1:] / 0.8)).sum())
     p = float(e[0]) / (float(e[0]) + corrected / 2)
-    wanted = (1 - p) * (float(torch.tensor(corrected).log()) - 1.0)
-    assert found(kind="logq", log_q=q.log()) == pytest.approx(wanted, rel=1e-6)
+    wanted = (1 - p) * (math.log(corrected) - 1.0)
+    assert found(kind="logq", log_q=q.log()) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_with_all_other_items_softmax_is_the_full_cross_entropy() -> None:
@@ -276,28 +291,40 @@ def test_narrow_inputs_are_computed_wide_and_get_gradients_of_their_own_dtype(dt
         torch.testing.assert_close(a.float(), b, rtol=1e-2, atol=1e-4)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    counts=st.lists(st.integers(0, 40), max_size=12),
-    K=st.sampled_from([0, 1, 7, 300]),
-    cache=st.sampled_from([1, 5_000, 100_000, 1 << 24]),
-)
-def test_tiles_hold_every_row_once_and_stay_in_the_cache(counts: list[int], K: int, cache: int) -> None:
-    groups = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64))
-    groups = groups[torch.randperm(len(groups), generator=torch.Generator().manual_seed(0))]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampled_tiles, "CACHE_BYTES", cache)
-        tiles = list(sampled_tiles.plan_tiles(groups, K, 8, 4))
-    seen = []
-    for tile in tiles:
-        is_row = tile.rows < len(groups)
-        seen += tile.rows[is_row].tolist()
-        g, n = tile.rows.shape
-        assert is_row.sum(1).min() * 2 >= n
-        assert torch.equal(groups[tile.rows[is_row]], tile.lists[:, None].expand(g, n)[is_row])
-        assert n == 1 or g * n * K * 4 <= cache
-        assert g == 1 or g * (n + 16) * K * 4 <= cache
-    assert sorted(seen) == list(range(len(groups)))
+@pytest.mark.parametrize(("kind", "sharing"), [("logq", "groups"), ("softmax", "all")])
+def test_two_graphs_at_most_for_all_batches(kind: str, sharing: str) -> None:
+    def run(x: Tensor, w: Tensor, bias: Tensor, target: Tensor, lists: dict[str, Tensor], log_q: Tensor) -> Tensor:
+        return sampled_loss(x, w, target, bias=bias, log_q=log_q, kind=kind, **lists)  # type: ignore[arg-type]
+
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(run, backend=counter, fullgraph=True)
+    for step in range(5):
+        x, w, bias, target = _inputs(5 + 3 * step, 20, 4, step)
+        lists = _negatives(sharing, len(x), 3 + step, 4 + step, 20, step)
+        found, expected = (f(x, w, bias, target, lists, _log_q(20)) for f in (compiled, run))
+        torch.testing.assert_close(found, expected)
+        pairs = (torch.autograd.grad(loss, (x, w, bias)) for loss in (found, expected))
+        for a, b in zip(*pairs, strict=True):
+            torch.testing.assert_close(a, b)
+    assert counter.frame_count <= 2
+
+
+def test_the_custom_op_keeps_its_promises() -> None:
+    x, w, bias, target = _inputs(6, 9, 4)
+    lists = _negatives("groups", 6, 2, 5, 9, 0)
+    op = torch.ops.recsys.sampled_loss.default
+    torch.library.opcheck(op, (x, w, bias, target, lists["negatives"], lists["groups"], None, "gbce", 0.3))
+    torch.library.opcheck(op, (x, w, None, target, lists["negatives"][0], None, _log_q(9), "logq", 1.0))
+
+
+def test_the_path_may_be_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_KERNELS", "reference")
+    x, w, bias, target = _inputs(6, 9, 4)
+    found, expected = (
+        run(x, w, target, torch.tensor([1, 2]), bias=bias) for run in (sampled_loss, sampled_loss_reference)
+    )
+    assert torch.equal(found, expected)
 
 
 GOOD: dict[str, Any] = {

@@ -8,7 +8,6 @@ Dims: N rows, K negatives a list, D width; of one tile: g lists, n rows of each.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recsys.kernels.cross_entropy_rows import CACHE_BYTES, LOG2_E
-
-Kind = Literal["softmax", "logq", "bce", "gbce"]
+from recsys.kernels.sampled_loss.settings import Kind
 
 
 @dataclass(frozen=True)

@@ -1,131 +1,21 @@
-"""Losses over a few sampled negatives, without ever holding the vectors of all rows' negatives.
+"""sampled_loss in plain torch: losses and gradients tile by tile, in one pass.
 
-    s_i  = <x_i, w_target> + bias_target,   s_ij = <x_i, w_j> + bias_j   for the k_i negatives j of row i
-
-    softmax  log(e^(s_i - log q_i) + sum_j e^(s_ij - log q_j)) - (s_i - log q_i)     q absent: no correction
-    logq     (1 - p_i) (log sum_j e^(s_ij - log q'_ij) - s_i)                         q'_ij = q_j / (1 - q_i)
-             p_i = sigmoid(s_i - log(1/k_i sum_j e^(s_ij - log q'_ij))), held constant
-    bce      (softplus(-s_i) + sum_j softplus(s_ij)) / (k_i + 1)
-    gbce     (beta softplus(-s_i) + sum_j softplus(s_ij)) / (k_i + 1)
-
-A negative that is the row's target, and a slot that holds -1, is left out and not counted in k_i. Rows that share their
-negatives meet them in one matrix product; the gradients are formed in the same pass, tile by tile.
-
-Papers: Jean et al. 2015, arXiv:1412.2007 (softmax); Khrylchenko et al. 2025, arXiv:2507.09331 (logq); Petrov and
-Macdonald 2023, arXiv:2308.07192 (gbce; there in float64 through the logit of sigmoid(s)^beta, here as the equal
-beta * log sigmoid(s), which neither overflows nor needs a clamp).
-
-Dims: N rows, G lists of negatives, K negatives a list, V items, D width.
+Dims: N rows, G lists of negatives, K negatives a list, V items, D width; of one tile: g lists, n rows of each.
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recsys.kernels.cross_entropy_rows import Reduction
-from recsys.kernels.sampled_checks import check_negatives, check_sampled
-from recsys.kernels.sampled_tiles import Kind, Tile, plan_tiles, row_terms
-
-__all__ = ["Kind", "sampled_loss", "sampled_loss_reference"]
+from recsys.kernels.sampled_loss.settings import Settings
+from recsys.kernels.sampled_loss.tiles import Tile, plan_tiles, row_terms
 
 
-def sampled_loss_reference(
-    x: Tensor,
-    w: Tensor,
-    target: Tensor,
-    negatives: Tensor,
-    *,
-    groups: Tensor | None = None,
-    kind: Kind = "softmax",
-    bias: Tensor | None = None,
-    log_q: Tensor | None = None,
-    beta: float = 1.0,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    """The definition, in PyTorch; it allocates (N, K, D). The mean over no row is 0."""
-    ids = negatives.expand(len(x), -1) if negatives.dim() == 1 else negatives if groups is None else negatives[groups]
-    counts = (ids >= 0) & (ids != target[:, None])  # (N, K)
-    ids = ids.clamp(min=0)
-    s = (x * w[target]).sum(1)  # (N,)
-    s_neg = torch.einsum("nd,nkd->nk", x, w[ids])
-    if bias is not None:
-        s, s_neg = s + bias[target], s_neg + bias[ids]
-    if kind in ("bce", "gbce"):
-        positive = F.logsigmoid(s) * (beta if kind == "gbce" else 1.0)
-        negative = F.logsigmoid(-s_neg).masked_fill(~counts, 0.0).sum(1)
-        losses = -(positive + negative) / (1 + counts.sum(1))
-    elif kind == "softmax":
-        if log_q is not None:
-            s, s_neg = s - log_q[target], s_neg - log_q[ids]
-        s_neg = s_neg.masked_fill(~counts, -torch.inf)
-        losses = torch.cat([s[:, None], s_neg], 1).logsumexp(1) - s
-    else:
-        assert log_q is not None
-        s_neg = s_neg - log_q[ids] + torch.log1p(-log_q[target].exp())[:, None]
-        has_any = counts.any(1)
-        nothing = torch.zeros_like(s).masked_fill(has_any, -torch.inf)[:, None]  # keeps the sum of no term finite
-        lse = torch.cat([s_neg.masked_fill(~counts, -torch.inf), nothing], 1).logsumexp(1)
-        rest = torch.sigmoid(lse - counts.sum(1).clamp(min=1).log() - s).detach()  # 1 - p
-        losses = has_any * rest * (lse - s)
-    if reduction == "none":
-        return losses
-    return losses.sum() / (max(len(x), 1) if reduction == "mean" else 1)
-
-
-def sampled_loss(
-    x: Tensor,
-    w: Tensor,
-    target: Tensor,
-    negatives: Tensor,
-    *,
-    groups: Tensor | None = None,
-    kind: Kind = "softmax",
-    bias: Tensor | None = None,
-    log_q: Tensor | None = None,
-    beta: float = 1.0,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    """A loss of `x` against the targets' rows of `w` and the negatives' alone.
-
-    Args:
-        x: (N, D) float.
-        w: (V, D) float.
-        target: (N,) int64 in [0, V).
-        negatives: int64 in [0, V), or -1 for none: (K,) shared by all rows, (G, K) with `groups`, or (N, K).
-        groups: (N,) int64 in [0, G), which list each row has.
-        kind: `softmax`, `logq`, `bce` or `gbce`.
-        bias: (V,) float.
-        log_q: (V,) float, log of the probability that one draw gives the item: needed by `logq`, whose probabilities
-            are below 1; of `softmax` any expected counts; a constant added to them changes nothing.
-        beta: factor of the target's term of `gbce`, in (0, 1].
-        reduction: `mean` over the rows (0 if there is none), `sum`, or `none`.
-
-    Returns:
-        A scalar, or (N,) for `none`; float32, or float64 if an input is.
-
-    Raises:
-        ValueError: shapes, dtypes, devices or ranges do not agree, or an argument does not belong to this kind.
-    """
-    check_sampled(x, w, target, bias, log_q, kind, beta, reduction)
-    check_negatives(len(x), len(w), negatives, groups)
-    settings = _Settings(kind, float(beta) if kind == "gbce" else 1.0, reduction)
-    with torch.autocast(x.device.type, enabled=False):
-        loss = _SampledLoss.apply(x, w, bias, target, negatives, groups, log_q, settings)  # type: ignore[no-untyped-call]  # torch has no types for it
-    return cast(Tensor, loss)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    kind: Kind
-    beta: float
-    reduction: Reduction
-
-
-class _SampledLoss(torch.autograd.Function):
+class SampledLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -136,10 +26,10 @@ class _SampledLoss(torch.autograd.Function):
         negatives: Tensor,
         groups: Tensor | None,
         log_q: Tensor | None,
-        settings: _Settings,
+        settings: Settings,
     ) -> Tensor:
         ctx.settings, ctx.dtypes = settings, (x.dtype, w.dtype, None if bias is None else bias.dtype)
-        rows = _Rows(x, w, bias, target, negatives, groups, log_q, settings)
+        rows = Rows(x, w, bias, target, negatives, groups, log_q, settings)
         if settings.reduction == "none":
             ctx.save_for_backward(x, w, bias, target, negatives, groups, log_q)
             return rows.run(None, (False, False, False))[0]
@@ -153,7 +43,7 @@ class _SampledLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.settings.reduction == "none":
             x, w, bias, target, negatives, groups, log_q = ctx.saved_tensors
-            rows = _Rows(x, w, bias, target, negatives, groups, log_q, ctx.settings)
+            rows = Rows(x, w, bias, target, negatives, groups, log_q, ctx.settings)
             grads = list(rows.run(grad.to(rows.s.dtype), ctx.needs_input_grad[:3])[1])
         else:
             grads = [None if g is None else g * grad for g in ctx.saved_tensors]
@@ -161,7 +51,7 @@ class _SampledLoss(torch.autograd.Function):
         return *cast_back, None, None, None, None, None
 
 
-class _Rows:
+class Rows:
     """One pass over the rows, tile by tile. Row N is padding: zeros, with no target and no weight."""
 
     def __init__(
@@ -173,7 +63,7 @@ class _Rows:
         negatives: Tensor,
         groups: Tensor | None,
         log_q: Tensor | None,
-        settings: _Settings,
+        settings: Settings,
     ) -> None:
         dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
         self.w = w.detach().to(dtype)
