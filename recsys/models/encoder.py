@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from recsys.kernels.attention.op import jagged_attention
 from recsys.kernels.jagged import JaggedMeta
+from recsys.kernels.jagged_embedding import jagged_embedding
 from recsys.models.dropout import Dropout
 
 INIT_STD = 0.02
@@ -146,7 +147,8 @@ class Encoder(nn.Module):
             )
         if self.config.scale_inputs:
             x = x * math.sqrt(self.config.d_model)
-        x = x + self.position(_position_ids(lengths, self.config.positions).to(x.device, non_blocking=True))  # (T, D)
+        positions = _position_ids(lengths, self.config.positions).to(x.device, non_blocking=True)
+        x = x + jagged_embedding(self.position.weight, positions)  # (T, D)
         x = self.dropout(self.norm(x) if self.config.norm == "post" else x)
         return x, JaggedMeta.from_lengths(lengths, device=x.device)
 

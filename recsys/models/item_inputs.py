@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from recsys.errors import ConfigError
 from recsys.features.dataset import PreparedDataset
+from recsys.kernels.jagged_embedding import jagged_embedding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,10 @@ class ItemInputs(nn.Embedding):
             self.register_buffer("vectors", torch.zeros(num_items + 1, config.vector_width))
         if config.has_content or config.id_dropout:
             self.register_buffer("is_trained", torch.arange(num_items + 1) > 0)
+
+    def forward(self, item_ids: Tensor) -> Tensor:
+        """(T, D) id vectors."""
+        return jagged_embedding(self.weight, item_ids, padding_idx=self.padding_idx)
 
     def read(self, dataset: PreparedDataset) -> None:
         """Take categories and vectors of the items, and which of them training sees."""
