@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,18 @@ LAUNCHES = Path(__file__).parent / "launches"
 INTERPRET = "interpret"
 
 _target: ContextVar[str | None] = ContextVar("compile_target", default=None)
+_lookups: ContextVar["list[Lookup] | None"] = ContextVar("lookups", default=None)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """One row that a wrapper asked for."""
+
+    op: str
+    kernel: str
+    architecture: str
+    name: str
+    row: Mapping[str, int]
 
 
 def launch_of(op: str, kernel: str, device: torch.device, **key: int) -> Mapping[str, int]:
@@ -33,7 +46,12 @@ def launch_of(op: str, kernel: str, device: torch.device, **key: int) -> Mapping
     Raises:
         RuntimeError: the table has no row for it.
     """
-    return _row(op, kernel, architecture(device), row_name(key))
+    arch, name = architecture(device), row_name(key)
+    row = _row(op, kernel, arch, name)
+    lookups = _lookups.get()
+    if lookups is not None:
+        lookups.append(Lookup(op, kernel, arch, name, row))
+    return row
 
 
 def row_name(key: Mapping[str, int]) -> str:
@@ -58,13 +76,28 @@ def compile_target() -> str | None:
 
 
 @contextmanager
-def compiling_for(target: str) -> Iterator[None]:
-    """Within: wrappers choose launches for `target`, whatever device their tensors are on."""
-    token = _target.set(target)
+def compiling_for(target: str) -> Iterator[list[Lookup]]:
+    """Within: wrappers choose launches for `target`, on any device; gives the rows that they ask for."""
+    lookups: list[Lookup] = []
+    tokens = _target.set(target), _lookups.set(lookups)
+    try:
+        yield lookups
+    finally:
+        _target.reset(tokens[0])
+        _lookups.reset(tokens[1])
+
+
+@contextmanager
+def tables_in(folder: Path) -> Iterator[None]:
+    """Within: the tables are read from another folder, in every thread; a tuner tries rows there."""
+    global LAUNCHES
+    before, LAUNCHES = LAUNCHES, folder
+    _row.cache_clear()
     try:
         yield
     finally:
-        _target.reset(token)
+        LAUNCHES = before
+        _row.cache_clear()
 
 
 def table(op: str) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
