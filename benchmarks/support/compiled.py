@@ -15,7 +15,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -52,7 +52,7 @@ class Launch:
             key: int(value)
             for key, value in self.kwargs.items()
             if key.isupper() or key.startswith("num_")
-            if isinstance(value, int)
+            if isinstance(value, int) and not isinstance(value, bool)
         }
 
     def uses(self, lookup: Lookup) -> bool:
@@ -154,8 +154,11 @@ def observed_launches() -> Iterator[list[Launch]]:
         yield launches
 
 
-def compile_launch(launch: Launch, target: str) -> Report:
+def compile_launch(launch: Launch, target: str, use_cache: bool = False) -> Report:
     """The launch, compiled for `target`; an equal one is compiled once a process.
+
+    Args:
+        use_cache: of Triton, on disk, where its launcher finds the kernel again.
 
     Raises:
         Exception: whatever Triton or ptxas raises for it.
@@ -173,7 +176,7 @@ def compile_launch(launch: Launch, target: str) -> Report:
     )
     parts = _Specialization(launch.kernel, signature, constants, attributes, options)
     key = repr((launch.kernel.cache_key, signature, constants, attributes, options, target))
-    return _compiled(_Keyed(key, parts), target, tuple(launch.config.items()))
+    return _compiled(_Keyed(key, parts), target, tuple(launch.config.items()), use_cache)
 
 
 @dataclass(frozen=True)
@@ -192,14 +195,14 @@ class _Keyed:
 
 
 @cache
-def _compiled(keyed: _Keyed, target: str, config: tuple[tuple[str, int], ...]) -> Report:
+def _compiled(keyed: _Keyed, target: str, config: tuple[tuple[str, int], ...], use_cache: bool) -> Report:
     import triton
     from triton.compiler import ASTSource
 
     parts = keyed.parts
     source = ASTSource(parts.kernel, parts.signature, parts.constants, parts.attributes)
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, _environment(TRITON_CACHE_DIR=folder, TRITON_ALWAYS_COMPILE="1"):
+    with nullcontext() if use_cache else _without_cache():
         kernel = triton.compile(source, target=_gpu(target), options=parts.options.__dict__)
         seconds = time.perf_counter() - began
         ttir = str(kernel.asm["ttir"])
@@ -231,6 +234,12 @@ def _check() -> None:
 
 def _kernels_by_triton() -> Any:
     return _environment(RECSYS_KERNELS="triton")
+
+
+@contextmanager
+def _without_cache() -> Iterator[None]:
+    with tempfile.TemporaryDirectory() as folder, _environment(TRITON_CACHE_DIR=folder, TRITON_ALWAYS_COMPILE="1"):
+        yield
 
 
 @contextmanager

@@ -108,7 +108,7 @@ def table(op: str) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
 @cache
 def _row(op: str, kernel: str, arch: str, name: str) -> Mapping[str, int]:
     parts = table(op)
-    chosen = parts.get(_nearest(arch, tuple(parts)), {}).get(kernel, {}).get(name)
+    chosen = parts.get(nearest(arch, tuple(parts)), {}).get(kernel, {}).get(name)
     if chosen is None:
         raise RuntimeError(
             f"launches/{op}.json has no row {name!r} for {kernel} on {arch}; add it by python -m "
@@ -117,9 +117,22 @@ def _row(op: str, kernel: str, arch: str, name: str) -> Mapping[str, int]:
     return chosen
 
 
-def _nearest(arch: str, known: tuple[str, ...]) -> str:
+def nearest(arch: str, known: tuple[str, ...]) -> str:
     """The newest known architecture that is not newer than `arch`."""
     if arch in known or not arch.startswith("sm_"):
         return arch
     older = [name for name in known if name.startswith("sm_") and int(name[3:]) <= int(arch[3:])]
     return max(older, key=lambda name: int(name[3:]), default=arch)
+
+
+def as_text(content: Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]) -> str:
+    """A table as its file holds it: a line a row."""
+    parts = []
+    for arch, kernels in content.items():
+        lines = []
+        for kernel, rows in kernels.items():
+            body = ",\n".join(f"      {json.dumps(name)}: {json.dumps(dict(row))}" for name, row in rows.items())
+            lines.append(f"    {json.dumps(kernel)}: {{\n{body}\n    }}")
+        joined = ",\n".join(lines)
+        parts.append(f"  {json.dumps(arch)}: {{\n{joined}\n  }}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"

@@ -49,11 +49,11 @@ def test_every_row_gets_a_line_in_page_and_results(tmp_path: Path, options: argp
 def test_a_fault_is_told_and_fails(
     tmp_path: Path, options: argparse.Namespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_table(tmp_path, {"width=64": ROW | {"BLOCK_M": 256, "BLOCK_N": 256}})
+    write_table(tmp_path, {"width=64": ROW | {"BLOCK_M": 128, "BLOCK_N": 256}})
     options.targets = ["sm_90"]
     with tables_in(tmp_path):
         assert kernels_aot.report([gram_case(64)], options) == kernels_aot.FAULTS
-    assert "fault: gram_kernel on sm_90 with {'WIDTH': 64, 'BLOCK_M': 256" in capsys.readouterr().out
+    assert "fault: gram_kernel on sm_90 with {'WIDTH': 64, 'BLOCK_M': 128" in capsys.readouterr().out
 
 
 def test_a_line_of_the_page_holds_the_worst_of_its_launches(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_the_specialisation_follows_the_arguments() -> None:
 
 def test_spills_and_too_much_shared_memory_are_faults() -> None:
     launch = _gram_launch(64)
-    spilling = replace(launch, kwargs={**launch.kwargs, "BLOCK_M": 256, "BLOCK_N": 256, "num_warps": 4})
+    spilling = replace(launch, kwargs={**launch.kwargs, "BLOCK_M": 128, "BLOCK_N": 256, "num_warps": 4})
     report = compile_launch(spilling, "sm_90")
     assert any("spills" in fault for fault in report.faults())
     report = replace(compile_launch(launch, "sm_90"), shared_bytes=232_449)
