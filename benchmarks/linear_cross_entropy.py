@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--large", action="store_true", help="also a catalogue of 54,542 items")
     arguments = parser.parse_args()
-    test = "tests/kernels/test_linear_cross_entropy.py"
+    test = "tests/kernels/linear_cross_entropy"
     subprocess.run([sys.executable, "-m", "pytest", "-q", test], check=True)
     torch.set_num_threads(arguments.threads)
     shapes = SHAPES | (LARGE if arguments.large else {})
