@@ -14,6 +14,8 @@ from torch import Tensor
 from recsys.kernels.attention.bias import PosBias, TimeBias
 from recsys.kernels.attention.op import jagged_attention
 from recsys.kernels.jagged import JaggedMeta
+from recsys.kernels.linear_cross_entropy import linear_cross_entropy
+from recsys.kernels.search import search_topk, topk_attend
 
 WIDTHS = (16, 32, 64, 128, 256)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -38,7 +40,7 @@ class KernelCase:
 
 def all_cases() -> tuple[KernelCase, ...]:
     """The cases of every op."""
-    return tuple(attention_cases())
+    return (*attention_cases(), *linear_cross_entropy_cases(), *search_topk_cases(), *topk_attend_cases())
 
 
 def cases_of(op: str) -> tuple[KernelCase, ...]:
@@ -77,6 +79,52 @@ def attention_cases() -> Iterator[KernelCase]:
             )
 
 
+def linear_cross_entropy_cases() -> Iterator[KernelCase]:
+    """Every width and dtype; then every option."""
+    op = "linear_cross_entropy"
+    for width in WIDTHS:
+        for name, dtype in DTYPES.items():
+            run = partial(_linear_cross_entropy, width=width, dtype=dtype)
+            yield KernelCase(op, f"{name} {width}", run, is_quick=(name, width) == ("bf16", 64))
+    options: dict[str, dict[str, Any]] = {
+        "bias": {"has_bias": True},
+        "label smoothing": {"label_smoothing": 0.1},
+        "no reduction": {"reduction": "none"},
+        "bias, label smoothing": {"has_bias": True, "label_smoothing": 0.1},
+    }
+    for name, option in options.items():
+        yield KernelCase(
+            op, f"bf16 64 {name}", partial(_linear_cross_entropy, width=64, dtype=torch.bfloat16, **option)
+        )
+    yield KernelCase(op, "fp16 64", partial(_linear_cross_entropy, width=64, dtype=torch.float16))
+
+
+def search_topk_cases() -> Iterator[KernelCase]:
+    """Every K, one candidate and several, narrow and wide; then every option."""
+    for top_k in (20, 64, 128, 256):
+        for candidates in (1, 16):
+            for width in (64, 128):
+                for name, dtype in DTYPES.items():
+                    run = partial(_search, width=width, dtype=dtype, top_k=top_k, candidates=candidates)
+                    quick = (top_k, width, name) == (128, 64, "bf16")
+                    yield KernelCase("search_topk", f"{name} {width} K {top_k}, {candidates} candidates", run, quick)
+    for candidates in (1, 16):
+        run = partial(
+            _search, width=64, dtype=torch.bfloat16, top_k=128, candidates=candidates, width2=32, has_bias=True
+        )
+        yield KernelCase("search_topk", f"bf16 64 with a second pair and a bias, {candidates} candidates", run)
+
+
+def topk_attend_cases() -> Iterator[KernelCase]:
+    """Every width and dtype; then every option."""
+    for width in WIDTHS:
+        for name, dtype in DTYPES.items():
+            run = partial(_topk_attend, width=width, dtype=dtype)
+            yield KernelCase("topk_attend", f"{name} {width}", run, is_quick=(name, width) == ("bf16", 64))
+    more = partial(_topk_attend, width=64, dtype=torch.bfloat16, width2=32, has_bias=True)
+    yield KernelCase("topk_attend", "bf16 64 with a second pair and a bias", more)
+
+
 def _attention(name: str, width: int, dtype: str, max_len: int, is_quick: bool, **options: Any) -> KernelCase:
     run = partial(_attend, width=width, dtype=DTYPES[dtype], max_len=max_len, **options)
     return KernelCase("attention", name, run, is_quick)
@@ -110,6 +158,53 @@ def _attend(
         options["pos_bias"] = PosBias(table=_random((num_heads, columns), torch.float32, device), kind=kind)
     out = jagged_attention(q, k, v, meta_q, meta_k if num_queries is not None else None, **options)
     torch.autograd.backward(out, torch.ones_like(out))
+
+
+def _linear_cross_entropy(
+    device: torch.device, is_large: bool, *, width: int, dtype: torch.dtype, has_bias: bool = False, **options: Any
+) -> None:
+    num_rows, num_items = (16_384, 100_000) if is_large else (256, 1_600)
+    x, w = _random((num_rows, width), dtype, device), _random((num_items, width), dtype, device)
+    bias = _random((num_items,), dtype, device) if has_bias else None
+    target = torch.randint(num_items, (num_rows,), device=device)
+    loss = linear_cross_entropy(x, w, target, bias=bias, **options)
+    torch.autograd.backward(loss, torch.ones_like(loss))
+
+
+def _search(
+    device: torch.device,
+    is_large: bool,
+    *,
+    width: int,
+    dtype: torch.dtype,
+    top_k: int,
+    candidates: int,
+    width2: int = 0,
+    has_bias: bool = False,
+) -> None:
+    size, history = (64, 50_000) if is_large else (16, 400)
+    meta_c, meta_k = (JaggedMeta.from_lengths([n] * size, device) for n in (candidates, history))
+    q, k = (_random((meta.total, width), dtype, device) for meta in (meta_c, meta_k))
+    search_topk(q, k, meta_c, meta_k, top_k, **_second(meta_c, meta_k, width2, has_bias, dtype, device))
+
+
+def _topk_attend(
+    device: torch.device, is_large: bool, *, width: int, dtype: torch.dtype, width2: int = 0, has_bias: bool = False
+) -> None:
+    size, history, candidates, top_k = (64, 50_000, 16, 128) if is_large else (16, 400, 2, 32)
+    meta_c, meta_k = (JaggedMeta.from_lengths([n] * size, device) for n in (candidates, history))
+    q, k, v = (_random((meta.total, width), dtype, device) for meta in (meta_c, meta_k, meta_k))
+    idx = torch.randint(history, (meta_c.total, top_k), device=device, dtype=torch.int32)
+    more = _second(meta_c, meta_k, width2, has_bias, dtype, device)
+    out = topk_attend(q, k, v, idx, meta_c, meta_k, **more)
+    torch.autograd.backward(out, torch.ones_like(out))
+
+
+def _second(
+    meta_c: JaggedMeta, meta_k: JaggedMeta, width: int, has_bias: bool, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    pair = {f"{name}2": _random((meta.total, width), dtype, device) for name, meta in (("q", meta_c), ("k", meta_k))}
+    return (pair if width else {}) | ({"k_bias": _random((meta_k.total,), dtype, device)} if has_bias else {})
 
 
 def _random(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
