@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
 import tempfile
 import time
@@ -113,7 +114,8 @@ def try_row(key: Key, target: str, table: dict[str, Any], row: Row) -> Tried:
     try:
         reports = [compile_launch(launch, target, use_cache=True) for launch in follow]
     except Exception as error:  # noqa: BLE001  # whatever a compiler raises for a launch, another may do
-        return Tried(row, kernels, 0, 0, (f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}",))
+        said = [line.strip() for line in str(error).splitlines() if re.search(r"\w", line)]
+        return Tried(row, kernels, 0, 0, (f"{type(error).__name__}: {said[-1] if said else ''}",))
     return Tried(
         row,
         kernels,
