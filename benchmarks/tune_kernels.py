@@ -78,13 +78,13 @@ def asked_rows(op: str, target: str, cases: Sequence[KernelCase], folder: Path) 
 
 
 def guessed_table(op: str, target: str) -> dict[str, Any]:
-    """The op's table, with a guess for each row of `target` that it lacks."""
+    """The op's table, with a guess for each kernel that has no row at all for `target` or an older architecture."""
     parts = launches.table(op)
     older = launches.nearest(target, tuple(parts))
     own = {kernel: dict(rows) for kernel, rows in parts.get(older, {}).items()}
     for part in parts.values():
         for kernel, rows in part.items():
-            own.setdefault(kernel, {}).setdefault(EVERY, first_guess(next(iter(rows.values()))))
+            own.setdefault(kernel, {EVERY: first_guess(next(iter(rows.values())))})
     return {**parts, target: own}
 
 

@@ -3,7 +3,7 @@
     {"sm_90": {"forward": {"width=64,has_bias=0": {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3}}}}
 
 `python -m benchmarks.tune_kernels` writes it; nothing is tuned at run time, and nothing that differs from batch to
-batch is a key. The part `interpret` is for Triton's interpreter.
+batch is a key. The part `interpret` is for Triton's interpreter, where a row `*` stands for all.
 """
 
 import json
@@ -46,10 +46,20 @@ def launch_of(op: str, kernel: str, device: torch.device, **key: int) -> Mapping
     Raises:
         RuntimeError: the table has no row for it.
     """
+    chosen = find_launch(op, kernel, device, **key)
+    if chosen is None:
+        raise RuntimeError(
+            f"launches/{op}.json has no row {row_name(key)!r} for {kernel} on {architecture(device)}; add it by "
+            "python -m benchmarks.tune_kernels, or set RECSYS_KERNELS=torch"
+        )
+    return chosen
+
+
+def find_launch(op: str, kernel: str, device: torch.device, **key: int) -> Mapping[str, int] | None:
+    """As `launch_of`; None where the table has no row, for kernels that do not suit every key."""
     arch, name = architecture(device), row_name(key)
-    row = _row(op, kernel, arch, name)
-    lookups = _lookups.get()
-    if lookups is not None:
+    row, lookups = _row(op, kernel, arch, name), _lookups.get()
+    if row is not None and lookups is not None:
         lookups.append(Lookup(op, kernel, arch, name, row))
     return row
 
@@ -106,15 +116,10 @@ def table(op: str) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
 
 
 @cache
-def _row(op: str, kernel: str, arch: str, name: str) -> Mapping[str, int]:
+def _row(op: str, kernel: str, arch: str, name: str) -> Mapping[str, int] | None:
     parts = table(op)
-    chosen = parts.get(nearest(arch, tuple(parts)), {}).get(kernel, {}).get(name)
-    if chosen is None:
-        raise RuntimeError(
-            f"launches/{op}.json has no row {name!r} for {kernel} on {arch}; add it by python -m "
-            "benchmarks.tune_kernels, or set RECSYS_KERNELS=torch"
-        )
-    return chosen
+    rows = parts.get(nearest(arch, tuple(parts)), {}).get(kernel, {})
+    return rows.get(name) or rows.get("*")
 
 
 def nearest(arch: str, known: tuple[str, ...]) -> str:

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from recsys.kernels.launch import LAUNCHES, architecture, compile_target, compiling_for, launch_of, table, tables_in
+from recsys.kernels.launch import (
+    LAUNCHES,
+    architecture,
+    compile_target,
+    compiling_for,
+    find_launch,
+    launch_of,
+    table,
+    tables_in,
+)
 
 CPU = torch.device("cpu")
 TABLE = {
@@ -63,3 +72,17 @@ def test_tables_of_another_folder_are_read_for_a_while(tmp_path: Path) -> None:
     assert launch_of("gram", "forward", CPU, width=64) == {"BLOCK_M": 16}
     assert table("gram") == TABLE
     assert LAUNCHES.name == "launches"
+
+
+def test_a_row_that_is_not_there_is_none_and_is_not_noted() -> None:
+    with compiling_for("sm_80") as lookups:
+        assert find_launch("gram", "forward", CPU, width=7) is None
+        assert find_launch("gram", "sideways", CPU, width=64) is None
+    assert lookups == []
+
+
+def test_a_star_stands_for_every_row_that_is_not_named(tmp_path: Path) -> None:
+    rows = {"*": {"BLOCK_M": 1}, "width=64": {"BLOCK_M": 2}}
+    (tmp_path / "star.json").write_text(json.dumps({"interpret": {"forward": rows}}))
+    assert launch_of("star", "forward", CPU, width=64) == {"BLOCK_M": 2}
+    assert launch_of("star", "forward", CPU, width=8) == {"BLOCK_M": 1}
