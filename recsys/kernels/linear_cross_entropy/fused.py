@@ -9,7 +9,6 @@ Dims: N rows, V items, D width, S parts.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -155,7 +154,7 @@ def _rates(rates: Tensor, count: Tensor, dtype: torch.dtype) -> tuple[Tensor, Te
         return rates, rates.new_ones(1)
     is_row = torch.arange(len(rates), device=rates.device) < count
     peak = torch.where(is_row, rates.abs(), 0.0).amax().clamp(min=torch.finfo(rates.dtype).tiny).view(1)
-    return rates * (HALF_RANGE / peak), peak / HALF_RANGE
+    return rates / peak * HALF_RANGE, peak / HALF_RANGE
 
 
 def _means(w: Tensor, bias: Tensor | None, acc: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -168,7 +167,6 @@ def _num_parts(blocks: int, tiles: int, device: torch.device) -> int:
     return max(1, min(tiles, PROGRAMS_A_PROCESSOR * _num_processors(device) // blocks))
 
 
-@cache
 def _num_processors(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).multi_processor_count)
