@@ -207,7 +207,7 @@ def _products(
     row = column.to(tl.int64) * k_row
     BLOCK_D: tl.constexpr = WIDTH if WIDTH < 64 else 64
     products = tl.zeros((BLOCK_M, BLOCK_N), ACC)
-    for first_d in tl.static_range(0, WIDTH, BLOCK_D):
+    for first_d in range(0, WIDTH, BLOCK_D):
         d = first_d + tl.arange(0, BLOCK_D)
         q = tl.load(q_ptr + d[None, :], mask=in_c[:, None] & (d < D)[None, :], other=0.0)
         if BLOCK_M == 1:
