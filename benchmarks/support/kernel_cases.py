@@ -18,6 +18,7 @@ from recsys.kernels.linear_cross_entropy import linear_cross_entropy
 from recsys.kernels.search import search_topk, topk_attend
 
 WIDTHS = (16, 32, 64, 128, 256)
+LENGTHS = (50, 100, 200, 2048)  # for each size of the one-kernel backward pass, and beyond it
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -53,9 +54,9 @@ def attention_cases() -> Iterator[KernelCase]:
     for width in WIDTHS:
         for dtype in DTYPES:
             for bias in ("", "time+pos"):
-                for max_len in (200, 2048):
+                for max_len in LENGTHS:
                     name = f"{dtype} {width} {bias or 'no bias'} {max_len}"
-                    quick = dtype == "bf16" and width in (64, 128) and max_len == 2048
+                    quick = (dtype, width) == ("bf16", 64) and (max_len, bias) in ((2048, ""), (200, "time+pos"))
                     yield _attention(name, width, dtype, max_len, quick, bias=bias)
     options: dict[str, dict[str, Any]] = {
         "causal": {"causal": True},
@@ -74,9 +75,7 @@ def attention_cases() -> Iterator[KernelCase]:
     }
     for name, option in options.items():
         for max_len in (200, 2048):
-            yield _attention(
-                f"bf16 64 {name} {max_len}", 64, "bf16", max_len, name == "targets" and max_len == 200, **option
-            )
+            yield _attention(f"bf16 64 {name} {max_len}", 64, "bf16", max_len, False, **option)
 
 
 def linear_cross_entropy_cases() -> Iterator[KernelCase]:

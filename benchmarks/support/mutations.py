@@ -24,4 +24,91 @@ class Mutation:
     chosen: str = ""
 
 
-MUTATIONS: tuple[Mutation, ...] = ()
+CE_FORWARD, CE_BACKWARD = (f"linear_cross_entropy/triton_{part}.py" for part in ("forward", "backward"))
+CE_TESTS = "test_linear_cross_entropy.py"
+SEARCH, ATTEND, SEARCH_TESTS = "search/triton_search.py", "search/triton_attend.py", "test_search.py"
+
+_CROSS_ENTROPY = (
+    (CE_FORWARD, "an item past the catalogue counts", "in_items = items < V", "in_items = items <= V"),
+    (
+        CE_FORWARD,
+        "columns of padding count",
+        'offset = tl.where(in_items, offset, float("-inf"))',
+        "offset = tl.where(in_items, offset, 0.0)",
+    ),
+    (
+        CE_FORWARD,
+        "the target counts twice",
+        's = tl.where(items[None, :] == target[:, None], float("-inf"), s)',
+        "s = s + 0.0",
+    ),
+    (CE_FORWARD, "logits without their scale", "s = s * (scale * LOG2_E) + offset", "s = s * LOG2_E + offset"),
+    (
+        CE_FORWARD,
+        "the sum keeps an old maximum",
+        "total = total * shrink + tl.sum(e, 1)",
+        "total = total + tl.sum(e, 1)",
+    ),
+    (CE_FORWARD, "the slope keeps an old maximum", "w, acc * shrink[:, None], input", "w, acc, input"),
+    (CE_FORWARD, "ranges are added unshrunk", "rest = rest * shrink +", "rest = rest +"),
+    (CE_FORWARD, "a target V passes", "(target >= 0) & (target < V)", "(target >= 0) & (target <= V)"),
+    (CE_FORWARD, "the slope without its scale", "slope * scale, 0.0)", "slope, 0.0)"),
+    (CE_FORWARD, "no smoothing in the slope", "slope -= smoothing * mean_w[None, :]", "slope -= 0.0 * mean_w[None, :]"),
+    (CE_BACKWARD, "logits without their scale", "tl.exp2(s * (scale * LOG2_E)", "tl.exp2(s * LOG2_E"),
+    (CE_BACKWARD, "no smoothing in the gradient", "grad -= spread", "grad -= 0.0"),
+    (CE_BACKWARD, "the target's gradient is like another's", "hit[None, :], p)", "p, p)"),
+    (
+        CE_BACKWARD,
+        "a row past the end counts",
+        "rate = tl.load(rate_ptr + rows, mask=in_rows, other=0.0)",
+        "rate = tl.load(rate_ptr + rows, mask=in_rows, other=1.0)",
+    ),
+)
+_SEARCH = (
+    (SEARCH, "a behaviour past the history counts", "in_k = column < num_k", "in_k = column <= num_k"),
+    (
+        SEARCH,
+        "columns of padding count",
+        "tl.where(in_c[:, None] & in_k[None, :], keys, empty)",
+        "tl.where(in_c[:, None], keys, empty)",
+    ),
+    (SEARCH, "scores without their scale", "scores = scale * _products(q_at", "scores = _products(q_at"),
+    (SEARCH, "-0.0 is less than 0.0", "scores = tl.where(scores == 0.0, 0.0, scores)", "scores = scores"),
+    (
+        SEARCH,
+        "a NaN is the best",
+        "tl.where(is_nan, -(2**31) + 1, bits ^",
+        "tl.where(is_nan, 2**31 - 1, bits ^",
+    ),
+    (SEARCH, "tiles are skipped by the best kept", "worst = tl.min(best, axis=1)", "worst = tl.max(best, axis=1)"),
+    (SEARCH, "spans are merged in the wrong direction", "+ (KEPT - 1 - j))[None, :]", "+ j)[None, :]"),
+    (
+        SEARCH,
+        "of equal scores the later",
+        "& (i[None, None, :] < i[None, :, None])",
+        "& (i[None, None, :] > i[None, :, None])",
+    ),
+    (SEARCH, "what is not there has a place", "column = tl.where(is_out, -1, column)", "column = column + 0"),
+    (
+        ATTEND,
+        "what is not kept counts",
+        'scores = tl.where(is_kept, scores, float("-inf"))',
+        "scores = tl.where(is_kept, scores, 0.0)",
+    ),
+    (ATTEND, "the sum keeps an old maximum", "total = total * shrink +", "total = total +"),
+    (
+        ATTEND,
+        "what is not kept has a gradient",
+        "weights = tl.where(is_kept, tl.exp(scores - lse), 0.0)",
+        "weights = tl.exp(scores - lse)",
+    ),
+    (ATTEND, "no mean is taken off the rates", "grad[None, :], axis=1) - mean_rate)", "grad[None, :], axis=1))"),
+    (ATTEND, "dq without its scale", "dq * scale, mask", "dq, mask"),
+    (ATTEND, "dk without its scale", "dk * scale, mask", "dk, mask"),
+    (ATTEND, "each pair writes its run", "if row != before:", "if row >= 0:"),
+)
+
+MUTATIONS: tuple[Mutation, ...] = (
+    *(Mutation(*change, CE_TESTS) for change in _CROSS_ENTROPY),
+    *(Mutation(*change, SEARCH_TESTS) for change in _SEARCH),
+)
