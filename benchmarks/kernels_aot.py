@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.support.compiled import TARGETS, Report
 from benchmarks.support.kernel_cases import KernelCase, all_cases
-from benchmarks.support.kernel_reports import CaseReport, case_reports
+from benchmarks.support.kernel_reports import CaseReport, case_reports, ops_with_a_table
 from benchmarks.support.marked_part import markdown, rewrite
 from benchmarks.support.record import RESULTS, append
 
@@ -89,8 +89,7 @@ def compile_all(cases: Sequence[KernelCase], targets: Sequence[str]) -> list[Cas
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile, print, write down; the exit code: 0, 1 with faults, 2 with nothing to compile."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ops = sorted({case.op for case in all_cases()})
-    parser.add_argument("--ops", nargs="+", default=ops, choices=ops)
+    parser.add_argument("--ops", nargs="+", default=ops_with_a_table(), choices=ops_with_a_table())
     parser.add_argument("--targets", nargs="+", default=list(reversed(TARGETS)), choices=TARGETS)
     parser.add_argument("--only", default="", help="cases whose name holds this; the page is left alone")
     parser.add_argument("--page", type=Path, default=PAGE, help="page with the two markers")

@@ -3,6 +3,7 @@
 Each case runs forward and backward. Shapes, dtypes and options are those that choose a kernel or a row of its table.
 """
 
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from recsys.kernels.attention.bias import PosBias, TimeBias
 from recsys.kernels.attention.op import jagged_attention
 from recsys.kernels.jagged import JaggedMeta
 from recsys.kernels.linear_cross_entropy import linear_cross_entropy
+from recsys.kernels.sampled_loss import sampled_loss
 from recsys.kernels.search import search_topk, topk_attend
 
 WIDTHS = (16, 32, 64, 128, 256)
@@ -41,7 +43,14 @@ class KernelCase:
 
 def all_cases() -> tuple[KernelCase, ...]:
     """The cases of every op."""
-    return (*attention_cases(), *linear_cross_entropy_cases(), *search_topk_cases(), *topk_attend_cases())
+    return (
+        *attention_cases(),
+        *linear_cross_entropy_cases(),
+        *sampled_loss_cases(),
+        *jagged_embedding_cases(),
+        *search_topk_cases(),
+        *topk_attend_cases(),
+    )
 
 
 def cases_of(op: str) -> tuple[KernelCase, ...]:
@@ -56,7 +65,7 @@ def attention_cases() -> Iterator[KernelCase]:
             for bias in ("", "time+pos"):
                 for max_len in LENGTHS:
                     name = f"{dtype} {width} {bias or 'no bias'} {max_len}"
-                    quick = (dtype, width) == ("bf16", 64) and (max_len, bias) in ((2048, ""), (200, "time+pos"))
+                    quick = (dtype, width, bias, max_len) == ("bf16", 64, "", 2048)
                     yield _attention(name, width, dtype, max_len, quick, bias=bias)
     options: dict[str, dict[str, Any]] = {
         "causal": {"causal": True},
@@ -96,6 +105,40 @@ def linear_cross_entropy_cases() -> Iterator[KernelCase]:
             op, f"bf16 64 {name}", partial(_linear_cross_entropy, width=64, dtype=torch.bfloat16, **option)
         )
     yield KernelCase(op, "fp16 64", partial(_linear_cross_entropy, width=64, dtype=torch.float16))
+
+
+def sampled_loss_cases() -> Iterator[KernelCase]:
+    """Every width and dtype, with one list for all rows and a list a row; then every option."""
+    for width in WIDTHS:
+        for name, dtype in DTYPES.items():
+            for is_shared in (True, False):
+                run = partial(_sampled_loss, width=width, dtype=dtype, is_shared=is_shared)
+                called = f"{name} {width} {'one list' if is_shared else 'own lists'}"
+                yield KernelCase("sampled_loss", called, run, is_quick=called == "bf16 64 one list")
+    options: dict[str, dict[str, Any]] = {
+        "log q": {"has_log_q": True},
+        "logq": {"kind": "logq", "has_log_q": True},
+        "bce": {"kind": "bce"},
+        "gbce": {"kind": "gbce", "beta": 0.3},
+        "bias": {"has_bias": True},
+        "no reduction": {"reduction": "none"},
+    }
+    for name, option in options.items():
+        for is_shared in (True, False):
+            run = partial(_sampled_loss, width=64, dtype=torch.bfloat16, is_shared=is_shared, **option)
+            yield KernelCase("sampled_loss", f"bf16 64 {name}, {'one list' if is_shared else 'own lists'}", run)
+
+
+def jagged_embedding_cases() -> Iterator[KernelCase]:
+    """Every width and dtype, and dropout with positions; the gradient of a table is a segment_sum."""
+    for width in WIDTHS:
+        for name, dtype in DTYPES.items():
+            run = partial(_jagged_embedding, width=width, dtype=dtype)
+            quick = (name, width) == ("bf16", 64)
+            yield KernelCase("segment_sum", f"{name} {width} of an embedding", run, quick)
+            dropped = partial(_jagged_embedding, width=width, dtype=dtype, dropout_p=0.1, seed=3)
+            yield KernelCase("jagged_embedding", f"{name} {width} dropout", dropped, quick)
+            yield KernelCase("jagged_embedding", f"{name} {width}", run)
 
 
 def search_topk_cases() -> Iterator[KernelCase]:
@@ -168,6 +211,36 @@ def _linear_cross_entropy(
     target = torch.randint(num_items, (num_rows,), device=device)
     loss = linear_cross_entropy(x, w, target, bias=bias, **options)
     torch.autograd.backward(loss, torch.ones_like(loss))
+
+
+def _sampled_loss(
+    device: torch.device,
+    is_large: bool,
+    *,
+    width: int,
+    dtype: torch.dtype,
+    is_shared: bool,
+    has_bias: bool = False,
+    has_log_q: bool = False,
+    **options: Any,
+) -> None:
+    num_rows, num_items, K = (65_536, 1_000_000, 256) if is_large else (128, 160, 64)
+    x, w = _random((num_rows, width), dtype, device), _random((num_items, width), dtype, device)
+    options["bias"] = _random((num_items,), dtype, device) if has_bias else None
+    options["log_q"] = torch.rand(num_items, device=device).neg() - 1.0 if has_log_q else None
+    target = torch.randint(num_items, (num_rows,), device=device)
+    negatives = torch.randint(num_items, (K,) if is_shared else (num_rows, K), device=device)
+    loss = sampled_loss(x, w, target, negatives, **options)
+    torch.autograd.backward(loss, torch.ones_like(loss))
+
+
+def _jagged_embedding(device: torch.device, is_large: bool, *, width: int, dtype: torch.dtype, **options: Any) -> None:
+    num_items, num_tokens = (1_000_000, 262_144) if is_large else (160, 320)
+    w, pos = _random((num_items, width), dtype, device), _random((160, width), dtype, device)
+    ids, positions = (torch.randint(n, (num_tokens,), device=device) for n in (num_items, 160))
+    embed: Any = importlib.import_module("recsys.kernels.jagged_embedding").jagged_embedding
+    out = embed(w, ids, pos=pos, positions=positions, **options)
+    torch.autograd.backward(out, torch.ones_like(out))
 
 
 def _search(

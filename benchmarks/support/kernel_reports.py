@@ -40,7 +40,8 @@ def ops_with_a_table() -> list[str]:
 
 def rows_not_reached(op: str, target: str, cases: Iterable[KernelCase]) -> list[str]:
     """The rows of the op's table for `target` that no case looks up, as `kernel row`."""
-    asked = {(lookup.kernel, lookup.name) for case in cases for lookup in record(case, target).lookups}
+    lookups = [lookup for case in cases for lookup in record(case, target).lookups if lookup.op == op]
+    asked = {(lookup.kernel, lookup.name) for lookup in lookups}
     left = []
     for kernel, rows in table(op).get(target, {}).items():
         names = {name for at, name in asked if at == kernel}

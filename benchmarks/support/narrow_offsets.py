@@ -3,7 +3,8 @@
 A value is of run time if it comes from an argument, a program id, a loop's variable or memory. Every multiplication
 above the offset of a `tt.addptr` is looked at, through loops, branches and extensions to 64 bits, which come too late
 when they follow it. Sizes of blocks times a program id make row numbers, which are small: such a product of one scalar
-and one constant passes, while a whole tensor of row numbers times a constant width does not.
+and one constant passes, while a whole tensor of row numbers times a constant width does not, unless the tensor is
+bounded: what a shift by 8 bits or more leaves over, or a mask, a remainder or a minimum by a constant.
 """
 
 import re
@@ -15,6 +16,12 @@ _VALUE = re.compile(r"%[\w$.-]+(?:#\d+)?")
 _OP = re.compile(r"^(?:(%[\w$.-]+)(?::(\d+))? = )?\"?([a-z_]+\.[\w.]+)\"?(.*)$")
 _ALIAS = re.compile(r"^(#loc\d*) = loc\((.*)\)$")
 _CONSTANT_OPS = ("arith.constant", "tt.make_range")
+_BOUNDED_BY_A_CONSTANT = ("arith.andi", "arith.remsi", "arith.remui", "arith.minsi", "arith.minui")
+_SHIFTS, MIN_SHIFT = ("arith.shrui", "arith.shrsi"), 8
+_AS_BOUNDED = (
+    *("arith.addi", "arith.subi", "arith.maxsi", "arith.extsi", "arith.extui", "arith.trunci", "arith.select"),
+    *("tt.splat", "tt.broadcast", "tt.expand_dims", "tt.reshape", "tt.trans", "ttg.convert_layout"),
+)
 _ENDS = ("tt.load", "tt.get_program_id", "tt.get_num_programs", "arith.cmpi", "arith.cmpf", *_CONSTANT_OPS)
 
 
@@ -90,7 +97,22 @@ class _Module:
         if value.op != "arith.muli" or not re.search(r": (?:i32|tensor<[\dx]*i32>)$", value.line):
             return False
         of_run_time = [self._is_of_run_time(operand) for operand in value.operands]
-        return all(of_run_time) or (any(of_run_time) and "tensor<" in value.line)
+        if all(of_run_time):
+            return True
+        return "tensor<" in value.line and not all(self._is_bounded(operand) for operand in value.operands)
+
+    def _is_bounded(self, number: int) -> bool:
+        """Whether it is small whatever the arguments are."""
+        value = self.values[number]
+        if not self._is_of_run_time(number):
+            return True
+        if value.op in _SHIFTS:
+            shift = self.values[value.operands[1]]
+            by = re.search(r"constant (?:dense<)?(\d+)", shift.line)
+            return by is not None and int(by[1]) >= MIN_SHIFT
+        if value.op in _BOUNDED_BY_A_CONSTANT:
+            return not all(self._is_of_run_time(operand) for operand in value.operands)
+        return value.op in _AS_BOUNDED and all(self._is_bounded(operand) for operand in value.operands)
 
     def _is_of_run_time(self, number: int) -> bool:
         waiting, seen = [number], {number}

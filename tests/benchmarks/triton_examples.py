@@ -90,3 +90,12 @@ def atomic_kernel(x_ptr, out_ptr, T, stride, BLOCK: tl.constexpr):
     rows = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
     x = tl.load(x_ptr + rows * stride, mask=rows < T, other=0.0)
     tl.atomic_add(out_ptr + rows % 4, x, mask=rows < T)
+
+
+@triton.jit
+def bucket_kernel(x_ptr, out_ptr, T, SHIFT: tl.constexpr, BLOCK: tl.constexpr):
+    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    bits = tl.load(x_ptr + rows, mask=rows < T, other=0.0).to(tl.int32, bitcast=True)
+    place = ((bits >> SHIFT) - 3) * 4
+    x = tl.load(out_ptr + place, mask=rows < T, other=0.0)
+    tl.store(out_ptr + rows, x, mask=rows < T)

@@ -40,3 +40,8 @@ def test_products_in_64_bits_and_of_constants_and_of_no_offset_pass() -> None:
 
 def test_a_stride_of_1_is_a_constant_of_the_specialisation() -> None:
     assert _found("narrow_kernel", 50, 1) == []
+
+
+def test_a_tensor_times_a_constant_passes_where_it_is_bounded() -> None:
+    assert _found("bucket_kernel", 50, SHIFT=23) == []
+    assert len(_found("bucket_kernel", 50, SHIFT=1)) == 1
