@@ -21,8 +21,9 @@ from benchmarks.support.in_turn import in_turn
 from benchmarks.support.record import append
 from recsys.kernels.attention.cpu import MASK_CELLS
 from recsys.kernels.attention.op import jagged_attention
-from recsys.kernels.attention.plan import make_plan
+from recsys.kernels.attention.plan import Cut, make_plan
 from recsys.kernels.attention.tiles import Plan
+from recsys.kernels.attention.visibility import Visibility
 from recsys.kernels.jagged import JaggedMeta
 
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -82,7 +83,7 @@ def measure(shape: str, causal: bool, repeats: int, dropout_p: float = 0.2) -> d
 
     def plan() -> Plan:
         meta = JaggedMeta.from_lengths(lengths)
-        return make_plan(meta, meta, causal, (-1, -1), MASK_CELLS, False)
+        return make_plan(meta, meta, Visibility(causal=causal), None, Cut(False, MASK_CELLS))
 
     figures = in_turn({**{name: passes(run) for name, run in runs.items()}, "plan": plan}, repeats)
     fill = sum(lengths) / (len(lengths) * max(lengths))

@@ -22,6 +22,7 @@ EXTRAS = {
     "mlflow": "tracking",
     "matplotlib": "tracking",
     "torchrec": "torchrec",
+    "triton": "triton",
 }
 # Imported in a process of their own: slow, or noisy.
 APART = ("mlflow", "torchrec")
@@ -161,14 +162,21 @@ def _gpu() -> Check:
 
 
 def _kernels() -> Check:
-    from recsys.kernels.attention.op import BACKENDS
+    """The path of the kernels on the GPU if there is one, else on the CPU."""
+    import torch
+
+    from recsys.kernels.backend import BACKENDS, choose_backend
 
     named = os.environ.get("RECSYS_KERNELS")
     if named and named not in BACKENDS:
         return Check("kernels", f"RECSYS_KERNELS={named}", False, remedy=f"one of {', '.join(BACKENDS)}, or unset it")
-    if named and named != "auto":
-        return Check("kernels", f"{named}: RECSYS_KERNELS says so")
-    return Check("kernels", "torch: RECSYS_KERNELS is not set, and torch is the path on every device")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        path = choose_backend("doctor", torch.zeros(1, device=device))
+    except RuntimeError as error:
+        return Check("kernels", str(error), False, remedy="unset RECSYS_KERNELS")
+    reason = "RECSYS_KERNELS says so" if named and named != "auto" else "RECSYS_KERNELS is not set"
+    return Check("kernels", f"{path} on {device}: {reason}")
 
 
 def _model() -> Check:

@@ -91,9 +91,9 @@ def test_data_is_counted_or_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_the_kernel_backend_is_named_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RECSYS_KERNELS", raising=False)
-    assert doctor._kernels().found.startswith("torch: RECSYS_KERNELS is not set")
+    assert doctor._kernels().found.startswith("torch on cpu: RECSYS_KERNELS is not set")
     monkeypatch.setenv("RECSYS_KERNELS", "reference")
-    assert doctor._kernels().found == "reference: RECSYS_KERNELS says so"
+    assert doctor._kernels().found == "reference on cpu: RECSYS_KERNELS says so"
     monkeypatch.setenv("RECSYS_KERNELS", "cuda9")
     assert doctor._kernels().mark == "BROKEN"
 

@@ -4,6 +4,7 @@ A jagged tensor keeps B sequences one after the other along its first axis, T to
 attention needs to know about a batch's lengths is worked out here once and shared by all layers.
 """
 
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 Plan = TypeVar("Plan")
+NUM_RECENT = 16  # batches that `JaggedMeta.of` remembers
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +24,14 @@ class JaggedMeta:
     Attributes:
         offsets: (B+1,) int64, sequence b holds the rows offsets[b] to offsets[b+1] - 1.
         lengths: (B,) int64 on the host.
+        host_lengths: the same as a CPU tensor.
         max_len: longest sequence, 0 for an empty batch.
         total: T, tokens of all sequences.
     """
 
     offsets: Tensor
     lengths: np.ndarray
+    host_lengths: Tensor
     max_len: int
     total: int
     _plans: dict[Hashable, object] = field(default_factory=dict, init=False, repr=False)
@@ -49,7 +53,29 @@ class JaggedMeta:
         host = _host_lengths(lengths)
         ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(host, dtype=np.int64)])
         offsets = torch.from_numpy(ends).to(device) if device is not None else torch.from_numpy(ends)
-        return cls(offsets=offsets, lengths=host, max_len=int(host.max(initial=0)), total=int(ends[-1]))
+        return cls(
+            offsets=offsets,
+            lengths=host,
+            host_lengths=torch.from_numpy(host),
+            max_len=int(host.max(initial=0)),
+            total=int(ends[-1]),
+        )
+
+    @classmethod
+    def of(cls, host_lengths: Tensor, offsets: Tensor) -> "JaggedMeta":
+        """The meta that has these: of the last few batches, the same object, with all that was worked out for it.
+
+        Args:
+            host_lengths: (B,) int64 on the CPU.
+            offsets: (B+1,) int64, on the device of the batch.
+        """
+        key = host_lengths.numpy().tobytes(), str(offsets.device)
+        with _recent_lock:
+            meta = _recent.pop(key, None) or cls.from_lengths(host_lengths, offsets.device)
+            _recent[key] = meta  # at the end: the youngest
+            if len(_recent) > NUM_RECENT:
+                del _recent[next(iter(_recent))]
+        return meta
 
     @property
     def num_sequences(self) -> int:
@@ -66,6 +92,10 @@ class JaggedMeta:
         if key not in self._plans:
             self._plans[key] = build()
         return cast(Plan, self._plans[key])
+
+
+_recent: dict[tuple[bytes, str], JaggedMeta] = {}
+_recent_lock = threading.Lock()
 
 
 def _host_lengths(lengths: Sequence[int] | np.ndarray | Tensor) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,22 +35,31 @@ def _poisoned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @pytest.fixture(scope="session")
 def attend() -> Attend:
-    """`attend(backend, q, k, v, meta_q, meta_k, **arguments)`: out, lse, and the gradients of q, k, v.
+    """`attend(backend, q, k, v, meta_q, meta_k, **arguments)`: out, lse, and the gradients of q, k, v and the tables.
 
-    The gradients are those of a fixed random combination of out and of lse where it is finite.
+    The gradients are those of a fixed random combination of out and of lse where it is finite. SiLU has no lse.
     """
 
     def run(
         backend: str, q: Tensor, k: Tensor, v: Tensor, meta_q: JaggedMeta, meta_k: JaggedMeta | None, **arguments: Any
     ) -> list[Tensor]:
         q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
+        tables = []
+        for name in ("time_bias", "pos_bias"):
+            if arguments.get(name) is not None:
+                tables.append(arguments[name].table.detach().clone().requires_grad_())
+                arguments[name] = replace(arguments[name], table=tables[-1])
+        has_lse = arguments.get("kind") != "silu"
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RECSYS_KERNELS", backend)
-            out, lse = jagged_attention(q, k, v, meta_q, meta_k, return_lse=True, **arguments)
+            found: Any = jagged_attention(q, k, v, meta_q, meta_k, return_lse=has_lse, **arguments)  # type: ignore[arg-type]  # one of the overloads
+        out, *lse = found if has_lse else (found,)
         generator = torch.Generator().manual_seed(99)
-        share_out, share_lse = (torch.randn(x.shape, generator=generator).to(x.dtype) for x in (out, lse))
-        finite_lse = lse.masked_fill(~torch.isfinite(lse), 0.0)
-        grads = torch.autograd.grad((out * share_out).sum() + (finite_lse * share_lse).sum(), (q, k, v))
-        return [out.detach(), lse.detach(), *grads]
+        loss = torch.zeros((), dtype=out.dtype)
+        for x in (out, *lse):
+            finite = x.masked_fill(~torch.isfinite(x), 0.0)
+            loss = loss + (finite * torch.randn(x.shape, generator=generator).to(x.dtype)).sum()
+        grads = torch.autograd.grad(loss, (q, k, v, *tables), materialize_grads=True)
+        return [out.detach(), *(x.detach() for x in lse), *grads]
 
     return run

@@ -66,11 +66,14 @@ class PosBias:
 
     def scores(self, positions_q: Tensor, positions_k: Tensor, causal: bool) -> Tensor:
         """(H or 1, Lq, Lk) bias of the queries at (Lq,) against the keys at (Lk,)."""
-        distance = positions_q[:, None] - positions_k[None, :]  # > 0: the key comes first
+        return self.table[:, self.buckets(positions_q[:, None] - positions_k[None, :], causal)]
+
+    def buckets(self, distance: Tensor, causal: bool) -> Tensor:
+        """int64 bucket of each distance, any shape; > 0: the key comes first."""
         if self.kind == "toeplitz":
             reach = self.table.shape[1] // 2
-            return self.table[:, distance.clamp(-reach, reach) + reach]
-        return self.table[:, self._t5_bucket(distance, causal)]
+            return distance.clamp(-reach, reach) + reach
+        return self._t5_bucket(distance, causal)
 
     def _t5_bucket(self, distance: Tensor, causal: bool) -> Tensor:
         num_buckets = self.table.shape[1]

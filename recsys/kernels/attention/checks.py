@@ -106,7 +106,6 @@ def check_biases(q: Tensor, k: Tensor, time_bias: TimeBias | None, pos_bias: Pos
         _check_table("time_bias.table", time_bias.table, q)
         _check_times("time_bias.ts_q", time_bias.ts_q, "q", q)
         _check_times("time_bias.ts_k", time_bias.ts_k, "k", k)
-        _check_thresholds(time_bias)
     if pos_bias is not None:
         _check_table("pos_bias.table", pos_bias.table, q)
         _check_pos_kind(pos_bias)
@@ -132,7 +131,8 @@ def _check_times(name: str, times: Tensor, other: str, rows: Tensor) -> None:
         raise ValueError(f"{other} is on {rows.device}, {name} is on {times.device}; they must be equal")
 
 
-def _check_thresholds(time_bias: TimeBias) -> None:
+def check_thresholds(time_bias: TimeBias) -> None:
+    """Raise ValueError or TypeError unless the buckets fit the table; reads thresholds, which waits for a GPU."""
     num_buckets = time_bias.table.shape[1]
     if not isinstance(time_bias.buckets, Tensor):
         time_thresholds(time_bias.buckets, num_buckets)

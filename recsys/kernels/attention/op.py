@@ -3,13 +3,11 @@
     out[i] = sum_j softmax_j(scale * <q_i, k_j> + bias_ij) v_j      over the keys j that query i sees
 
 The masks are told in `visibility.py`, the biases in `bias.py`, the dropout in `dropout.py`; `reference.py` defines the
-whole. `checks.py` refuses wrong arguments. This file picks the path.
-
-Environment: RECSYS_KERNELS = auto (default) | torch | reference. `auto` is the torch path.
+whole. `checks.py` refuses wrong arguments, `backend.py` picks the path (environment: RECSYS_KERNELS), and `library.py`
+is what torch.compile sees.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from typing import Literal, overload
 
@@ -17,13 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.kernels.attention.arguments import Arguments
 from recsys.kernels.attention.bias import PosBias, TimeBias
-from recsys.kernels.attention.checks import check_biases, check_kind, check_tensors, checked_visibility, host_targets
+from recsys.kernels.attention.checks import (
+    check_biases,
+    check_kind,
+    check_tensors,
+    check_thresholds,
+    checked_visibility,
+    host_targets,
+)
 from recsys.kernels.attention.cpu import jagged_attention_cpu
+from recsys.kernels.attention.library import OP, attend_through_library
 from recsys.kernels.attention.reference import jagged_attention_reference
+from recsys.kernels.backend import choose_backend
 from recsys.kernels.jagged import JaggedMeta
 
-BACKENDS = ("auto", "torch", "reference")
 Kind = Literal["softmax", "silu"]
 
 
@@ -96,7 +103,7 @@ def jagged_attention(
     pos_bias: PosBias | None = None,
     dropout_p: float = 0.0,
     seed: int | None = None,
-    deterministic: bool = True,  # noqa: ARG001  # every path of today is deterministic; a GPU path may offer both
+    deterministic: bool = True,  # noqa: ARG001  # every path is deterministic; the argument is a promise
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attend from every query to the keys of its own sequence.
@@ -120,7 +127,7 @@ def jagged_attention(
         time_bias, pos_bias: learned tables added to the scores.
         dropout_p: share of the weights dropped, in [0, 1), as `dropout.py` tells; needs `seed`.
         seed: an integer; the same seed drops the same weights.
-        deterministic: forbids paths whose gradients depend on the order of execution; there is none so far.
+        deterministic: forbids paths whose gradients depend on the order of execution; there is none.
         return_lse: also return the log of the softmax denominator.
 
     Returns:
@@ -135,52 +142,36 @@ def jagged_attention(
     meta_k = meta_q if meta_k is None else meta_k
     check_tensors(q, k, v, meta_q, meta_k)
     check_kind(kind, silu_norm, dropout_p, seed, return_lse)
-    visibility = checked_visibility(causal, window, num_global, num_targets is not None, target_group)
-    targets = host_targets(num_targets, meta_k)
     check_biases(q, k, time_bias, pos_bias)
-    scale = 1.0 / math.sqrt(q.shape[2]) if scale is None else float(scale)
-    if _backend() == "reference":
-        out, lse = jagged_attention_reference(
-            q,
-            k,
-            v,
-            meta_q,
-            meta_k,
-            scale=scale,
-            visibility=visibility,
-            silu_norm=silu_norm,
-            num_targets=targets,
-            time_bias=time_bias,
-            pos_bias=pos_bias,
-            dropout_p=dropout_p,
-            seed=seed or 0,
-        )
-        lse = lse.to(torch.promote_types(lse.dtype, torch.float32))
+    arguments = Arguments(
+        meta_q=meta_q,
+        meta_k=meta_k,
+        scale=1.0 / math.sqrt(q.shape[2]) if scale is None else float(scale),
+        visibility=checked_visibility(causal, window, num_global, num_targets is not None, target_group),
+        silu_norm=silu_norm,
+        time_bias=time_bias,
+        pos_bias=pos_bias,
+        dropout_p=dropout_p,
+        seed=seed or 0,
+    )
+    if torch.compiler.is_compiling():
+        targets = None if num_targets is None else torch.as_tensor(num_targets)
+        out, lse = attend_through_library(q, k, v, arguments, targets)
     else:
-        _check_built(
-            kind=kind == "silu",
-            num_global=num_global > 0,
-            num_targets=targets is not None,
-            time_bias=time_bias is not None,
-            pos_bias=pos_bias is not None,
-        )
-        out, lse = jagged_attention_cpu(
-            q, k, v, meta_q, meta_k, scale=scale, causal=causal, window=window, dropout_p=dropout_p, seed=seed or 0
-        )
+        out, lse = _attend(q, k, v, arguments, host_targets(num_targets, meta_k))
     return (out, lse) if return_lse else out
 
 
-def _backend() -> str:
-    name = os.environ.get("RECSYS_KERNELS") or "auto"
-    if name not in BACKENDS:
-        raise ValueError(f"RECSYS_KERNELS={name}: wanted one of {', '.join(BACKENDS)}; unset it to use auto")
-    return name
-
-
-def _check_built(**used: bool) -> None:
-    for name, is_used in used.items():
-        if is_used:
-            name = "kind='silu'" if name == "kind" else name
-            raise NotImplementedError(
-                f"{name} is not built for the torch path yet; use RECSYS_KERNELS=reference, which is slow but complete"
-            )
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, arguments: Arguments, num_targets: np.ndarray | None
+) -> tuple[Tensor, Tensor]:
+    """Out and lse by the chosen path. The torch path and the reference make a graph of their own, which keeps more."""
+    if arguments.time_bias is not None:
+        check_thresholds(arguments.time_bias)
+    backend = choose_backend(OP, q)
+    if backend == "triton":
+        targets = None if num_targets is None else torch.from_numpy(num_targets)
+        return attend_through_library(q, k, v, arguments, targets)
+    attend = jagged_attention_cpu if backend == "torch" else jagged_attention_reference
+    out, lse = attend(q, k, v, **{**vars(arguments), "num_targets": num_targets})
+    return out, lse.to(torch.promote_types(lse.dtype, torch.float32))

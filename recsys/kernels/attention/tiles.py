@@ -6,9 +6,12 @@ several where a mask or a score matrix would grow too large. `plan.py` makes the
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from recsys.kernels.attention.sides import Side
 
 HIDDEN = -1e30  # added to the score of a key that is not seen: its weight is exactly 0
 
@@ -50,6 +53,7 @@ class Piece:
     keys: slice
     is_causal: bool  # the lower triangle of a square; then there are no places
     places: Places | None  # None: all keys are seen
+    is_first: bool = True  # no piece before it holds other keys of these queries
 
     def queries_of(self, view: Tensor) -> Tensor:
         """(items, H, queries, ...) view of a tile's (n, H, len_q, ...)."""
@@ -75,7 +79,18 @@ class Tile:
     n: int
     len_q: int
     len_k: int
+    distance: Tensor  # (n or 1,) int64, from the place of the first key to that of the first query
     pieces: tuple[Piece, ...]
+
+    @property
+    def slots_q(self) -> slice:
+        """Its query slots."""
+        return slice(self.start_q, self.start_q + self.n * self.len_q)
+
+    @property
+    def slots_k(self) -> slice:
+        """Its key slots."""
+        return slice(self.start_k, self.start_k + self.n * self.len_k)
 
     def queries_of(self, slots: Tensor) -> Tensor:
         """(n, H, len_q, ...) view of the gathered (slots, H, ...)."""
@@ -87,53 +102,17 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Side:
-    """How the rows of a jagged tensor and the slots of the tiles belong together: one for queries, one for keys.
-
-    Attributes:
-        index: (slots,) int64, the row in each slot; None if slots are rows.
-        inverse: (T,) int64, the slot of each row, the number of slots for a row in no tile; None if a row has several.
-        padding: (p,) int64, slots that only fill a tile.
-        sequences: (slots,) int64, number of the sequence in each slot.
-        places: (slots,) int64, what stands in each slot, counted from its sequence's first row.
-    """
-
-    num_rows: int
-    num_slots: int
-    sequences: Tensor
-    places: Tensor
-    index: Tensor | None
-    inverse: Tensor | None
-    padding: Tensor
-
-    def gather(self, rows: Tensor) -> Tensor:
-        """(slots, H, D) of (T, H, D), contiguous."""
-        if self.index is None:
-            return rows.contiguous()
-        return rows.reshape(rows.shape[0], -1).index_select(0, self.index).view(-1, *rows.shape[1:])
-
-    def buffer(self, *shape: int, dtype: torch.dtype, device: torch.device, fill: float = 0.0) -> Tensor:
-        """(slots + 1, *shape), not yet written but for the last row: it holds `fill`, for rows in no tile."""
-        buffer = torch.empty(self.num_slots + 1, *shape, dtype=dtype, device=device)
-        buffer[-1] = fill
-        return buffer
-
-    def scatter(self, buffer: Tensor) -> Tensor:
-        """(T, ...) from a filled buffer. A row with several slots gets their sum."""
-        if self.index is None:
-            return buffer[:-1]
-        if self.inverse is not None:
-            return buffer.view(buffer.shape[0], -1).index_select(0, self.inverse).view(-1, *buffer.shape[1:])
-        return buffer.new_zeros(self.num_rows, *buffer.shape[1:]).index_add_(0, self.index, buffer[:-1])
-
-
-@dataclass(frozen=True)
 class Plan:
     """The tiles of one batch under one mask."""
 
     tiles: tuple[Tile, ...]
     queries: Side
     keys: Side
+
+    @cached_property
+    def has_parts(self) -> bool:
+        """Whether a query's result is put together from several pieces."""
+        return bool(self.queries.repeats) or any(not piece.is_first for tile in self.tiles for piece in tile.pieces)
 
     @property
     def num_cells(self) -> int:

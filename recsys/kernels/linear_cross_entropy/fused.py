@@ -52,7 +52,8 @@ def fused_forward(
     state = x.new_empty((2, N), dtype=acc)
     if N == 0:
         return losses, slope, state
-    x, w, rows = _inner_stride_1(x), _inner_stride_1(w), _rows(x, target, ignore_index, V, dtype)
+    x, w, bias = _inner_stride_1(x), _inner_stride_1(w), _contiguous(bias)
+    rows = _rows(x, target, ignore_index, V, dtype)
     launch = _launch("forward", x.device, D, dtype)
     blocks = _cdiv(N, launch["BLOCK_M"])
     tiles = _cdiv(_cdiv(V, launch["BLOCK_N"]), _num_parts(blocks, _cdiv(V, launch["BLOCK_N"]), x.device))
@@ -100,33 +101,29 @@ def fused_backward(
     """Gradients of sum(grad * losses) for w (V, D) and bias (V,); empty where not needed."""
     dtype, acc = _dtypes(x, w, is_narrow)
     D, V = x.shape[1], len(w)
-    grad_w = w.new_zeros((V if needs_w else 0, D))
-    grad_bias = x.new_zeros(V if needs_bias else 0, dtype=acc if bias is None else bias.dtype)
+    bias_dtype = acc if bias is None else bias.dtype
     if len(x) == 0 or not (needs_w or needs_bias):
-        return grad_w, grad_bias
-    rows, w = _rows(x, target, ignore_index, V, dtype), _inner_stride_1(w).to(dtype)
-    rates, unit = _rates((grad * logit_scale).to(acc).index_select(0, rows.order), rows.count, dtype)
+        return w.new_zeros((V if needs_w else 0, D)), w.new_zeros(V if needs_bias else 0, dtype=bias_dtype)
     launch = _launch("backward", x.device, D, dtype)
     blocks = _cdiv(V, launch["BLOCK_N"])
     parts = _num_parts(blocks, _cdiv(len(x), launch["BLOCK_M"]), x.device)
-    if parts > 1:
-        out_w, out_bias = (
-            w.new_empty((parts, *grad_w.shape), dtype=acc),
-            w.new_empty((parts, len(grad_bias)), dtype=acc),
-        )
-    else:
-        out_w, out_bias = grad_w, grad_bias
+    grad_w = w.new_empty((parts, V if needs_w else 0, D), dtype=w.dtype if parts == 1 else acc)
+    grad_bias = w.new_empty((parts, V if needs_bias else 0), dtype=bias_dtype if parts == 1 else acc)
+    narrow_w, bias, rows = _inner_stride_1(w).to(dtype), _contiguous(bias), _rows(x, target, ignore_index, V, dtype)
+    rates, unit = _rates((grad * logit_scale).to(acc).index_select(0, rows.order), rows.count, dtype)
     from recsys.kernels.linear_cross_entropy.triton_backward import _item_grads_kernel
 
     _item_grads_kernel[(blocks, parts)](
-        rows.x, w, bias, rows.target, rows.count, state[0], state[1], rates, unit, out_w, out_bias,
-        w.stride(0), logit_scale, label_smoothing / V, V, parts, D=D, HAS_BIAS=bias is not None,
+        rows.x, narrow_w, bias, rows.target, rows.count, state[0], state[1], rates, unit, grad_w, grad_bias,
+        narrow_w.stride(0), logit_scale, label_smoothing / V, V, parts, D=D, HAS_BIAS=bias is not None,
         HAS_SMOOTHING=label_smoothing > 0, NEEDS_W=needs_w, NEEDS_BIAS=needs_bias, ACC=_triton_dtype(acc),
         BLOCK_D=_block_width(D), **launch,
     )  # fmt: skip
-    if parts > 1:
-        return out_w.sum(0).to(grad_w.dtype), out_bias.sum(0).to(grad_bias.dtype)
-    return grad_w, grad_bias
+    return _added(grad_w, w.dtype), _added(grad_bias, bias_dtype)
+
+
+def _added(parts: Tensor, dtype: torch.dtype) -> Tensor:
+    return parts[0] if len(parts) == 1 else parts.sum(0).to(dtype)
 
 
 def _dtypes(x: Tensor, w: Tensor, is_narrow: bool) -> tuple[torch.dtype, torch.dtype]:
@@ -183,6 +180,10 @@ def _block_width(width: int) -> int:
 
 def _inner_stride_1(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 else x.contiguous()
+
+
+def _contiguous(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.contiguous()
 
 
 def _triton_dtype(dtype: torch.dtype) -> Any:

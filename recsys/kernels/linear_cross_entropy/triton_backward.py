@@ -11,7 +11,7 @@ import triton.language as tl
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
-@triton.jit(do_not_specialize=["splits"])
+@triton.jit(do_not_specialize=["splits"], do_not_specialize_on_alignment=["lse_ptr", "hit_ptr"])
 def _item_grads_kernel(
     x_ptr,  # (N, D), rows that count come first
     w_ptr,  # (V, D)

@@ -80,7 +80,7 @@ def _partials_kernel(
         tl.store(acc_ptr + at_split * D + at_row, acc, mask=in_rows[:, None] & in_d[None, :])
 
 
-@triton.jit(do_not_specialize=["N", "splits"])
+@triton.jit(do_not_specialize=["N", "splits"], do_not_specialize_on_alignment=["lse_ptr", "hit_ptr"])
 def _combine_kernel(
     x_ptr,  # (N, D), as the caller gave them
     w_ptr,  # (V, D)

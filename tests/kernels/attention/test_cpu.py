@@ -12,7 +12,8 @@ from torch import Tensor
 
 from recsys.kernels.attention import cpu
 from recsys.kernels.attention.op import jagged_attention
-from recsys.kernels.attention.plan import make_plan
+from recsys.kernels.attention.plan import Cut, make_plan
+from recsys.kernels.attention.visibility import Visibility
 from recsys.kernels.jagged import JaggedMeta
 
 Attend = Callable[..., list[Tensor]]
@@ -253,7 +254,7 @@ def test_the_work_under_a_window_is_linear_in_the_length(is_dense: bool) -> None
     cells = []
     for length in (2_000, 20_000):
         meta = JaggedMeta.from_lengths([length])
-        plan = make_plan(meta, meta, True, (64, 0), 1 << 20, is_dense)
+        plan = make_plan(meta, meta, Visibility(causal=True, window=(64, 0)), None, Cut(is_dense, 1 << 20))
         cells.append(plan.num_cells)
         assert plan.keys.num_slots < 3 * length
     assert cells[1] < 11 * cells[0]
@@ -261,8 +262,8 @@ def test_the_work_under_a_window_is_linear_in_the_length(is_dense: bool) -> None
 
 def test_no_piece_with_a_mask_is_larger_than_asked() -> None:
     meta_q, meta_k = JaggedMeta.from_lengths([900, 5, 5, 5]), JaggedMeta.from_lengths([3_000, 6, 9, 8])
-    for is_dense in (False, True):
-        plan = make_plan(meta_q, meta_k, True, (-1, -1), 10_000, is_dense)
+    for cut in (Cut(False, 10_000), Cut(True, 10_000), Cut(True, 10_000, rows=60, keys=70)):
+        plan = make_plan(meta_q, meta_k, Visibility(causal=True), None, cut)
         for tile in plan.tiles:
             for piece in tile.pieces:
                 sizes = [part.stop - part.start for part in (piece.items, piece.queries, piece.keys)]
@@ -271,7 +272,7 @@ def test_no_piece_with_a_mask_is_larger_than_asked() -> None:
 
 def test_a_sorted_batch_of_one_length_is_not_copied() -> None:
     meta = JaggedMeta.from_lengths([8, 8, 8])
-    plan = make_plan(meta, meta, True, (-1, -1), 1 << 20, False)
+    plan = make_plan(meta, meta, Visibility(causal=True), None, Cut(False, 1 << 20))
     assert plan.queries.index is None
     assert len(plan.tiles) == 1
 

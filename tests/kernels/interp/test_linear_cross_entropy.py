@@ -102,6 +102,22 @@ def test_large_logits_neither_overflow_nor_vanish(size: float) -> None:
     assert max(_errors((x * size).detach().requires_grad_(), w, bias, target)) <= size * 1e-6
 
 
+@pytest.mark.parametrize("programs", [1, 4, 16])
+def test_however_work_is_cut_the_answer_is_the_definitions(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "PROGRAMS_A_PROCESSOR", programs)
+    for N, V in ((63, 40), (16, 130)):
+        assert max(_errors(*_inputs(N, V, 4), reduction="sum")) <= 1e-12
+
+
+@pytest.mark.parametrize("shift", [2000.0, -2000.0])
+def test_a_shift_of_all_biases_changes_nothing_however_far(shift: float) -> None:
+    x, w, bias, target = _inputs(5, 40, 4)
+    far = (bias.detach() + shift).requires_grad_()
+    near_and_far = [_with_grads(linear_cross_entropy(x, w, target, bias=b), (x, w, b)) for b in (bias, far)]
+    for a, b in zip(*near_and_far, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
 def test_the_last_item_of_a_partial_tile_is_a_target_like_any_other() -> None:
     for V in (33, 40, 63):
         x, w, bias, target = _inputs(5, V, 4)
@@ -153,6 +169,13 @@ def test_an_ignored_row_gives_nothing_wherever_it_stands_even_if_it_is_nan() -> 
         assert a.isfinite().all()
 
 
+def test_an_ignored_row_has_no_slope_under_smoothing_either() -> None:
+    x, w, bias, target = (t.detach() for t in _inputs(5, 33, 4))
+    target[1] = -100
+    _, slope, _ = fused.fused_forward(x, w, bias, target, -100, 1.0, 0.1, False, True)
+    assert slope.any(dim=1).tolist() == [True, False, True, True, True]
+
+
 def test_a_row_that_is_sure_of_its_target_has_no_loss_and_no_gradient() -> None:
     w = (torch.eye(5) * 20.07).requires_grad_()
     x = torch.full((4, 5), -20.03)
@@ -194,11 +217,14 @@ def test_mixed_dtypes_are_multiplied_wide_and_get_gradients_of_their_own() -> No
 
 
 def test_inputs_of_any_strides_give_the_same() -> None:
-    x, w, _, target = _inputs(10, 40, 12)
+    x, w, bias, target = _inputs(10, 40, 12)
+    bias = bias.detach().repeat_interleave(2)[::2]
     for a, b in ((x[:, ::2], w[:, ::2]), (x[:, :6], w[:, 6:]), (x[:, :6], w[:, :6].t().contiguous().t())):
-        found = linear_cross_entropy(a, b, target)
-        torch.testing.assert_close(found, linear_cross_entropy_reference(a, b, target))
-        expected = torch.autograd.grad(linear_cross_entropy_reference(a, b, target), (x, w))
+        found, wanted_loss = (
+            f(a, b, target, bias=bias) for f in (linear_cross_entropy, linear_cross_entropy_reference)
+        )
+        torch.testing.assert_close(found, wanted_loss)
+        expected = torch.autograd.grad(wanted_loss, (x, w))
         for grad, wanted in zip(torch.autograd.grad(found, (x, w)), expected, strict=True):
             torch.testing.assert_close(grad, wanted)
 

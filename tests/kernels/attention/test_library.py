@@ -1,0 +1,92 @@
+"""`jagged_attention` as an operator: what torch.compile and torch.library ask of one."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recsys.kernels.attention import PosBias, TimeBias, jagged_attention
+from recsys.kernels.attention.library import attention_op
+from recsys.kernels.jagged import JaggedMeta
+from tests.kernels.attention.cases import CASES, Case, draw, values_and_gradients
+
+
+def _operands(meta: JaggedMeta, dtype: torch.dtype = torch.float64) -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (x.requires_grad_() for x in torch.randn(3, meta.total, 2, 8, generator=generator, dtype=dtype).unbind(0))
+    table = torch.randn(2, 5, generator=generator, dtype=dtype, requires_grad=True)
+    seconds = torch.arange(meta.total, dtype=torch.int32)
+    tensors = (
+        meta.offsets,
+        meta.offsets,
+        meta.host_lengths,
+        meta.host_lengths,
+        None,
+        table,
+        seconds,
+        seconds,
+        None,
+        table,
+    )
+    numbers = (0.3, None, True, (-1, -1), 0, 1, "log2x2", "toeplitz", 128, 0.0, 0)
+    return q, k, v, *tensors, *numbers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_operator_keeps_the_rules_of_the_library(dtype: torch.dtype) -> None:
+    torch.library.opcheck(attention_op, _operands(JaggedMeta.from_lengths([4, 0, 3]), dtype))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_operator_equals_the_torch_path(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = draw(case, torch.float64)
+    expected = values_and_gradients(drawn, drawn.inputs)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for name, x in values_and_gradients(drawn, drawn.inputs).items():
+        torch.testing.assert_close(x, expected[name], rtol=1e-10, atol=1e-11)
+
+
+def test_thirty_shapes_compile_to_two_graphs_at_most() -> None:
+    graphs = []
+
+    def count(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def attend(q: Tensor, meta: JaggedMeta, time_table: Tensor, pos_table: Tensor, seconds: Tensor) -> Tensor:
+        time = TimeBias(table=time_table, ts_q=seconds, ts_k=seconds)
+        return jagged_attention(q, q, q, meta, causal=True, time_bias=time, pos_bias=PosBias(table=pos_table))
+
+    compiled = torch.compile(attend, fullgraph=True, backend=count)
+    time_table, pos_table = torch.randn(2, 6), torch.randn(2, 7)
+    for n in range(1, 31):
+        meta = JaggedMeta.from_lengths([n, 2 * n, 5])
+        q, seconds = torch.randn(meta.total, 2, 8), torch.arange(meta.total, dtype=torch.int32)
+        operands = q, meta, time_table, pos_table, seconds
+        torch.testing.assert_close(compiled(*operands), attend(*operands))
+    assert len(graphs) <= 2
+
+
+def test_gradients_come_through_a_compiled_call() -> None:
+    def attend(q: Tensor, table: Tensor, meta: JaggedMeta) -> Tensor:
+        return jagged_attention(q, q, q, meta, causal=True, pos_bias=PosBias(table=table))
+
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
+    meta = JaggedMeta.from_lengths([6, 0, 11])
+    q = torch.randn(17, 2, 8, dtype=torch.float64, requires_grad=True)
+    table = torch.randn(1, 7, dtype=torch.float64, requires_grad=True)
+    share = torch.randn(17, 2, 8, dtype=torch.float64)
+    for found, expected in zip(
+        torch.autograd.grad((compiled(q, table, meta) * share).sum(), (q, table)),
+        torch.autograd.grad((attend(q, table, meta) * share).sum(), (q, table)),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_same_batch_finds_its_meta_again() -> None:
+    first = JaggedMeta.from_lengths([2, 5])
+    again = JaggedMeta.of(first.host_lengths, first.offsets)
+    assert JaggedMeta.of(torch.tensor([2, 5]), first.offsets) is again
+    assert JaggedMeta.of(torch.tensor([5, 2]), first.offsets).lengths.tolist() == [5, 2]
