@@ -28,6 +28,65 @@ CE_FORWARD, CE_BACKWARD = (f"linear_cross_entropy/triton_{part}.py" for part in 
 CE_TESTS = "test_linear_cross_entropy.py"
 SEARCH, ATTEND, SEARCH_TESTS = "search/triton_search.py", "search/triton_attend.py", "test_search.py"
 
+FORWARD, QUERIES, KEYS, SHORT, GRADIENTS, POSITIONS, SCORES, SPANS = (
+    f"attention/triton_{part}.py"
+    for part in (
+        *("forward", "backward_queries", "backward_keys", "backward_short"),
+        *("gradients", "positions", "scores", "spans"),
+    )
+)
+ATTENTION_TESTS = "test_attention.py"
+
+_ATTENTION = (
+    (SPANS, "causal hides the query's own key", "seen = seen & (key <= p)", "seen = seen & (key < p)"),
+    (SPANS, "the window is one wider", "seen & (key >= p - left)", "seen & (key >= p - left - 1)"),
+    (SPANS, "targets see each other", "both & (group_of_query == group_of_key)", "both"),
+    (
+        SPANS,
+        "inner blocks reach past what all see",
+        "all_high = tl.minimum(all_high, a + 1)",
+        "all_high = all_high + 0",
+    ),
+    (SPANS, "keys stop a block early", "high = tl.minimum(high, b + 1)", "high = tl.minimum(high, b)"),
+    (SPANS, "queries begin too late", "low = tl.maximum(low, first_key)", "low = tl.maximum(low, first_key + 1)"),
+    (SCORES, "a doubling's half begins late", "(fraction >= 3037000500)", "(fraction >= 3137000500)"),
+    (SCORES, "float32's rounding stands", "== 0, exponent - 1, exponent)", "== 0, exponent, exponent)"),
+    (SCORES, "an unseen row has weights", 'tl.where(lse == float("-inf"), float("inf"), lse)', "lse"),
+    (
+        SCORES,
+        "distances are not clipped",
+        "tl.minimum(tl.maximum(distance, -reach), reach)",
+        "tl.maximum(distance, -reach)",
+    ),
+    (SCORES, "silu's slope is its gate", "return s * (1.0 + x * (1.0 - s))", "return s"),
+    (
+        FORWARD,
+        "the sum keeps an old maximum",
+        "total = total * shrink + tl.sum(weights, 1)",
+        "total += tl.sum(weights, 1)",
+    ),
+    (FORWARD, "scores without their scale", "out_dtype=ACC) * scale", "out_dtype=ACC)"),
+    (FORWARD, "kept weights are not made up for", "acc = acc / kept_share", "acc = acc * 1.0"),
+    (QUERIES, "delta is left out", "(grad_weights - delta[:, None])", "grad_weights"),
+    (QUERIES, "dq without its scale", "grad_q * scale, m", "grad_q, m"),
+    (QUERIES, "no gradient by the lse", "delta -= grad_lse", "delta -= 0.0 * grad_lse"),
+    (KEYS, "dk without its scale", "grad_k * scale, n", "grad_k, n"),
+    (SHORT, "dq without its scale", "out_dtype=ACC) * scale  #", "out_dtype=ACC)  #"),
+    (
+        SHORT,
+        "queries past the end count",
+        "seen = (in_n[:, None] & in_m[None, :])",
+        "seen = (in_n[:, None] | in_m[None, :])",
+    ),
+    (
+        GRADIENTS,
+        "dropped weights have a gradient",
+        "grad_weights = tl.where(kept, grad_weights / kept_share, 0.0)",
+        "grad_weights = grad_weights / kept_share",
+    ),
+    (GRADIENTS, "the last bucket of a tile is left out", "range(least, most + 1)", "range(least, most)"),
+    (POSITIONS, "the diagonals are swapped", "is_same = r[:, None] >= r[None, :]", "is_same = r[:, None] > r[None, :]"),
+)
 _CROSS_ENTROPY = (
     (CE_FORWARD, "an item past the catalogue counts", "in_items = items < V", "in_items = items <= V"),
     (
@@ -109,6 +168,7 @@ _SEARCH = (
 )
 
 MUTATIONS: tuple[Mutation, ...] = (
+    *(Mutation(*change, ATTENTION_TESTS) for change in _ATTENTION),
     *(Mutation(*change, CE_TESTS) for change in _CROSS_ENTROPY),
     *(Mutation(*change, SEARCH_TESTS) for change in _SEARCH),
 )
