@@ -38,7 +38,7 @@ def rows_of(found: Iterable[CaseReport]) -> list[list[str]]:
 
 
 def _settings(config: Mapping[str, int]) -> str:
-    blocks = "x".join(str(value) for name, value in config.items() if name.startswith("BLOCK_"))
+    blocks = " ".join(f"{name[6:]}{value}" for name, value in config.items() if name.startswith("BLOCK_"))
     return f"{blocks}, {config.get('num_warps', 4)}, {config.get('num_stages', 3)}"
 
 

@@ -35,7 +35,7 @@ def test_every_row_gets_a_line_in_page_and_results(tmp_path: Path, options: argp
     assert lines[0] == "before"
     assert lines[-1] == "after"
     (hopper,) = (line for line in lines if "sm_90 | width=64" in line)
-    assert hopper.startswith("| gram | gram_kernel | sm_90 | width=64 | 128x64, 8, 2 | ")
+    assert hopper.startswith("| gram | gram_kernel | sm_90 | width=64 | M128 N64, 8, 2 | ")
     assert "HGMMA |" in hopper
     assert sum("| gram |" in line for line in lines) == 4
     written = json.loads((tmp_path / "kernels_aot.jsonl").read_text())
