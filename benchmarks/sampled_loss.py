@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=20)
     arguments = parser.parse_args()
-    test = "tests/kernels/test_sampled_loss.py"
+    test = "tests/kernels/sampled_loss"
     subprocess.run([sys.executable, "-m", "pytest", "-q", test], check=True)
     torch.set_num_threads(arguments.threads)
     cases = []

@@ -3,7 +3,6 @@
 Each case runs forward and backward. Shapes, dtypes and options are those that choose a kernel or a row of its table.
 """
 
-import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from torch import Tensor
 from recsys.kernels.attention.bias import PosBias, TimeBias
 from recsys.kernels.attention.op import jagged_attention
 from recsys.kernels.jagged import JaggedMeta
+from recsys.kernels.jagged_embedding import jagged_embedding
 from recsys.kernels.linear_cross_entropy import linear_cross_entropy
 from recsys.kernels.sampled_loss import sampled_loss
 from recsys.kernels.search import search_topk, topk_attend
@@ -238,8 +238,7 @@ def _jagged_embedding(device: torch.device, is_large: bool, *, width: int, dtype
     num_items, num_tokens = (1_000_000, 262_144) if is_large else (160, 320)
     w, pos = _random((num_items, width), dtype, device), _random((160, width), dtype, device)
     ids, positions = (torch.randint(n, (num_tokens,), device=device) for n in (num_items, 160))
-    embed: Any = importlib.import_module("recsys.kernels.jagged_embedding").jagged_embedding
-    out = embed(w, ids, pos=pos, positions=positions, **options)
+    out = jagged_embedding(w, ids, pos=pos, positions=positions, **options)
     torch.autograd.backward(out, torch.ones_like(out))
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from recsys.kernels.attention.arguments import Arguments
 from recsys.kernels.attention.bias import PosBias, TimeBias
 from recsys.kernels.attention.checks import check_thresholds, host_targets
-from recsys.kernels.attention.cpu import torch_backward, torch_forward
 from recsys.kernels.attention.reference import jagged_attention_reference
+from recsys.kernels.attention.torch_path.passes import torch_backward, torch_forward
 from recsys.kernels.attention.visibility import Visibility
 from recsys.kernels.backend import choose_backend
 from recsys.kernels.jagged import JaggedMeta
@@ -108,7 +108,7 @@ def attention_op(
     backend = choose_backend(OP, q)
     with torch.autocast(q.device.type, enabled=False):
         if backend == "triton":
-            from recsys.kernels.attention.triton_path import triton_forward
+            from recsys.kernels.attention.triton_path.passes import triton_forward
 
             out, lse = triton_forward(q, k, v, arguments)
         elif backend == "torch":
@@ -173,7 +173,7 @@ def attention_backward_op(
     grad_lse = None if grad_lse is None else grad_lse.t()
     with torch.autocast(q.device.type, enabled=False):
         if backend == "triton":
-            from recsys.kernels.attention.triton_path import triton_backward
+            from recsys.kernels.attention.triton_path.passes import triton_backward
 
             grads = triton_backward(grad_out, grad_lse, q, k, v, out, lse.t(), arguments, (needs_time, needs_pos))
         elif backend == "torch":

@@ -25,9 +25,9 @@ from recsys.kernels.attention.checks import (
     checked_visibility,
     host_targets,
 )
-from recsys.kernels.attention.cpu import jagged_attention_cpu
 from recsys.kernels.attention.library import OP, attend_through_library
 from recsys.kernels.attention.reference import jagged_attention_reference
+from recsys.kernels.attention.torch_path.passes import jagged_attention_torch
 from recsys.kernels.backend import choose_backend
 from recsys.kernels.jagged import JaggedMeta
 
@@ -172,6 +172,6 @@ def _attend(
     if backend == "triton":
         targets = None if num_targets is None else torch.from_numpy(num_targets)
         return attend_through_library(q, k, v, arguments, targets)
-    attend = jagged_attention_cpu if backend == "torch" else jagged_attention_reference
+    attend = jagged_attention_torch if backend == "torch" else jagged_attention_reference
     out, lse = attend(q, k, v, **{**vars(arguments), "num_targets": num_targets})
     return out, lse.to(torch.promote_types(lse.dtype, torch.float32))

@@ -205,7 +205,8 @@ def _products(
 ):
     """(BLOCK_M, BLOCK_N) products of the candidates' rows, at q_ptr (BLOCK_M, 1), with a tile of behaviours."""
     row = column.to(tl.int64) * k_row
-    BLOCK_D: tl.constexpr = WIDTH if WIDTH < 64 else 64
+    LINE: tl.constexpr = 1024 // k_ptr.dtype.element_ty.primitive_bitwidth  # 128 bytes of a row at a time
+    BLOCK_D: tl.constexpr = WIDTH if WIDTH < LINE else LINE
     products = tl.zeros((BLOCK_M, BLOCK_N), ACC)
     for first_d in range(0, WIDTH, BLOCK_D):
         d = first_d + tl.arange(0, BLOCK_D)

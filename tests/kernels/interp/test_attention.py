@@ -13,7 +13,7 @@ from recsys.kernels.jagged import JaggedMeta
 from tests.kernels.attention.cases import CASES, Case, draw, values_and_gradients
 
 LENGTHS = [33, 5, 0, 50]
-triton_path = pytest.importorskip("recsys.kernels.attention.triton_path")
+triton_path = pytest.importorskip("recsys.kernels.attention.triton_path.passes")
 
 
 def _errors(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:

@@ -60,6 +60,16 @@ def test_nan_comes_last_and_the_zeros_tie(dtype: torch.dtype, num: int) -> None:
     assert score[0, 6:].tolist() == [-math.inf] * 2
 
 
+@pytest.mark.parametrize(("dtype", "tiny"), [(torch.float32, 1e-30), (torch.float64, 1e-200)])
+def test_scores_that_vanish_from_either_side_tie(dtype: torch.dtype, tiny: float) -> None:
+    case = search_case([1], [3], D=1, top_k=3, dtype=dtype)
+    case.q.fill_(1.0)
+    case.k[:, 0] = torch.tensor([-tiny, tiny, -tiny], dtype=dtype)
+    case.optional["scale"] = tiny
+    idx, _ = case.search("triton")
+    assert idx.tolist() == [[0, 1, 2]]
+
+
 @pytest.mark.parametrize("top_k", [100, 256])
 def test_many_are_kept(top_k: int) -> None:
     case = search_case([1], [300], D=8, top_k=top_k, dtype=torch.float32)
@@ -96,6 +106,7 @@ def test_attention_and_its_gradients_equal_the_definition(
         dtype=dtype,
     )
     idx, _ = _wide(case).search("reference")
+    idx = idx.flip(-1)  # the highest score comes last
     for one, other in zip(case.attend("triton", idx), _wide(case).attend("reference", idx), strict=True):
         assert one.dtype == dtype
         assert (one.double() - other).abs().max() <= bound * size**2 * max(1.0, float(other.abs().max()))
@@ -118,3 +129,13 @@ def test_nan_outside_the_kept_rows_leaks_nowhere() -> None:
         x[~kept] = torch.nan
     for one, other in zip(before, case.attend("triton", idx), strict=True):
         assert torch.equal(one, other)
+
+
+def test_nan_of_a_candidate_reaches_no_row_that_it_does_not_keep() -> None:
+    case = search_case([1, 1], [5, 1], D2=2, top_k=3, has_bias=True, is_integer=False)
+    idx, _ = case.search("reference")
+    case.q[1] = torch.nan
+    _, _, dk, dv, _, dk2, dbias = case.attend("triton", idx)
+    for grad in (dk, dv, dk2, dbias):
+        assert bool(grad[:5].isfinite().all())
+        assert bool(grad[5].isnan().any())

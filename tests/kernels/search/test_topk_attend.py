@@ -106,6 +106,16 @@ def test_nan_outside_the_kept_rows_leaks_nowhere() -> None:
         assert torch.equal(one, other)
 
 
+def test_nan_of_a_candidate_reaches_no_row_that_it_does_not_keep() -> None:
+    case = search_case([1, 1], [5, 1], D2=2, top_k=3, has_bias=True, is_integer=False)
+    idx, _ = case.search("reference")
+    case.q[1] = torch.nan
+    _, _, dk, dv, _, dk2, dbias = case.attend("torch", idx)
+    for grad in (dk, dv, dk2, dbias):
+        assert bool(grad[:5].isfinite().all())
+        assert bool(grad[5].isnan().any())
+
+
 def test_places_may_be_shared_by_heads_and_be_of_either_integer() -> None:
     case = search_case([3], [12], H=2, is_integer=False)
     idx = torch.tensor([[0, 3, -1], [11, 2, 4], [-1, -1, 5]], dtype=torch.int32)

@@ -1,0 +1,211 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+"""sampled_loss by Triton: what is allocated and launched.
+
+Rows with negatives of their own take a program each, which gathers their vectors. Rows that share lists are cut into
+pieces by their list and meet it in matrix products. No vectors of all rows' negatives are written. The gradient of w is
+a `segment_sum`: of the rows of x, each times the derivatives by its logits; or, with shared lists, of what each piece
+of rows gives to each slot of its list, and of the rows' part in their targets.
+
+Dims: N rows, G lists of negatives, K negatives a list, V items, D width, P pieces.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from recsys.kernels.launch import launch_of
+from recsys.kernels.sampled_loss.pieces import Grouping, Pieces
+from recsys.kernels.sampled_loss.settings import Kind
+from recsys.kernels.sampled_loss.triton_rows import rows_backward_kernel, rows_forward_kernel
+from recsys.kernels.sampled_loss.triton_terms import BINARY, LOGQ, SOFTMAX
+from recsys.kernels.sampled_loss.triton_tiles import (
+    tiles_backward_w_kernel,
+    tiles_backward_x_kernel,
+    tiles_forward_kernel,
+)
+from recsys.kernels.segment_sum import SegmentOrder, segment_sum
+
+_KINDS = {"softmax": SOFTMAX, "logq": LOGQ, "bce": BINARY, "gbce": BINARY}
+
+
+@dataclass(frozen=True)
+class RowStates:
+    """What the backward pass needs of the forward, each (N,): derivatives by the targets' logits, scale and pivot."""
+
+    of_target: Tensor
+    scale: Tensor
+    pivot: Tensor
+
+
+class TritonPath:
+    """One batch, ready for its forward and its backward kernels."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        negatives: Tensor,
+        groups: Tensor | None,
+        log_q: Tensor | None,
+        kind: Kind,
+    ) -> None:
+        self.dtypes = x.dtype, w.dtype, None if bias is None else bias.dtype
+        dtype = torch.promote_types(x.dtype, w.dtype)
+        self.x, self.w = x.to(dtype).contiguous(), w.to(dtype).contiguous()
+        self.target, self.negatives, self.groups = target.contiguous(), negatives.contiguous(), groups
+        self.bias = None if bias is None else bias.contiguous()
+        self.log_q = None if log_q is None else log_q.contiguous()
+        self.acc = torch.promote_types(dtype, torch.float32)
+        self.has_own = negatives.dim() == 2 and groups is None
+        self.width = max(16, triton.next_power_of_2(x.shape[1]))
+        self.options = {
+            "KIND": _KINDS[kind].value,
+            "HAS_BIAS": bias is not None,
+            "HAS_LOG_Q": log_q is not None,
+            "ACC": tl.float64 if self.acc == torch.float64 else tl.float32,
+            "BLOCK_D": self.width,
+        }
+        self.precision = {"PRECISION": "tf32" if dtype in (torch.float16, torch.bfloat16) else "ieee"}
+        self.sizes = len(w), negatives.shape[-1], x.shape[1]  # V, K, D
+
+    def forward(self, beta: float) -> tuple[Tensor, RowStates]:
+        """Losses (N,), and the rows' states."""
+        losses = torch.full((len(self.x),), float("nan"), dtype=self.acc, device=self.x.device)  # of a wrong group, too
+        states = RowStates(torch.empty_like(losses), torch.empty_like(losses), torch.empty_like(losses))
+        if len(losses) == 0:
+            return losses, states
+        out = (losses, states.of_target, states.scale, states.pivot)
+        if self.has_own:
+            rows_forward_kernel[(len(losses),)](
+                *self._inputs(), self.negatives, *out, *self.sizes, BETA=beta, **self._launch("rows_forward")
+            )
+            return losses, states
+        launch = self._launch("tiles_forward")
+        pieces = self._grouping().cut(launch["BLOCK_M"])
+        tiles_forward_kernel[(len(pieces),)](
+            *self._inputs(), self.negatives, *_of(pieces), *out, *self.sizes, BETA=beta, **launch
+        )
+        return losses, states
+
+    def backward(
+        self, weights: Tensor, states: RowStates, needs: tuple[bool, bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Gradients of sum(weights * losses) for x, w and bias, None where not needed."""
+        weights = weights.to(self.acc).contiguous()
+        dx = torch.empty_like(self.x) if needs[0] else None
+        if self.has_own:
+            dw, dbias = self._backward_rows(weights, states, dx, needs[1], needs[2])
+        else:
+            grouping = self._grouping()
+            self._backward_x(weights, states, dx, grouping)
+            dw, dbias = self._backward_w(weights, states, grouping, needs[1], needs[2])
+        return None if dx is None else dx.to(self.dtypes[0]), dw, dbias
+
+    def _backward_rows(
+        self, weights: Tensor, states: RowStates, dx: Tensor | None, needs_w: bool, needs_bias: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        (num_rows, K), V = self.negatives.shape, len(self.w)
+        has_coefficients = needs_w or needs_bias
+        shape = (num_rows, K + 1) if has_coefficients else (0,)
+        coefficients = torch.empty(shape, dtype=self.acc, device=self.x.device)
+        if num_rows:
+            rows_backward_kernel[(num_rows,)](
+                *self._inputs(),
+                self.negatives,
+                weights,
+                states.of_target,
+                states.scale,
+                states.pivot,
+                self.x if dx is None else dx,
+                coefficients,
+                *self.sizes,
+                HAS_DX=dx is not None,
+                HAS_COEFFICIENTS=has_coefficients,
+                **self._launch("rows_backward"),
+            )
+        if not has_coefficients:
+            return None, None
+        ids = torch.cat([self.negatives, self.target[:, None]], 1)  # (N, K+1)
+        order = SegmentOrder.of(ids, V)
+        dw = segment_sum(self.x, ids, V, weights=coefficients, order=order, out_dtype=self.dtypes[1])
+        return dw if needs_w else None, self._bias_sum(coefficients, ids, order) if needs_bias else None
+
+    def _backward_x(self, weights: Tensor, states: RowStates, dx: Tensor | None, grouping: Grouping) -> None:
+        if dx is None or len(dx) == 0:
+            return
+        launch = self._launch("tiles_backward_x") | self.precision
+        pieces = grouping.cut(launch["BLOCK_M"])
+        tiles_backward_x_kernel[(len(pieces),)](
+            *self._inputs(),
+            self.negatives,
+            *_of(pieces),
+            weights,
+            states.of_target,
+            states.scale,
+            states.pivot,
+            dx,
+            *self.sizes,
+            **launch,
+        )
+
+    def _backward_w(
+        self, weights: Tensor, states: RowStates, grouping: Grouping, needs_w: bool, needs_bias: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        if not (needs_w or needs_bias):
+            return None, None
+        V, K, D = self.sizes
+        launch = self._launch("tiles_backward_w") | self.precision
+        pieces = grouping.cut(launch.pop("PIECE"))
+        dv = torch.empty((len(pieces) * K, D), dtype=self.acc, device=self.x.device)
+        dv_bias = torch.empty((len(pieces) * K, 1), dtype=self.acc, device=self.x.device)
+        if len(dv):
+            tiles_backward_w_kernel[(len(pieces), triton.cdiv(K, launch["BLOCK_K"]))](
+                *self._inputs(),
+                self.negatives,
+                *_of(pieces),
+                weights,
+                states.scale,
+                states.pivot,
+                dv,
+                dv_bias,
+                *self.sizes,
+                **launch,
+            )
+        ids = torch.atleast_2d(self.negatives)[pieces.lists].flatten()  # (P K,)
+        slots, targets = SegmentOrder.of(ids, V), SegmentOrder.of(self.target, V)
+        rate = weights * states.of_target
+        dw = dbias = None
+        if needs_w:
+            dw = segment_sum(dv, ids, V, order=slots)
+            dw = segment_sum(self.x, self.target, V, weights=rate, add_to=dw, order=targets, out_dtype=self.dtypes[1])
+        if needs_bias:
+            dbias = segment_sum(dv_bias, ids, V, order=slots)
+            dbias = segment_sum(rate[:, None], self.target, V, add_to=dbias, order=targets)
+            dbias = dbias.squeeze(1).to(self.dtypes[2])
+        return dw, dbias
+
+    def _bias_sum(self, coefficients: Tensor, ids: Tensor, order: SegmentOrder) -> Tensor:
+        ones = coefficients.new_ones((len(ids), 1))
+        return segment_sum(ones, ids, len(self.w), weights=coefficients, order=order).squeeze(1).to(self.dtypes[2])
+
+    def _inputs(self) -> tuple[Tensor | None, ...]:
+        return self.x, self.w, self.bias, self.log_q, self.target
+
+    def _grouping(self) -> Grouping:
+        num_lists = len(self.negatives) if self.groups is not None else 1
+        return Grouping.of(self.groups, len(self.x), num_lists, self.x.device)
+
+    def _launch(self, kernel: str) -> dict[str, Any]:
+        itemsize = self.x.element_size()
+        row = launch_of("sampled_loss", kernel, self.x.device, width=self.width, bytes=itemsize)
+        return {**self.options, **row}
+
+
+def _of(pieces: Pieces) -> tuple[Tensor, ...]:
+    return pieces.rows, pieces.lists, pieces.begins, pieces.ends
