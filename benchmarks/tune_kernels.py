@@ -17,6 +17,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -66,14 +67,13 @@ class Tried:
     faults: tuple[str, ...]
 
 
-def asked_rows(op: str, target: str, cases: Sequence[KernelCase], folder: Path) -> list[Key]:
+def asked_rows(op: str, target: str, cases: Sequence[KernelCase]) -> list[Key]:
     """Every row that the cases look up, once, whether the table has it or not."""
     found: dict[Key, None] = {}
-    with launches.tables_in(folder):
-        for case in cases:
-            for lookup in record(case, target).lookups:
-                if lookup.op == op:
-                    found.setdefault(Key(op, lookup.kernel, lookup.name, case))
+    for case in cases:
+        for lookup in record(case, target).lookups:
+            if lookup.op == op:
+                found.setdefault(Key(op, lookup.kernel, lookup.name, case))
     return list(found)
 
 
@@ -96,8 +96,10 @@ def with_row(table: dict[str, Any], target: str, key: Key, row: Row) -> dict[str
 
 @contextmanager
 def table_of(op: str, content: dict[str, Any]) -> Iterator[None]:
-    """Within: the op's launches follow this table."""
+    """Within: the op's launches follow this table, and those of other ops the tables they have."""
     with tempfile.TemporaryDirectory() as folder:
+        for file in launches.LAUNCHES.glob("*.json"):
+            shutil.copy(file, folder)
         (Path(folder) / f"{op}.json").write_text(json.dumps(content), encoding="utf-8")
         with launches.tables_in(Path(folder)):
             yield
@@ -144,9 +146,8 @@ class Tuner:
     def run(self, op: str, cases: Sequence[KernelCase]) -> bool:
         """Tune every row that the cases look up; returns whether the budget sufficed."""
         table = guessed_table(op, self.target)
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / f"{op}.json").write_text(json.dumps(table), encoding="utf-8")
-            keys = asked_rows(op, self.target, cases, Path(folder))
+        with table_of(op, table):
+            keys = asked_rows(op, self.target, cases)
         keys = [
             key for key in keys if self.options.only in key.row and key.kernel in (self.options.kernels or [key.kernel])
         ]

@@ -29,7 +29,7 @@ CE_TESTS = "test_linear_cross_entropy.py"
 SEARCH, ATTEND, SEARCH_TESTS = "search/triton_search.py", "search/triton_attend.py", "test_search.py"
 
 FORWARD, QUERIES, KEYS, SHORT, GRADIENTS, POSITIONS, SCORES, SPANS = (
-    f"attention/triton_{part}.py"
+    f"attention/triton_path/triton_{part}.py"
     for part in (
         *("forward", "backward_queries", "backward_keys", "backward_short"),
         *("gradients", "positions", "scores", "spans"),
