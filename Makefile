@@ -5,7 +5,7 @@ BIN := .venv/bin
 export RECSYS_DATA ?=
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test check format bench train-quality peers constraints clean setup
+.PHONY: demo test test-kernels test-gpu check format bench train-quality peers constraints clean setup
 .DEFAULT_GOAL := demo
 
 demo: setup  ## The whole path on a simulated shop, in under two minutes
@@ -14,6 +14,21 @@ demo: setup  ## The whole path on a simulated shop, in under two minutes
 test: setup  ## All tests; those of the Triton kernels run in its interpreter, in a process of their own
 	@$(BIN)/pytest $(ARGS)
 	@[ -n "$(ARGS)" ] || TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels/interp
+
+test-kernels: setup build/triton-3.6.0/.installed  ## The kernels: interpreted, and every launch compiled by two Tritons
+	@TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels/interp
+	@$(BIN)/pytest -m "aot or aot_full" tests/kernels/aot tests/benchmarks
+	@echo "once more, by triton 3.6.0"
+	@PYTHONPATH=build/triton-3.6.0 $(BIN)/pytest -m "aot or aot_full" tests/kernels/aot tests/benchmarks
+
+# The Triton that belongs to torch 2.11, the oldest torch that is supported.
+build/triton-3.6.0/.installed:
+	@echo "set-up: triton 3.6.0, into build/triton-3.6.0"
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --upgrade --target $(@D) triton==3.6.0
+	@touch $@
+
+test-gpu: setup  ## The tests that need a GPU
+	@$(BIN)/pytest -m gpu $(ARGS)
 
 check: setup  ## Format, lint, types, import directions
 	@$(BIN)/ruff format --check .
@@ -52,4 +67,4 @@ setup: .venv/.installed
 	@touch $@
 
 clean:  ## Remove what the targets made
-	rm -rf .venv .peers runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .peers build runs .pytest_cache .mypy_cache .ruff_cache

@@ -16,12 +16,12 @@ from pathlib import Path
 os.environ["TRITON_INTERPRET"] = "1"  # before the first kernel is imported
 
 import torch  # noqa: E402
-from recsys.kernels.jagged_embedding import jagged_embedding  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.support.marked_part import markdown, rewrite  # noqa: E402
 from benchmarks.support.record import append  # noqa: E402
 from recsys.kernels.jagged import JaggedMeta  # noqa: E402
+from recsys.kernels.jagged_embedding import jagged_embedding  # noqa: E402
 from recsys.kernels.linear_cross_entropy import linear_cross_entropy  # noqa: E402
 from recsys.kernels.sampled_loss import sampled_loss  # noqa: E402
 from recsys.kernels.search import search_topk, topk_attend  # noqa: E402

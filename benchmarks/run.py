@@ -1,6 +1,7 @@
 """Every benchmark, one after another: `make bench`; with ARGS=--peers training beside RecTools and RecBole, too.
 
-Not among them: `train_quality` (hours, `make train-quality`) and `gpu` (for a machine with one).
+Not among them: `train_quality` (hours, `make train-quality`); `gpu`, `kernels` and `tune_kernels` (for a machine with a
+GPU); `kernels_aot` and `mutate_kernels` (many minutes, when a kernel changes).
 """
 
 import argparse

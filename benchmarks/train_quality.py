@@ -23,7 +23,8 @@ from rich.console import Console
 from benchmarks.floors import tune
 from benchmarks.support.config_hash import hash_of
 from benchmarks.support.interaction_sets import SETS, prepared
-from benchmarks.support.quality_table import rewrite, table
+from benchmarks.support.marked_part import rewrite
+from benchmarks.support.quality_table import MARK, table
 from benchmarks.support.record import RESULTS, append
 from recsys import config as configs
 from recsys.errors import RecsysError
@@ -121,7 +122,7 @@ class Quality:
 
     def write_table(self) -> None:
         """The table of all finished runs, into the page."""
-        rewrite(self.options.page, table(self.rows()))
+        rewrite(self.options.page, MARK, table(self.rows()))
 
     def _hold_budget(self) -> None:
         if self.is_spent:

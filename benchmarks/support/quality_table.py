@@ -1,10 +1,11 @@
-"""The table of `benchmarks.train_quality`, and its place in a page between two markers."""
+"""The table of `benchmarks.train_quality`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- train-quality begin -->", "<!-- train-quality end -->"
+from benchmarks.support.marked_part import markdown
+
+MARK = "train-quality"
 _COLUMNS = (
     "data",
     "model",
@@ -33,23 +34,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         name: sorted((row for row in rows if (row["name"], _version(row)) == (name, version)), key=_seed)
         for name, version in newest.items()
     }
-    cells = [_cells(group) for _, group in sorted(groups.items())]
-    head, *lines = (f"| {' | '.join(line)} |" for line in [list(_COLUMNS), *cells])
-    return "\n".join([head, "|" + "---|" * len(_COLUMNS), *lines])
-
-
-def rewrite(page: Path, text: str) -> None:
-    """Put `text` between the markers of `page`; nothing else of it changes.
-
-    Raises:
-        SystemExit: the page has not each marker once.
-    """
-    content = page.read_text(encoding="utf-8")
-    before, begin, rest = content.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise SystemExit(f"error: {page}: wanted {BEGIN} and {END} once each; put the two lines where the table goes")
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    return markdown(list(_COLUMNS), [_cells(group) for _, group in sorted(groups.items())])
 
 
 def _version(row: dict[str, Any]) -> tuple[str, str]:

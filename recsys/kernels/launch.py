@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,18 @@ LAUNCHES = Path(__file__).parent / "launches"
 INTERPRET = "interpret"
 
 _target: ContextVar[str | None] = ContextVar("compile_target", default=None)
+_lookups: ContextVar["list[Lookup] | None"] = ContextVar("lookups", default=None)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """One row that a wrapper asked for."""
+
+    op: str
+    kernel: str
+    architecture: str
+    name: str
+    row: Mapping[str, int]
 
 
 def launch_of(op: str, kernel: str, device: torch.device, **key: int) -> Mapping[str, int]:
@@ -44,7 +57,11 @@ def launch_of(op: str, kernel: str, device: torch.device, **key: int) -> Mapping
 
 def find_launch(op: str, kernel: str, device: torch.device, **key: int) -> Mapping[str, int] | None:
     """As `launch_of`; None where the table has no row, for kernels that do not suit every key."""
-    return _row(op, kernel, architecture(device), row_name(key))
+    arch, name = architecture(device), row_name(key)
+    row, lookups = _row(op, kernel, arch, name), _lookups.get()
+    if row is not None and lookups is not None:
+        lookups.append(Lookup(op, kernel, arch, name, row))
+    return row
 
 
 def row_name(key: Mapping[str, int]) -> str:
@@ -69,13 +86,28 @@ def compile_target() -> str | None:
 
 
 @contextmanager
-def compiling_for(target: str) -> Iterator[None]:
-    """Within: wrappers choose launches for `target`, whatever device their tensors are on."""
-    token = _target.set(target)
+def compiling_for(target: str) -> Iterator[list[Lookup]]:
+    """Within: wrappers choose launches for `target`, on any device; gives the rows that they ask for."""
+    lookups: list[Lookup] = []
+    tokens = _target.set(target), _lookups.set(lookups)
+    try:
+        yield lookups
+    finally:
+        _target.reset(tokens[0])
+        _lookups.reset(tokens[1])
+
+
+@contextmanager
+def tables_in(folder: Path) -> Iterator[None]:
+    """Within: the tables are read from another folder, in every thread; a tuner tries rows there."""
+    global LAUNCHES
+    before, LAUNCHES = LAUNCHES, folder
+    _row.cache_clear()
     try:
         yield
     finally:
-        _target.reset(token)
+        LAUNCHES = before
+        _row.cache_clear()
 
 
 def table(op: str) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
@@ -86,13 +118,26 @@ def table(op: str) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
 @cache
 def _row(op: str, kernel: str, arch: str, name: str) -> Mapping[str, int] | None:
     parts = table(op)
-    rows = parts.get(_nearest(arch, tuple(parts)), {}).get(kernel, {})
+    rows = parts.get(nearest(arch, tuple(parts)), {}).get(kernel, {})
     return rows.get(name) or rows.get("*")
 
 
-def _nearest(arch: str, known: tuple[str, ...]) -> str:
+def nearest(arch: str, known: tuple[str, ...]) -> str:
     """The newest known architecture that is not newer than `arch`."""
     if arch in known or not arch.startswith("sm_"):
         return arch
     older = [name for name in known if name.startswith("sm_") and int(name[3:]) <= int(arch[3:])]
     return max(older, key=lambda name: int(name[3:]), default=arch)
+
+
+def as_text(content: Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]) -> str:
+    """A table as its file holds it: a line a row."""
+    parts = []
+    for arch, kernels in content.items():
+        lines = []
+        for kernel, rows in kernels.items():
+            body = ",\n".join(f"      {json.dumps(name)}: {json.dumps(dict(row))}" for name, row in rows.items())
+            lines.append(f"    {json.dumps(kernel)}: {{\n{body}\n    }}")
+        joined = ",\n".join(lines)
+        parts.append(f"  {json.dumps(arch)}: {{\n{joined}\n  }}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"

@@ -14,13 +14,15 @@ import pytest
 import yaml
 
 from benchmarks.support.config_hash import hash_of
-from benchmarks.support.quality_table import BEGIN, END, rewrite, table
+from benchmarks.support.marked_part import markers
+from benchmarks.support.quality_table import MARK, table
 from benchmarks.train_quality import Quality, main
 from recsys import config as configs
 from recsys.features.dataset import PreparedDataset
 from recsys.pipelines.evaluation.report import evaluate_bundle
 from recsys.pipelines.run_config import TrainConfig
 
+BEGIN, END = markers(MARK)
 MODEL = {"name": "sasrec", "d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 32, "max_len": 12}
 
 
@@ -164,15 +166,6 @@ def test_a_table_holds_the_newest_settings_and_every_seed() -> None:
     assert "| +0.1000 [+0.0900, +0.1100] |" in lines[2]
     assert "| 4 of 9 | 10 (2 threads) |" in lines[2]
     assert len({line.count("|") for line in lines}) == 1
-
-
-def test_a_page_without_its_markers_is_refused(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    for text in ("", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"):
-        page.write_text(text)
-        with pytest.raises(SystemExit, match="once each; put the two lines where the table goes"):
-            rewrite(page, "table")
-        assert page.read_text() == text
 
 
 def hash_with(model: dict[str, Any], train: dict[str, Any]) -> str:
