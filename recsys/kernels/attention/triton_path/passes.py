@@ -479,5 +479,10 @@ def _acc(q: Tensor) -> Any:
 
 
 def _precision(q: Tensor) -> str:
-    """Products of float32 are exact unless torch.set_float32_matmul_precision allows less, as in torch's own."""
-    return "ieee" if q.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest" else "tf32"
+    """How float32 is multiplied: in three products of TF32, which err about as float32 itself; in one where torch may.
+
+    `torch.set_float32_matmul_precision` says what torch may. Exact products of float32 would not run on tensor cores.
+    """
+    if q.dtype != torch.float32:
+        return "ieee"
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
