@@ -39,7 +39,8 @@ def _assert_near(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
         assert torch.equal(torch.isfinite(found[name]), torch.isfinite(x)), name
         is_finite, share = torch.isfinite(x), 2 if name in ("out", "lse") else 3
         error, allowed = (torch.where(is_finite, y[name].double() - x, 0.0).abs().max() for y in (found, plain))
-        least = torch.finfo(dtype).eps * float(x[is_finite].abs().max().clamp(min=1.0))
+        steps = 4 if dtype == torch.float32 else 1  # three products of TF32 leave out the smallest of four
+        least = steps * torch.finfo(dtype).eps * float(x[is_finite].abs().max().clamp(min=1.0))
         assert float(error) <= max(share * float(allowed), least), f"{name}: {float(error)}, plain {float(allowed)}"
 
 
