@@ -167,8 +167,43 @@ _SEARCH = (
     (ATTEND, "each pair writes its run", "if row != before:", "if row >= 0:"),
 )
 
+TERMS, ROWS, SUMS, EMBEDDING = (
+    "sampled_loss/triton_terms.py",
+    "sampled_loss/triton_rows.py",
+    "segment_sum/triton_segment_sum.py",
+    "jagged_embedding/triton_embedding.py",
+)
+SAMPLED_TESTS, SUM_TESTS, EMBEDDING_TESTS = "test_sampled_loss.py", "test_segment_sum.py", "test_jagged_embedding.py"
+
+_SAMPLED = (
+    (TERMS, "no logarithm of the count", "sigmoid(gap - tl.log(count))", "sigmoid(gap)"),
+    (TERMS, "no 1 - q of the target", "log1p(-tl.exp(log_q)) - s", "0.0 * log_q - s"),
+    (TERMS, "beta is left out", "BETA * softplus(-s)) * scale, -BETA", "softplus(-s)) * scale, -1.0"),
+    (TERMS, "the sum keeps an old maximum", "z = z * tl.exp(m - pivot) +", "z = z +"),
+    (TERMS, "what does not count has a slope", "tl.where(counts, sigmoid(a), 0.0)", "sigmoid(a)"),
+    (ROWS, "the target is a negative too", "(ids[None, :] != target[:, None])", "(ids[None, :] != -2)"),
+    (ROWS, "coefficients without their factor", "e * factor, mask=k < K", "e, mask=k < K"),
+)
+_SUMS = (
+    (
+        SUMS,
+        "the last pair stays out",
+        "last_chunk = (begin + CHUNK - 1) // CHUNK, end // CHUNK",
+        "last_chunk = (begin + CHUNK) // CHUNK, end // CHUNK",
+    ),
+    (SUMS, "a chunk too many", "here = (chunk < last_chunk)", "here = (chunk <= last_chunk)"),
+    (SUMS, "chunks are never summed beforehand", "if (first == last) & (first >= 0):", "if first < -5:"),
+)
+_EMBEDDING = (
+    (EMBEDDING, "the gradient without its scale", "scale=scale * factor)", "scale=factor)"),
+    (EMBEDDING, "the padding row has a gradient", "grad_w[padding_idx] = 0.0", "pass"),
+)
+
 MUTATIONS: tuple[Mutation, ...] = (
     *(Mutation(*change, ATTENTION_TESTS) for change in _ATTENTION),
     *(Mutation(*change, CE_TESTS) for change in _CROSS_ENTROPY),
     *(Mutation(*change, SEARCH_TESTS) for change in _SEARCH),
+    *(Mutation(*change, SAMPLED_TESTS) for change in _SAMPLED),
+    *(Mutation(*change, SUM_TESTS) for change in _SUMS),
+    *(Mutation(*change, EMBEDDING_TESTS) for change in _EMBEDDING),
 )
