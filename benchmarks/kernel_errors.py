@@ -54,7 +54,7 @@ def cases() -> Iterator[Case]:
 
 
 def _normal(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
 
 
 def _cross_entropy() -> Iterator[Case]:
