@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recsys.kernels.attention.bias import PosBias, TimeBias
+from recsys.kernels.attention.library import MAX_WIDTH_FLOAT32
 from recsys.kernels.attention.op import jagged_attention
 from recsys.kernels.jagged import JaggedMeta
 from recsys.kernels.jagged_embedding import jagged_embedding
@@ -61,7 +62,7 @@ def cases_of(op: str) -> tuple[KernelCase, ...]:
 def attention_cases() -> Iterator[KernelCase]:
     """Every width, dtype, length and presence of a bias; then every option at one width."""
     for width in WIDTHS:
-        for dtype in DTYPES:
+        for dtype in (name for name in DTYPES if width <= MAX_WIDTH_FLOAT32 or name != "fp32"):
             for bias in ("", "time+pos"):
                 for max_len in LENGTHS:
                     name = f"{dtype} {width} {bias or 'no bias'} {max_len}"

@@ -4,7 +4,9 @@ An operator takes tensors and plain numbers alone: lengths travel as a CPU tenso
 batch's meta again. Shapes of outputs depend on shapes of inputs only, so one graph holds for every batch.
 """
 
+import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -16,13 +18,34 @@ from recsys.kernels.attention.checks import check_thresholds, host_targets
 from recsys.kernels.attention.reference import jagged_attention_reference
 from recsys.kernels.attention.torch_path.passes import torch_backward, torch_forward
 from recsys.kernels.attention.visibility import Visibility
-from recsys.kernels.backend import choose_backend
+from recsys.kernels.backend import Backend, choose_backend, is_interpreting, named_backend
 from recsys.kernels.jagged import JaggedMeta
 
 OP = "jagged_attention"
 NUM_TENSORS = 10  # operands after q, k and v that are tensors or None
 TIME_TABLE, POS_TABLE = 8, 12  # places of the tables among the operands
+MAX_WIDTH_FLOAT32 = 128  # of a head on a GPU: the tiles of wider ones do not fit into registers
 Grads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+_log = logging.getLogger("recsys.kernels")
+
+
+def path_of(q: Tensor, v: Tensor) -> Backend:
+    """The path for these: float32 that is too wide for the kernels takes the torch path, and a log line says so.
+
+    Raises:
+        RuntimeError: triton is forced for float32 that is too wide for it, or where it cannot run.
+    """
+    chosen, width = choose_backend(OP, q), max(q.shape[2], v.shape[2])
+    if chosen != "triton" or q.dtype != torch.float32 or width <= MAX_WIDTH_FLOAT32 or is_interpreting():
+        return chosen
+    if named_backend() == "triton":
+        raise RuntimeError(
+            f"RECSYS_KERNELS=triton: {OP} has kernels for float32 up to {MAX_WIDTH_FLOAT32} wide, these heads have "
+            f"{width}; use bfloat16, more heads, or unset RECSYS_KERNELS"
+        )
+    _say_too_wide(width)
+    return "torch"
 
 
 def attend_through_library(
@@ -105,7 +128,7 @@ def attention_op(
             seed,
         ),
     )
-    backend = choose_backend(OP, q)
+    backend = path_of(q, v)
     with torch.autocast(q.device.type, enabled=False):
         if backend == "triton":
             from recsys.kernels.attention.triton_path.passes import triton_forward
@@ -169,7 +192,7 @@ def attention_backward_op(
             seed,
         ),
     )
-    backend = choose_backend(OP, q)
+    backend = path_of(q, v)
     grad_lse = None if grad_lse is None else grad_lse.t()
     with torch.autocast(q.device.type, enabled=False):
         if backend == "triton":
@@ -265,3 +288,13 @@ def _arguments(operands: tuple[Tensor | None, ...], numbers: tuple[Any, ...]) ->
 
 def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
+
+
+@cache
+def _say_too_wide(width: int) -> None:
+    _log.warning(
+        "%s: float32 heads of %d are wider than the Triton kernels' %d, so they run in plain torch on the GPU",
+        OP,
+        width,
+        MAX_WIDTH_FLOAT32,
+    )

@@ -25,10 +25,9 @@ from recsys.kernels.attention.checks import (
     checked_visibility,
     host_targets,
 )
-from recsys.kernels.attention.library import OP, attend_through_library
+from recsys.kernels.attention.library import attend_through_library, path_of
 from recsys.kernels.attention.reference import jagged_attention_reference
 from recsys.kernels.attention.torch_path.passes import jagged_attention_torch
-from recsys.kernels.backend import choose_backend
 from recsys.kernels.jagged import JaggedMeta
 
 Kind = Literal["softmax", "silu"]
@@ -168,7 +167,7 @@ def _attend(
     """Out and lse by the chosen path. The torch path and the reference make a graph of their own, which keeps more."""
     if arguments.time_bias is not None:
         check_thresholds(arguments.time_bias)
-    backend = choose_backend(OP, q)
+    backend = path_of(q, v)
     if backend == "triton":
         targets = None if num_targets is None else torch.from_numpy(num_targets)
         return attend_through_library(q, k, v, arguments, targets)

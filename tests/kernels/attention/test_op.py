@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recsys.kernels.attention import PosBias, TimeBias, jagged_attention
+from recsys.kernels.attention import PosBias, TimeBias, jagged_attention, library
 from recsys.kernels.jagged import JaggedMeta
 
 META = JaggedMeta.from_lengths([3, 2])
@@ -127,3 +127,17 @@ def test_lse_comes_only_when_asked() -> None:
     assert isinstance(jagged_attention(Q, Q, Q, META), Tensor)
     out, lse = jagged_attention(Q, Q, Q, META, return_lse=True)
     assert (out.shape, lse.shape, lse.dtype) == ((5, 2, 8), (5, 2), torch.float32)
+
+
+def test_float32_heads_too_wide_for_the_kernels_are_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    q = torch.zeros(5, 1, 160)
+    monkeypatch.setattr(library, "choose_backend", lambda *_: "triton")
+    with caplog.at_level("WARNING", logger="recsys.kernels"):
+        assert library.path_of(q, q) == "torch"
+    assert "float32 heads of 160 are wider than the Triton kernels' 128" in caplog.text
+    assert library.path_of(q.half(), q.half()) == "triton"
+    monkeypatch.setenv("RECSYS_KERNELS", "triton")
+    with pytest.raises(RuntimeError, match="kernels for float32 up to 128 wide, these heads have 160; use bfloat16"):
+        library.path_of(q, q)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recsys.kernels.attention import TimeBias, jagged_attention
+from recsys.kernels.attention.library import MAX_WIDTH_FLOAT32
 from recsys.kernels.jagged import JaggedMeta
 from tests.kernels.attention.cases import CASES, Case, draw, values_and_gradients
 
@@ -58,6 +59,8 @@ def test_every_width_is_near_the_reference(
     width: int, is_long: bool, has_bias: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """64 above all: Triton before 3.7.1 compiles transposed products wrongly there."""
+    if dtype == torch.float32 and width > MAX_WIDTH_FLOAT32:
+        pytest.skip("float32 heads of this width take the torch path")
     case = Case(
         name="width",
         lengths=LONG if is_long else [60, 0, 1, 33],
