@@ -30,6 +30,7 @@ LONG = 512  # tokens: batches with a longer sequence have launches of their own
 SHORT_KEYS = (64, 128, 256)  # sizes of the one-kernel backward pass
 SPLIT_PROGRAMS = 264  # fewer programs than two for each processor of an H100 or H200: the keys are split
 SPLIT_KEYS = 1024  # a part has at least so many keys
+MOST_DOT_D = 64  # numbers of a row of float32 that the gradient of a position bias multiplies at a time
 POSITION_SPLITS = 8  # parts of the batch in the gradient of a position bias
 
 Grads = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
@@ -291,6 +292,7 @@ def _position_pass(saved: _Saved, arguments: Arguments) -> Tensor:
         diagonals,
         num_splits,
         **_widths(q, v),
+        DOT_D=min(_block(q.shape[2]), _block(v.shape[2]), MOST_DOT_D if q.element_size() > 2 else 256),
         **{name: value for name, value in _flags(arguments, q).items() if name != "HAS_POS"},
         **launch,
     )

@@ -17,7 +17,6 @@ from recsys.kernels.attention.triton_path.triton_scores import (
     is_kept,
     load_each,
     load_lse,
-    load_rows,
     pos_bias,
     silu_slope,
     time_bias,
@@ -87,6 +86,7 @@ def position_kernel(
     DV: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
+    DOT_D: tl.constexpr,
     BLOCK: tl.constexpr,
     CAUSAL: tl.constexpr,
     HAS_LEFT: tl.constexpr,
@@ -129,12 +129,9 @@ def position_kernel(
             place = (block + diagonal) * BLOCK + r
             m = place - shift
             in_n, in_m = n < num_keys, (m >= 0) & (m < num_queries)
-            q = load_rows(q_ptr + start_q * q_t + h * q_h, m, in_m, q_t, D, BLOCK_D, True)
-            k = load_rows(k_ptr + start_k * k_t + h * k_h, n, in_n, k_t, D, BLOCK_D, True)
-            v = load_rows(v_ptr + start_k * v_t + h * v_h, n, in_n, v_t, DV, BLOCK_DV, True)
-            grad_out_rows = grad_out_ptr + start_q * grad_out_t + h * grad_out_h
-            grad_out = load_rows(grad_out_rows, m, in_m, grad_out_t, DV, BLOCK_DV, True)
-            scores = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=ACC) * scale
+            q_rows, k_rows = q_ptr + start_q * q_t + h * q_h, k_ptr + start_k * k_t + h * k_h
+            scores = _product(q_rows, m, in_m, q_t, k_rows, n, in_n, k_t, D, BLOCK, BLOCK_D, DOT_D, ACC, PRECISION)
+            scores = scores * scale
             if HAS_TIME:
                 ts_m = load_each(ts_q_ptr + start_q, m, in_m, 0, True)
                 ts_n = load_each(ts_k_ptr + start_k, n, in_n, 0, True)
@@ -142,7 +139,10 @@ def position_kernel(
                 gap = gap_of(ts_m[:, None], ts_n[None, :])
                 scores += time_bias(gap, least, most, time_table_ptr, thresholds_ptr, num_buckets, STEPS, BISECTIONS)
             scores += pos_bias(place[:, None] - n[None, :], pos_table_ptr, reach)
-            grad_weights = tl.dot(grad_out, tl.trans(v), input_precision=PRECISION, out_dtype=ACC)
+            grad_rows, v_rows = grad_out_ptr + start_q * grad_out_t + h * grad_out_h, v_ptr + start_k * v_t + h * v_h
+            grad_weights = _product(
+                grad_rows, m, in_m, grad_out_t, v_rows, n, in_n, v_t, DV, BLOCK, BLOCK_DV, DOT_D, ACC, PRECISION
+            )
             seen = (in_m[:, None] & in_n[None, :]) & sees(
                 place[:, None],
                 n[None, :],
@@ -175,3 +175,35 @@ def position_kernel(
     at = (split.to(tl.int64) * num_heads + h) * num_diagonals * BLOCK + number * BLOCK + r
     tl.store(same_ptr + at, same)
     tl.store(before_ptr + at, before)
+
+
+@triton.jit
+def _product(
+    a_ptr,
+    a_rows,
+    in_a,
+    a_t,
+    b_ptr,
+    b_rows,
+    in_b,
+    b_t,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    DOT_D: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """(BLOCK, BLOCK) products of rows, DOT_D of their numbers at a time: whole rows of float32 would fill registers."""
+    product = tl.zeros([BLOCK, BLOCK], ACC)
+    for start in range(0, BLOCK_D, DOT_D):
+        d = start + tl.arange(0, DOT_D)
+        in_d = d < WIDTH
+        a = tl.load(
+            a_ptr + a_rows.to(tl.int64)[:, None] * a_t + d[None, :], mask=in_a[:, None] & in_d[None, :], other=0.0
+        )
+        b = tl.load(
+            b_ptr + b_rows.to(tl.int64)[:, None] * b_t + d[None, :], mask=in_b[:, None] & in_d[None, :], other=0.0
+        )
+        product += tl.dot(a, tl.trans(b), input_precision=PRECISION, out_dtype=ACC)
+    return product
