@@ -17,6 +17,7 @@ from torch import Tensor
 from recsys.kernels.attention.arguments import Arguments
 from recsys.kernels.attention.bias import LOG2_STEPS, PosBias, TimeBias
 from recsys.kernels.attention.dropout import column_state, row_state, threshold
+from recsys.kernels.attention.triton_path.bundles import Dropout, Flags, Masks, Rows, Sequences, Terms
 from recsys.kernels.attention.triton_path.triton_backward_keys import key_kernel
 from recsys.kernels.attention.triton_path.triton_backward_queries import query_kernel
 from recsys.kernels.attention.triton_path.triton_backward_short import short_kernel
@@ -31,6 +32,7 @@ SHORT_KEYS = (64, 128, 256)  # sizes of the one-kernel backward pass
 SPLIT_PROGRAMS = 264  # fewer programs than two for each processor of an H100 or H200: the keys are split
 SPLIT_KEYS = 1024  # a part has at least so many keys
 MOST_DOT_D = 64  # numbers of a row of float32 that the gradient of a position bias multiplies at a time
+COMBINED_ROWS = 16  # a program joins the parts of so many rows
 POSITION_SPLITS = 8  # parts of the batch in the gradient of a position bias
 
 Grads = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
@@ -41,12 +43,12 @@ def triton_forward(q: Tensor, k: Tensor, v: Tensor, arguments: Arguments) -> tup
     q, k, v = (_unit_stride(x) for x in (q, k, v))
     (total, num_heads, _), wide = q.shape, _wide(q.dtype)
     out = torch.empty(total, num_heads, v.shape[2], dtype=v.dtype, device=v.device)
-    is_silu = arguments.silu_norm is not None
-    lse = torch.full((num_heads, total), -torch.inf, dtype=wide, device=q.device) if is_silu else None
-    lse = torch.empty(num_heads, total, dtype=wide, device=q.device) if lse is None else lse
+    lse = torch.empty(num_heads, total, dtype=wide, device=q.device)
+    if arguments.silu_norm is not None:
+        lse.fill_(-torch.inf)
     if total == 0:
         return out, lse.t()
-    launch = _launch("forward", q, v, arguments)
+    launch, flags = _launch("forward", q, v, arguments), _flags(q, v, arguments)
     chunks = chunks_of(arguments.meta_q, launch["BLOCK_M"], arguments.visibility.causal)
     num_splits = _num_splits(len(chunks) * num_heads, arguments.meta_k.max_len)
     outs, lses = out[None], lse[None]
@@ -54,49 +56,33 @@ def triton_forward(q: Tensor, k: Tensor, v: Tensor, arguments: Arguments) -> tup
         outs = torch.empty(num_splits, *out.shape, dtype=wide, device=out.device)
         lses = torch.empty(num_splits, *lse.shape, dtype=wide, device=out.device)
     forward_kernel[(len(chunks) * num_heads, num_splits)](
-        q,
-        k,
-        v,
-        outs,
-        lses,
-        chunks,
-        *_tensors(arguments, q),
-        *q.stride()[:2],
-        *k.stride()[:2],
-        *v.stride()[:2],
-        outs.stride(1),
-        outs.stride(2),
+        *(Rows.of(x) for x in (q, k, v, outs[0])),
         outs.stride(0),
+        lses,
         lses.stride(1),
         lses.stride(0),
-        *_numbers(arguments),
+        chunks,
+        *_bundles(q, arguments),
         num_splits,
         num_heads,
-        **_widths(q, v),
-        **_flags(arguments, q),
+        FLAGS=flags,
         **launch,
     )
     if num_splits > 1:
-        combine_kernel[(triton.cdiv(total, 16) * num_heads,)](
-            outs,
-            lses,
-            out,
-            lse,
-            outs.stride(1),
-            outs.stride(2),
+        combine_kernel[(triton.cdiv(total, COMBINED_ROWS) * num_heads,)](
+            Rows.of(outs[0]),
             outs.stride(0),
+            lses,
             lses.stride(1),
             lses.stride(0),
-            *out.stride()[:2],
+            Rows.of(out),
+            lse,
             lse.stride(0),
             total,
             num_splits,
             num_heads,
-            DV=v.shape[2],
-            BLOCK_DV=_block(v.shape[2]),
-            BLOCK_M=16,
-            IS_SILU=is_silu,
-            ACC=_acc(q),
+            FLAGS=flags,
+            BLOCK_M=COMBINED_ROWS,
         )
     return out, lse.t()
 
@@ -116,29 +102,29 @@ def triton_backward(
     q, k, v, out, grad_out = (_unit_stride(x) for x in (q, k, v, out, grad_out))
     grad_q, grad_k, grad_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     time, pos = arguments.time_bias, arguments.pos_bias
-    needs_time, needs_pos = time is not None and needs_tables[0], pos is not None and needs_tables[1]
     if q.shape[0] == 0 or k.shape[0] == 0:
         no_time, no_pos = (None if bias is None else torch.zeros_like(bias.table) for bias in (time, pos))
         return grad_q.zero_(), grad_k.zero_(), grad_v.zero_(), no_time, no_pos
-    lse_by_head = lse.t().contiguous()
-    state = _Saved(
+    lse = lse.t().contiguous()
+    saved = _Saved(
         q=q,
         k=k,
         v=v,
         out=out,
-        lse=lse_by_head,
         grad_out=grad_out,
+        lse=lse,
         grad_lse=None if grad_lse is None else grad_lse.t().to(lse.dtype).contiguous(),
-        delta=torch.empty_like(lse_by_head),
+        delta=torch.empty_like(lse),
     )
+    needs_time = time is not None and needs_tables[0]
     short = _short_launch(q, v, arguments)
     if short is None:
-        parts = _query_pass(state, grad_q, arguments, needs_time)
-        _key_pass(state, grad_k, grad_v, arguments)
+        parts = _query_pass(saved, grad_q, arguments, needs_time)
+        _key_pass(saved, grad_k, grad_v, arguments)
     else:
-        parts = _short_pass(state, (grad_q, grad_k, grad_v), arguments, needs_time, short)
+        parts = _short_pass(saved, (grad_q, grad_k, grad_v), arguments, needs_time, short)
     grad_time = None if parts is None or time is None else _of_table(parts.sum(dim=0), time.table)
-    grad_pos = _position_pass(state, arguments) if needs_pos else None
+    grad_pos = _position_pass(saved, arguments, pos) if pos is not None and needs_tables[1] else None
     return grad_q, grad_k, grad_v, grad_time, grad_pos
 
 
@@ -150,15 +136,10 @@ class _Saved:
     k: Tensor
     v: Tensor
     out: Tensor
-    lse: Tensor
     grad_out: Tensor
+    lse: Tensor
     grad_lse: Tensor | None
     delta: Tensor  # written by the first kernel, read by the others
-
-    @property
-    def inputs(self) -> tuple[int, ...]:
-        """Strides of q, k and v."""
-        return *self.q.stride()[:2], *self.k.stride()[:2], *self.v.stride()[:2]
 
 
 def _query_pass(saved: _Saved, grad_q: Tensor, arguments: Arguments, needs_time: bool) -> Tensor | None:
@@ -168,28 +149,13 @@ def _query_pass(saved: _Saved, grad_q: Tensor, arguments: Arguments, needs_time:
     chunks = chunks_of(arguments.meta_q, launch["BLOCK_M"], arguments.visibility.causal)
     parts = _time_parts(len(chunks), saved, arguments) if needs_time else None
     query_kernel[(len(chunks) * num_heads,)](
-        q,
-        saved.k,
-        v,
-        saved.out,
-        saved.lse,
-        saved.grad_out,
-        saved.grad_lse,
-        grad_q,
-        saved.delta,
-        parts,
+        *(Rows.of(x) for x in (q, saved.k, v, saved.out, saved.grad_out, grad_q)),
+        *_row_numbers(saved),
+        saved.delta if parts is None else parts,
         chunks,
-        *_tensors(arguments, q),
-        *saved.inputs,
-        *saved.out.stride()[:2],
-        *saved.grad_out.stride()[:2],
-        *grad_q.stride()[:2],
-        saved.lse.stride(0),
-        saved.delta.stride(0),
-        *_numbers(arguments),
+        *_bundles(q, arguments),
         num_heads,
-        **_widths(q, v),
-        **_flags(arguments, q),
+        FLAGS=_flags(q, v, arguments),
         **_backward_flags(arguments, saved, needs_time),
         **launch,
     )
@@ -202,26 +168,14 @@ def _key_pass(saved: _Saved, grad_k: Tensor, grad_v: Tensor, arguments: Argument
     launch, num_heads = _launch("backward_keys", q, v, arguments), q.shape[1]
     chunks = chunks_of(arguments.meta_k, launch["BLOCK_N"], False)
     key_kernel[(len(chunks) * num_heads,)](
-        q,
-        saved.k,
-        v,
+        *(Rows.of(x) for x in (q, saved.k, v, saved.grad_out, grad_k, grad_v)),
         saved.lse,
         saved.delta,
-        saved.grad_out,
-        grad_k,
-        grad_v,
-        chunks,
-        *_tensors(arguments, q),
-        *saved.inputs,
-        *saved.grad_out.stride()[:2],
-        *grad_k.stride()[:2],
-        *grad_v.stride()[:2],
         saved.lse.stride(0),
-        saved.delta.stride(0),
-        *_numbers(arguments),
+        chunks,
+        *_bundles(q, arguments),
         num_heads,
-        **_widths(q, v),
-        **_flags(arguments, q),
+        FLAGS=_flags(q, v, arguments),
         **launch,
     )
 
@@ -233,37 +187,21 @@ def _short_pass(
     q, v, num_heads, num_sequences = saved.q, saved.v, saved.q.shape[1], arguments.meta_q.num_sequences
     parts = _time_parts(num_sequences, saved, arguments) if needs_time else None
     short_kernel[(num_sequences * num_heads,)](
-        q,
-        saved.k,
-        v,
-        saved.out,
-        saved.lse,
-        saved.grad_out,
-        saved.grad_lse,
-        *grads,
-        saved.delta,
-        parts,
-        *_tensors(arguments, q),
-        *saved.inputs,
-        *saved.out.stride()[:2],
-        *saved.grad_out.stride()[:2],
-        *(stride for grad in grads for stride in grad.stride()[:2]),
-        saved.lse.stride(0),
-        saved.delta.stride(0),
-        *_numbers(arguments),
+        *(Rows.of(x) for x in (q, saved.k, v, saved.out, saved.grad_out, *grads)),
+        *_row_numbers(saved),
+        saved.delta if parts is None else parts,
+        *_bundles(q, arguments),
         num_heads,
-        **_widths(q, v),
-        **_flags(arguments, q),
+        FLAGS=_flags(q, v, arguments),
         **_backward_flags(arguments, saved, needs_time),
         **launch,
     )
     return parts
 
 
-def _position_pass(saved: _Saved, arguments: Arguments) -> Tensor:
+def _position_pass(saved: _Saved, arguments: Arguments, bias: PosBias) -> Tensor:
     """The gradient of the position table."""
-    q, v, bias, causal = saved.q, saved.v, arguments.pos_bias, arguments.visibility.causal
-    assert bias is not None
+    q, v, causal = saved.q, saved.v, arguments.visibility.causal
     launch, num_heads = _launch("backward_positions", q, v, arguments), q.shape[1]
     block, num_sequences = launch["BLOCK"], arguments.meta_q.num_sequences
     first = 0 if causal else -triton.cdiv(arguments.meta_q.max_len, block)
@@ -271,29 +209,22 @@ def _position_pass(saved: _Saved, arguments: Arguments) -> Tensor:
     num_splits = min(POSITION_SPLITS, num_sequences)
     same = torch.empty(num_splits, num_heads, diagonals * block, dtype=saved.lse.dtype, device=q.device)
     before = torch.empty_like(same)
+    flags = _flags(q, v, arguments)
     position_kernel[(diagonals * num_heads, num_splits)](
-        q,
-        saved.k,
-        v,
+        *(Rows.of(x) for x in (q, saved.k, v, saved.grad_out)),
         saved.lse,
         saved.delta,
-        saved.grad_out,
+        saved.lse.stride(0),
         same,
         before,
-        *_tensors(arguments, q),
-        *saved.inputs,
-        *saved.grad_out.stride()[:2],
-        saved.lse.stride(0),
-        saved.delta.stride(0),
-        *_numbers(arguments),
+        *_bundles(q, arguments),
         num_heads,
         num_sequences,
         first,
         diagonals,
         num_splits,
-        **_widths(q, v),
-        DOT_D=min(_block(q.shape[2]), _block(v.shape[2]), MOST_DOT_D if q.element_size() > 2 else 256),
-        **{name: value for name, value in _flags(arguments, q).items() if name != "HAS_POS"},
+        FLAGS=flags,
+        DOT_D=min(flags.BLOCK_D, flags.BLOCK_DV, MOST_DOT_D if q.element_size() > 2 else flags.BLOCK_D),
         **launch,
     )
     by_distance = same.new_zeros(num_heads, (diagonals + 1) * block)  # entry i: the distance (first - 1) * block + i
@@ -345,40 +276,43 @@ def _num_splits(programs: int, longest: int) -> int:
     return splits
 
 
-def _tensors(arguments: Arguments, q: Tensor) -> tuple[Tensor | None, ...]:
-    """offsets_q, offsets_k, num_targets, time_table, ts_q, ts_k, thresholds, pos_table."""
-    time, targets = arguments.time_bias, arguments.num_targets
-    return (
-        arguments.meta_q.offsets,
-        arguments.meta_k.offsets,
-        None if targets is None else torch.from_numpy(targets.astype(np.int32)).to(q.device, non_blocking=True),
-        None if time is None else time.table.detach().to(_wide(q.dtype)).contiguous(),
-        None if time is None else time.ts_q.contiguous(),
-        None if time is None else time.ts_k.contiguous(),
-        arguments.meta_q.offsets if time is None or _steps(time) else time.thresholds(),  # unread where steps are
-        None if arguments.pos_bias is None else _expanded(arguments.pos_bias, arguments.visibility.causal, q),
-    )
+def _row_numbers(saved: _Saved) -> tuple[Tensor, Tensor, Tensor, int]:
+    """lse, grad_lse, delta and the stride of their heads."""
+    return saved.lse, saved.lse if saved.grad_lse is None else saved.grad_lse, saved.delta, saved.lse.stride(0)
 
 
-def _numbers(arguments: Arguments) -> tuple[int | float, ...]:
-    """From time_h to kept_share."""
-    visibility, time, pos = arguments.visibility, arguments.time_bias, arguments.pos_bias
-    reach = 0 if pos is None else _reach(pos)
+def _bundles(q: Tensor, arguments: Arguments) -> tuple[Sequences, Terms, Masks, Dropout, float, float]:
+    """From `sequences` to `silu_share`."""
+    visibility, targets = arguments.visibility, arguments.num_targets
+    offsets = arguments.meta_q.offsets
+    on_device = None if targets is None else torch.from_numpy(targets.astype(np.int32)).to(q.device, non_blocking=True)
     return (
-        0 if time is None or time.table.shape[0] == 1 else time.table.shape[1],
-        0 if pos is None or pos.table.shape[0] == 1 else 2 * reach + 1,
+        Sequences(offsets, arguments.meta_k.offsets, offsets if on_device is None else on_device),
+        _terms(q, arguments),
+        Masks(*visibility.window, visibility.num_global, visibility.target_group),
+        Dropout(
+            _signed(row_state(arguments.seed)),
+            _signed(column_state(arguments.seed)),
+            threshold(arguments.dropout_p),
+            1.0 - arguments.dropout_p,
+        ),
         arguments.scale,
         1.0 / (arguments.silu_norm or 1.0),
-        *visibility.window,
-        visibility.num_global,
-        visibility.target_group,
-        0 if time is None else time.table.shape[1],
-        reach,
-        _signed(row_state(arguments.seed)),
-        _signed(column_state(arguments.seed)),
-        threshold(arguments.dropout_p),
-        1.0 - arguments.dropout_p,
     )
+
+
+def _terms(q: Tensor, arguments: Arguments) -> Terms:
+    time, pos, unread = arguments.time_bias, arguments.pos_bias, arguments.meta_q.offsets
+    time_table, num_buckets, ts_q, ts_k, thresholds = unread, 1, unread, unread, unread
+    if time is not None:
+        time_table, num_buckets = time.table.detach().to(_wide(q.dtype)).contiguous(), time.table.shape[1]
+        ts_q, ts_k = time.ts_q.contiguous(), time.ts_k.contiguous()
+        thresholds = unread if _steps(time) else time.thresholds()
+    pos_table, reach = unread, 0
+    if pos is not None:
+        pos_table, reach = _expanded(pos, arguments.visibility.causal, q), _reach(pos)
+    time_h, pos_h = (0 if table.shape[0] == 1 else table.stride(0) for table in (time_table, pos_table))
+    return Terms(time_table, time_h, num_buckets, ts_q, ts_k, thresholds, pos_table, pos_h, reach)
 
 
 def _signed(word: int) -> int:
@@ -386,24 +320,27 @@ def _signed(word: int) -> int:
     return word - (word >> 31 << 32)
 
 
-def _flags(arguments: Arguments, q: Tensor) -> dict[str, Any]:
+def _flags(q: Tensor, v: Tensor, arguments: Arguments) -> Flags:
     visibility, time = arguments.visibility, arguments.time_bias
-    num_buckets = 1 if time is None else time.table.shape[1]
-    return {
-        "CAUSAL": visibility.causal,
-        "HAS_LEFT": visibility.window[0] >= 0,
-        "HAS_RIGHT": visibility.window[1] >= 0 and not visibility.causal,
-        "HAS_GLOBAL": visibility.num_global > 0,
-        "HAS_TARGETS": arguments.num_targets is not None,
-        "HAS_TIME": time is not None,
-        "HAS_POS": arguments.pos_bias is not None,
-        "HAS_DROPOUT": arguments.dropout_p > 0,
-        "IS_SILU": arguments.silu_norm is not None,
-        "STEPS": 0 if time is None else _steps(time),
-        "BISECTIONS": (num_buckets - 1).bit_length(),
-        "ACC": _acc(q),
-        "PRECISION": _precision(q),
-    }
+    return Flags(
+        D=q.shape[2],
+        DV=v.shape[2],
+        BLOCK_D=_block(q.shape[2]),
+        BLOCK_DV=_block(v.shape[2]),
+        CAUSAL=visibility.causal,
+        HAS_LEFT=visibility.window[0] >= 0,
+        HAS_RIGHT=visibility.window[1] >= 0 and not visibility.causal,
+        HAS_GLOBAL=visibility.num_global > 0,
+        HAS_TARGETS=arguments.num_targets is not None,
+        HAS_TIME=time is not None,
+        HAS_POS=arguments.pos_bias is not None,
+        HAS_DROPOUT=arguments.dropout_p > 0,
+        IS_SILU=arguments.silu_norm is not None,
+        STEPS=0 if time is None else _steps(time),
+        BISECTIONS=0 if time is None else (time.table.shape[1] - 1).bit_length(),
+        ACC=tl.float64 if q.dtype == torch.float64 else tl.float32,
+        PRECISION=_precision(q),
+    )
 
 
 def _backward_flags(arguments: Arguments, saved: _Saved, needs_time: bool) -> dict[str, Any]:
@@ -413,10 +350,6 @@ def _backward_flags(arguments: Arguments, saved: _Saved, needs_time: bool) -> di
         "HAS_TIME_GRAD": needs_time,
         "HAS_GRAD_LSE": saved.grad_lse is not None,
     }
-
-
-def _widths(q: Tensor, v: Tensor) -> dict[str, int]:
-    return {"D": q.shape[2], "DV": v.shape[2], "BLOCK_D": _block(q.shape[2]), "BLOCK_DV": _block(v.shape[2])}
 
 
 def _launch(kernel: str, q: Tensor, v: Tensor, arguments: Arguments) -> Mapping[str, int]:
@@ -474,10 +407,6 @@ def _unit_stride(x: Tensor) -> Tensor:
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
-
-
-def _acc(q: Tensor) -> Any:
-    return tl.float64 if q.dtype == torch.float64 else tl.float32
 
 
 def _precision(q: Tensor) -> str:

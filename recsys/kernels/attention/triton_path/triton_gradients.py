@@ -19,9 +19,9 @@ from recsys.kernels.attention.triton_path.triton_scores import (
 
 @triton.jit
 def transposed_gradients(
-    k,
-    v,
-    q,
+    k_tile,
+    v_tile,
+    q_tile,
     grad_out,
     lse,
     delta,
@@ -31,35 +31,23 @@ def transposed_gradients(
     columns,
     seen,
     distance,
-    time_table_ptr,
-    thresholds_ptr,
-    pos_table_ptr,
+    h,
+    terms,
+    dropout,
     scale,
     silu_share,
-    num_buckets,
-    reach,
-    threshold,
-    kept_share,
     MASKED: tl.constexpr,
-    HAS_TIME: tl.constexpr,
-    HAS_POS: tl.constexpr,
-    HAS_DROPOUT: tl.constexpr,
-    IS_SILU: tl.constexpr,
-    STEPS: tl.constexpr,
-    BISECTIONS: tl.constexpr,
-    ACC: tl.constexpr,
-    PRECISION: tl.constexpr,
+    FLAGS: tl.constexpr,
 ):
     """Kept weights and dscore (BLOCK_N, BLOCK_M) of loaded keys against loaded queries."""
-    scores = tl.dot(k, tl.trans(q), input_precision=PRECISION, out_dtype=ACC) * scale
-    if HAS_TIME:
-        least, most = bucket_range(ts_m, ts_n, thresholds_ptr, num_buckets, STEPS, BISECTIONS)
-        gap = gap_of(ts_m[None, :], ts_n[:, None])
-        scores += time_bias(gap, least, most, time_table_ptr, thresholds_ptr, num_buckets, STEPS, BISECTIONS)
-    if HAS_POS:
-        scores += pos_bias(distance, pos_table_ptr, reach)
-    grad_weights = tl.dot(v, tl.trans(grad_out), input_precision=PRECISION, out_dtype=ACC)
-    if IS_SILU:
+    scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=FLAGS.PRECISION, out_dtype=FLAGS.ACC) * scale
+    if FLAGS.HAS_TIME:
+        least, most = bucket_range(ts_m, ts_n, terms, FLAGS)
+        scores += time_bias(gap_of(ts_m[None, :], ts_n[:, None]), least, most, terms, h, FLAGS)
+    if FLAGS.HAS_POS:
+        scores += pos_bias(distance, terms, h)
+    grad_weights = tl.dot(v_tile, tl.trans(grad_out), input_precision=FLAGS.PRECISION, out_dtype=FLAGS.ACC)
+    if FLAGS.IS_SILU:
         kept_weights = silu(scores) * silu_share
         grad_scores = silu_slope(scores) * grad_weights * silu_share
         if MASKED:
@@ -70,33 +58,22 @@ def transposed_gradients(
             scores = tl.where(seen, scores, float("-inf"))
         weights = tl.exp2((scores - lse[None, :]) * LOG2_E)
         kept_weights = weights
-        if HAS_DROPOUT:
-            kept = is_kept(rows[None, :], columns[:, None], threshold)
-            kept_weights = tl.where(kept, weights / kept_share, 0.0)
-            grad_weights = tl.where(kept, grad_weights / kept_share, 0.0)
+        if FLAGS.HAS_DROPOUT:
+            kept = is_kept(rows[None, :], columns[:, None], dropout.threshold)
+            kept_weights = tl.where(kept, weights / dropout.kept_share, 0.0)
+            grad_weights = tl.where(kept, grad_weights / dropout.kept_share, 0.0)
         grad_scores = weights * (grad_weights - delta[None, :])
     return kept_weights, grad_scores
 
 
 @triton.jit
-def add_to_buckets(
-    grad_time,
-    grad_scores,
-    gap,
-    least,
-    most,
-    thresholds_ptr,
-    num_buckets,
-    BLOCK_B: tl.constexpr,
-    STEPS: tl.constexpr,
-    BISECTIONS: tl.constexpr,
-):
+def add_to_buckets(grad_time, grad_scores, gap, least, most, terms, BLOCK_B: tl.constexpr, FLAGS: tl.constexpr):
     """grad_time (BLOCK_B,) with the tile's sums, bucket by bucket of those that it holds."""
     b = tl.arange(0, BLOCK_B)
     if least == most:
         grad_time += tl.where(b == least, tl.sum(tl.sum(grad_scores, 1), 0), 0.0)
     else:
-        bucket = time_bucket(gap, thresholds_ptr, num_buckets, STEPS, BISECTIONS)
+        bucket = time_bucket(gap, terms, FLAGS)
         for at in range(least, most + 1):
             of_bucket = tl.where(bucket == at, grad_scores, 0.0)
             grad_time += tl.where(b == at, tl.sum(tl.sum(of_bucket, 1), 0), 0.0)

@@ -14,6 +14,12 @@ LN_2: tl.constexpr = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
+def rows_of(x, start, h):
+    """Pointer to the first row of a sequence that begins at `start`, in head `h`; both int64."""
+    return x.ptr + start * x.t + h * x.h
+
+
+@triton.jit
 def load_rows(ptr, rows, in_rows, stride, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr):
     """(BLOCK_R, BLOCK_D) of the rows `rows` (BLOCK_R,), 0 outside."""
     d = tl.arange(0, BLOCK_D)
@@ -51,28 +57,27 @@ def store_rows(ptr, values, rows, in_rows, stride, WIDTH: tl.constexpr, BLOCK_D:
 
 
 @triton.jit
-def time_bucket(gap, thresholds_ptr, num_buckets, STEPS: tl.constexpr, BISECTIONS: tl.constexpr):
+def time_bucket(gap, terms, FLAGS: tl.constexpr):
     """Bucket of |t_i - t_j| (uint32): how many thresholds are at or below it; with STEPS > 0 by its logarithm."""
-    if STEPS > 0:
+    if FLAGS.STEPS > 0:
         gap = tl.where(gap == 0, gap + 1, gap)
         exponent = (gap.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
         exponent = tl.minimum(exponent, 31)
         exponent = tl.where((gap >> exponent.to(tl.uint32)) == 0, exponent - 1, exponent)  # float32 had rounded up
-        bucket = exponent * STEPS
-        if STEPS > 1:
+        bucket = exponent * FLAGS.STEPS
+        if FLAGS.STEPS > 1:
             fraction = gap << (31 - exponent).to(tl.uint32)  # in [2^31, 2^32)
-            if STEPS == 4:
+            if FLAGS.STEPS == 4:
                 bucket += (fraction >= 2553802834).to(tl.int32)  # 2^(31 + 1/4), rounded up
                 bucket += (fraction >= 3611622603).to(tl.int32)  # 2^(31 + 3/4)
             bucket += (fraction >= 3037000500).to(tl.int32)  # 2^(31 + 1/2)
-        return tl.minimum(bucket, num_buckets - 1)
+        return tl.minimum(bucket, terms.num_buckets - 1)
     wide = gap.to(tl.int64)
     bucket = (wide * 0).to(tl.int32)
-    for i in range(BISECTIONS):
-        step = 1 << (BISECTIONS - 1 - i)
-        probe = bucket + step
-        is_there = probe < num_buckets
-        threshold = tl.load(thresholds_ptr + probe - 1, mask=is_there, other=0)
+    for i in range(FLAGS.BISECTIONS):
+        probe = bucket + (1 << (FLAGS.BISECTIONS - 1 - i))
+        is_there = probe < terms.num_buckets
+        threshold = tl.load(terms.thresholds + probe - 1, mask=is_there, other=0)
         bucket = tl.where(is_there & (threshold <= wide), probe, bucket)
     return bucket
 
@@ -84,7 +89,7 @@ def gap_of(a, b):
 
 
 @triton.jit
-def bucket_range(ts_a, ts_b, thresholds_ptr, num_buckets, STEPS: tl.constexpr, BISECTIONS: tl.constexpr):
+def bucket_range(ts_a, ts_b, terms, FLAGS: tl.constexpr):
     """Lowest and highest bucket of a tile between the times (BLOCK,) and (BLOCK,)."""
     min_a, max_a, min_b, max_b = tl.min(ts_a, 0), tl.max(ts_a, 0), tl.min(ts_b, 0), tl.max(ts_b, 0)
     overlap = (min_a <= max_b) & (min_b <= max_a)
@@ -92,25 +97,26 @@ def bucket_range(ts_a, ts_b, thresholds_ptr, num_buckets, STEPS: tl.constexpr, B
     shortest = tl.where(overlap, between * 0, between)
     is_across = max_a.to(tl.int64) - min_b > max_b.to(tl.int64) - min_a
     longest = tl.where(is_across, gap_of(max_a, min_b), gap_of(max_b, min_a))
-    low = time_bucket(shortest, thresholds_ptr, num_buckets, STEPS, BISECTIONS)
-    high = time_bucket(longest, thresholds_ptr, num_buckets, STEPS, BISECTIONS)
-    return low, high
+    return time_bucket(shortest, terms, FLAGS), time_bucket(longest, terms, FLAGS)
 
 
 @triton.jit
-def time_bias(gap, low, high, table_ptr, thresholds_ptr, num_buckets, STEPS: tl.constexpr, BISECTIONS: tl.constexpr):
-    """Bias of a tile of gaps whose buckets lie in [low, high]."""
-    if low == high:
-        value = tl.load(table_ptr + low)
+def time_bias(gap, least, most, terms, h, FLAGS: tl.constexpr):
+    """Bias of head `h` for a tile of gaps whose buckets lie in [least, most]."""
+    table_ptr = terms.time_table + h * terms.time_h
+    if least == most:
+        value = tl.load(table_ptr + least)
         bias = (gap * 0).to(table_ptr.dtype.element_ty) + value
     else:
-        bias = tl.load(table_ptr + time_bucket(gap, thresholds_ptr, num_buckets, STEPS, BISECTIONS))
+        bias = tl.load(table_ptr + time_bucket(gap, terms, FLAGS))
     return bias
 
 
 @triton.jit
-def pos_bias(distance, table_ptr, reach):
-    """Bias of a tile of distances, place of the query minus key; the table holds those from -reach to reach."""
+def pos_bias(distance, terms, h):
+    """Bias of head `h` for distances, place of the query minus key; the table holds those from -reach to reach."""
+    reach = terms.reach
+    table_ptr = terms.pos_table + h * terms.pos_h
     return tl.load(table_ptr + tl.minimum(tl.maximum(distance, -reach), reach) + reach)
 
 
@@ -123,11 +129,11 @@ def _mix(word):
 
 
 @triton.jit
-def dropout_hash(state, sequence, places, head):
+def dropout_hash(state, sequence, places, h):
     """int32 hash of the places of a sequence, as in `dropout.py`; `state` (int32) belongs to seed and side."""
     of_sequence = _mix((state ^ sequence).to(tl.uint32, bitcast=True))
     of_place = _mix(of_sequence ^ (places.to(tl.uint32) * 0x2545F491))
-    of_head = head.to(tl.uint32) * 0x632BE5AB
+    of_head = h.to(tl.uint32) * 0x632BE5AB
     return (_mix(of_place ^ of_head) | 1).to(tl.int32, bitcast=True)
 
 

@@ -2,10 +2,10 @@
 """Which keys a block of queries meets, and which queries a block of keys: spans of one sequence, on the device.
 
 A span is cut into blocks. In *inner* blocks every query sees every key, so nothing is masked; the others, *edges*, ask
-`sees` for each pair. Places, keys and masks are those of `visibility.py`.
+`sees` for each pair. Places, keys and masks are those of `visibility.py`. Spans are eight numbers:
 
-    keys of a block of queries      [0, global_end) | [low, high), of it inner [inner, inner_end) | [own, own_end)
-    queries of a block of keys      [0, global_end) | [low, high), of it inner [inner, inner_end) | [own, own_end)
+    [first, global_end) | [low, high), of it inner [inner, inner_end) | [own, own_end)
+    global tokens         what causality and window leave              the targets' own groups
 """
 
 import triton
@@ -13,78 +13,50 @@ import triton.language as tl
 
 
 @triton.jit
-def sees(
-    place,
-    key,
-    first_target,
-    left,
-    right,
-    num_global,
-    target_group,
-    CAUSAL: tl.constexpr,
-    HAS_LEFT: tl.constexpr,
-    HAS_RIGHT: tl.constexpr,
-    HAS_GLOBAL: tl.constexpr,
-    HAS_TARGETS: tl.constexpr,
-):
+def sees(place, key, first_target, masks, FLAGS: tl.constexpr):
     """True where the query at `place` sees `key`; two tensors that broadcast to a tile, either way round."""
     p = place
-    if HAS_TARGETS:
+    if FLAGS.HAS_TARGETS:
         p = tl.minimum(place, first_target)  # all targets stand right behind the history
     seen = (key >= 0) & (p == p)
-    if HAS_LEFT:
-        seen = seen & (key >= p - left)
-    if HAS_RIGHT:
-        seen = seen & (key <= p + right)
-    if HAS_GLOBAL:
-        seen = seen | (key < num_global) | ((p >= 0) & (p < num_global))
-    if CAUSAL:
+    if FLAGS.HAS_LEFT:
+        seen = seen & (key >= p - masks.left)
+    if FLAGS.HAS_RIGHT:
+        seen = seen & (key <= p + masks.right)
+    if FLAGS.HAS_GLOBAL:
+        seen = seen | (key < masks.num_global) | ((p >= 0) & (p < masks.num_global))
+    if FLAGS.CAUSAL:
         seen = seen & (key <= p)
-    if HAS_TARGETS:
-        group_of_query = (place - first_target) // target_group
-        group_of_key = (key - first_target) // target_group
+    if FLAGS.HAS_TARGETS:
+        group_of_query = (place - first_target) // masks.target_group
+        group_of_key = (key - first_target) // masks.target_group
         both = (place >= first_target) & (key >= first_target)
         seen = (seen & (key < first_target)) | (both & (group_of_query == group_of_key))
     return seen
 
 
 @triton.jit
-def key_spans(
-    first_place,
-    last_place,
-    num_keys,
-    first_target,
-    left,
-    right,
-    num_global,
-    target_group,
-    BLOCK: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    HAS_LEFT: tl.constexpr,
-    HAS_RIGHT: tl.constexpr,
-    HAS_GLOBAL: tl.constexpr,
-    HAS_TARGETS: tl.constexpr,
-):
-    """global_end, low, inner, inner_end, high, own, own_end of the keys that queries at these places see."""
+def key_spans(first_place, last_place, num_keys, first_target, masks, BLOCK: tl.constexpr, FLAGS: tl.constexpr):
+    """Spans of the keys that queries at these places see."""
     a = tl.minimum(first_place, first_target)
     b = tl.minimum(last_place, first_target)
     low, high, all_low, all_high = 0, first_target, 0, first_target
-    if HAS_LEFT:
-        low = tl.maximum(0, a - left)
-        all_low = tl.maximum(0, b - left)
-    if HAS_RIGHT:
-        high = tl.minimum(high, b + right + 1)
-        all_high = tl.minimum(all_high, a + right + 1)
+    if FLAGS.HAS_LEFT:
+        low = tl.maximum(0, a - masks.left)
+        all_low = tl.maximum(0, b - masks.left)
+    if FLAGS.HAS_RIGHT:
+        high = tl.minimum(high, b + masks.right + 1)
+        all_high = tl.minimum(all_high, a + masks.right + 1)
     reachable = first_target
-    if CAUSAL:
+    if FLAGS.CAUSAL:
         high = tl.minimum(high, b + 1)
         all_high = tl.minimum(all_high, a + 1)
         reachable = tl.minimum(first_target, b + 1)
     reachable = tl.maximum(reachable, 0)
     global_end = 0
-    if HAS_GLOBAL:
-        global_end = tl.minimum(num_global, reachable)
-        has_global_query = (a < num_global) & (b >= 0)
+    if FLAGS.HAS_GLOBAL:
+        global_end = tl.minimum(masks.num_global, reachable)
+        has_global_query = (a < masks.num_global) & (b >= 0)
         low = tl.where(has_global_query, 0, low)
         high = tl.where(has_global_query, reachable, high)
     low = tl.maximum(low, global_end)
@@ -94,59 +66,43 @@ def key_spans(
     inner = tl.where(num_inner > 0, inner, low)
     inner_end = inner + num_inner * BLOCK
     own, own_end = 0, 0
-    if HAS_TARGETS:
-        own = first_target + (tl.maximum(first_place - first_target, 0) // target_group) * target_group
-        own_end = first_target + ((last_place - first_target) // target_group + 1) * target_group
+    if FLAGS.HAS_TARGETS:
+        own = first_target + (tl.maximum(first_place - first_target, 0) // masks.target_group) * masks.target_group
+        own_end = first_target + ((last_place - first_target) // masks.target_group + 1) * masks.target_group
         own_end = tl.where(last_place >= first_target, tl.minimum(own_end, num_keys), own)
-    return global_end, low, inner, inner_end, high, own, own_end
+    return 0, global_end, low, inner, inner_end, high, own, own_end
 
 
 @triton.jit
 def query_spans(
-    first_key,
-    last_key,
-    num_queries,
-    num_keys,
-    first_target,
-    left,
-    right,
-    num_global,
-    target_group,
-    BLOCK: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    HAS_LEFT: tl.constexpr,
-    HAS_RIGHT: tl.constexpr,
-    HAS_GLOBAL: tl.constexpr,
-    HAS_TARGETS: tl.constexpr,
+    first_key, last_key, num_queries, num_keys, first_target, masks, BLOCK: tl.constexpr, FLAGS: tl.constexpr
 ):
-    """first, global_end, low, inner, inner_end, high, own, own_end: numbers of the queries that see these keys.
-
-    Here the first span is [first, global_end).
-    """
+    """Spans of the queries, by their numbers, that see these keys."""
     shift = num_keys - num_queries
     is_history = first_key < first_target
     low, high, all_low, all_high = shift, num_keys, shift, num_keys  # places
-    if HAS_RIGHT:
-        low = tl.maximum(low, first_key - right)
-        all_low = tl.maximum(all_low, last_key - right)
-    if CAUSAL:
+    if FLAGS.HAS_RIGHT:
+        low = tl.maximum(low, first_key - masks.right)
+        all_low = tl.maximum(all_low, last_key - masks.right)
+    if FLAGS.CAUSAL:
         low = tl.maximum(low, first_key)
         all_low = tl.maximum(all_low, last_key)
-    if HAS_LEFT:
-        high = tl.where(last_key + left < first_target, tl.minimum(high, last_key + left + 1), high)
-        all_high = tl.where(first_key + left < first_target, tl.minimum(all_high, first_key + left + 1), all_high)
+    if FLAGS.HAS_LEFT:
+        last_end, first_end = last_key + masks.left + 1, first_key + masks.left + 1
+        high = tl.where(last_end <= first_target, tl.minimum(high, last_end), high)
+        all_high = tl.where(first_end <= first_target, tl.minimum(all_high, first_end), all_high)
     first, global_end = shift, shift
-    if HAS_GLOBAL:
+    if FLAGS.HAS_GLOBAL:
         first = tl.maximum(shift, 0)
-        if CAUSAL:
+        if FLAGS.CAUSAL:
             first = tl.maximum(first, first_key)
-        has_global_key = first_key < num_global
+        has_global_key = first_key < masks.num_global
         high = tl.where(has_global_key, num_keys, high)
-        low = tl.where(has_global_key, first if CAUSAL else shift, low)
-        global_end = tl.where(has_global_key, first, tl.maximum(first, tl.minimum(num_global, num_keys)))
+        low = tl.where(has_global_key, first if FLAGS.CAUSAL else shift, low)
+        global_end = tl.where(has_global_key, first, tl.maximum(first, tl.minimum(masks.num_global, num_keys)))
         low = tl.maximum(low, tl.where(has_global_key, low, global_end))
     high = tl.maximum(high, low)
-    if HAS_TARGETS:  # a tile with a target among its keys has no inner part, and none of history alone has own queries
+    if FLAGS.HAS_TARGETS:  # keys with a target among them have no inner part, those of history alone no own queries
         all_high = tl.where(last_key < first_target, all_high, low)
         high = tl.where(is_history, high, low)
         global_end = tl.where(is_history, global_end, first)
@@ -155,9 +111,9 @@ def query_spans(
     inner = tl.where(num_inner > 0, inner, low)
     inner_end = inner + num_inner * BLOCK
     own, own_end = shift, shift
-    if HAS_TARGETS:
-        own = first_target + (tl.maximum(first_key - first_target, 0) // target_group) * target_group
-        own_end = first_target + ((last_key - first_target) // target_group + 1) * target_group
+    if FLAGS.HAS_TARGETS:
+        own = first_target + (tl.maximum(first_key - first_target, 0) // masks.target_group) * masks.target_group
+        own_end = first_target + ((last_key - first_target) // masks.target_group + 1) * masks.target_group
         own_end = tl.minimum(own_end, num_keys)
         own = tl.maximum(own, tl.where(is_history, high, shift))
         own_end = tl.where(last_key >= first_target, tl.maximum(own_end, own), own)
@@ -174,19 +130,17 @@ def query_spans(
 
 
 @triton.jit
-def num_edges(first, global_end, low, inner, inner_end, high, own, own_end, BLOCK: tl.constexpr):
+def num_edges(spans, BLOCK: tl.constexpr):
     """Blocks outside the inner part."""
-    return (
-        tl.cdiv(global_end - first, BLOCK)
-        + (inner - low) // BLOCK
-        + tl.cdiv(high - inner_end, BLOCK)
-        + tl.cdiv(own_end - own, BLOCK)
-    )
+    first, global_end, low, inner, inner_end, high, own, own_end = spans
+    num_global, num_own = tl.cdiv(global_end - first, BLOCK), tl.cdiv(own_end - own, BLOCK)
+    return num_global + (inner - low) // BLOCK + tl.cdiv(high - inner_end, BLOCK) + num_own
 
 
 @triton.jit
-def edge(t, first, global_end, low, inner, inner_end, high, own, own_end, BLOCK: tl.constexpr):
+def edge(t, spans, BLOCK: tl.constexpr):
     """Start and end of the t-th edge; the end may lie before start + BLOCK."""
+    first, global_end, low, inner, inner_end, high, own, own_end = spans
     num_global = tl.cdiv(global_end - first, BLOCK)
     num_left = (inner - low) // BLOCK
     num_right = tl.cdiv(high - inner_end, BLOCK)
@@ -200,3 +154,9 @@ def edge(t, first, global_end, low, inner, inner_end, high, own, own_end, BLOCK:
     start = tl.where(t < num_global, first + t * BLOCK, start)
     end = tl.where(t < num_global, global_end, end)
     return start, end
+
+
+@triton.jit
+def num_inner(spans, BLOCK: tl.constexpr):
+    """Blocks of the inner part."""
+    return (spans[4] - spans[3]) // BLOCK
