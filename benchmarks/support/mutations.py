@@ -67,6 +67,12 @@ _ATTENTION = (
     ),
     (FORWARD, "scores without their scale", "out_dtype=FLAGS.ACC) * scale", "out_dtype=FLAGS.ACC)"),
     (FORWARD, "kept weights are not made up for", "acc = acc / dropout.kept_share", "acc = acc * 1.0"),
+    (
+        "attention/triton_path/passes.py",
+        "targets do not look ahead",
+        "looks_ahead = not causal or arguments.num_targets is not None",
+        "looks_ahead = not causal",
+    ),
     (QUERIES, "delta is left out", "(grad_weights - delta[:, None])", "grad_weights"),
     (QUERIES, "dq without its scale", "dq * scale, m", "dq, m"),
     (QUERIES, "no gradient by the lse", "delta -= grad_lse", "delta -= 0.0 * grad_lse"),

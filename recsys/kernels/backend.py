@@ -22,6 +22,7 @@ from recsys.kernels.launch import compile_target
 Backend = Literal["triton", "torch", "reference"]
 BACKENDS = ("auto", "triton", "torch", "reference")
 MIN_CAPABILITY = (8, 0)
+SMALL_SHARED_MEMORY = ((8, 6), (8, 9), (12, 0), (12, 1))  # consumer and inference cards: 99 KB a block, not 163 or 227
 
 _log = logging.getLogger("recsys.kernels")
 
@@ -62,6 +63,11 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+def suits_capability(capability: tuple[int, int]) -> bool:
+    """Whether the launch tables fit a GPU: sm_80 and newer, but for those with 99 KB of shared memory a block."""
+    return capability >= MIN_CAPABILITY and capability not in SMALL_SHARED_MEMORY
+
+
 def is_interpreting() -> bool:
     """Whether Triton's kernels run in its interpreter, on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
@@ -73,8 +79,11 @@ def _suits_triton(x: Tensor) -> bool:
     if not has_triton():
         _warn_once("triton is not installed, so kernels run in plain torch on the GPU; pip install -e '.[triton]'")
         return False
-    if torch.cuda.get_device_capability(x.device) < MIN_CAPABILITY:
-        _warn_once(f"{torch.cuda.get_device_name(x.device)} is older than sm_80, so kernels run in plain torch on it")
+    if not suits_capability(torch.cuda.get_device_capability(x.device)):
+        _warn_once(
+            f"{torch.cuda.get_device_name(x.device)} is older than sm_80 or has too little shared memory for the "
+            "Triton kernels, so they run in plain torch on it"
+        )
         return False
     return True
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 Plan = TypeVar("Plan")
+LARGEST_TOTAL = 2**62
 NUM_RECENT = 16  # batches that `JaggedMeta.of` remembers
 
 
@@ -53,13 +54,16 @@ class JaggedMeta:
         host = _host_lengths(lengths)
         ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(host, dtype=np.int64)])
         offsets = torch.from_numpy(ends).to(device) if device is not None else torch.from_numpy(ends)
-        return cls(
+        meta = cls(
             offsets=offsets,
             lengths=host,
             host_lengths=torch.from_numpy(host),
             max_len=int(host.max(initial=0)),
             total=int(ends[-1]),
         )
+        if offsets.device.type != "cpu":
+            _remember(meta)  # an operator of torch's library shall find it again, and copy nothing anew
+        return meta
 
     @classmethod
     def of(cls, host_lengths: Tensor, offsets: Tensor) -> "JaggedMeta":
@@ -69,12 +73,10 @@ class JaggedMeta:
             host_lengths: (B,) int64 on the CPU.
             offsets: (B+1,) int64, on the device of the batch.
         """
-        key = host_lengths.numpy().tobytes(), str(offsets.device)
         with _recent_lock:
-            meta = _recent.pop(key, None) or cls.from_lengths(host_lengths, offsets.device)
-            _recent[key] = meta  # at the end: the youngest
-            if len(_recent) > NUM_RECENT:
-                del _recent[next(iter(_recent))]
+            found = _recent.get((host_lengths.numpy().tobytes(), str(offsets.device)))
+        meta = cls.from_lengths(host_lengths, offsets.device) if found is None else found
+        _remember(meta)
         return meta
 
     @property
@@ -98,6 +100,16 @@ _recent: dict[tuple[bytes, str], JaggedMeta] = {}
 _recent_lock = threading.Lock()
 
 
+def _remember(meta: JaggedMeta) -> None:
+    """As the youngest of the recent ones."""
+    key = meta.lengths.tobytes(), str(meta.offsets.device)
+    with _recent_lock:
+        _recent.pop(key, None)
+        _recent[key] = meta
+        if len(_recent) > NUM_RECENT:
+            del _recent[next(iter(_recent))]
+
+
 def _host_lengths(lengths: Sequence[int] | np.ndarray | Tensor) -> np.ndarray:
     values = lengths.detach().cpu().numpy() if isinstance(lengths, Tensor) else np.asarray(lengths)
     if values.size == 0:
@@ -106,7 +118,9 @@ def _host_lengths(lengths: Sequence[int] | np.ndarray | Tensor) -> np.ndarray:
         raise ValueError(f"lengths has the shape {values.shape}; wanted (B,), one length a sequence")
     if not np.issubdtype(values.dtype, np.integer):
         raise TypeError(f"lengths are {values.dtype}; wanted integers")
-    host = values.astype(np.int64)
+    if values.size and float(values.sum(dtype=np.float64)) >= LARGEST_TOTAL:
+        raise ValueError(f"lengths sum up to {float(values.sum(dtype=np.float64)):.3g}; wanted below 2**62 tokens")
+    host = values.astype(np.int64)  # a copy
     if (host < 0).any():
         b = int(np.argmax(host < 0))
         raise ValueError(f"lengths[{b}]={host[b]}; wanted a length >= 0")

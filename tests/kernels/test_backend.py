@@ -51,6 +51,13 @@ def test_triton_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
         choose_backend("op", torch.zeros(1))
 
 
+def test_cards_with_little_shared_memory_run_torch() -> None:
+    suited = [(8, 0), (9, 0), (10, 0)]
+    unsuited = [(7, 5), (8, 6), (8, 9), (12, 0)]
+    assert all(map(backend.suits_capability, suited))
+    assert not any(map(backend.suits_capability, unsuited))
+
+
 def test_each_op_says_its_path_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="recsys.kernels"):
         for _ in range(3):

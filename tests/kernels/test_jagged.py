@@ -57,3 +57,8 @@ def test_a_meta_that_was_attended_with_is_freed_without_the_garbage_collector() 
         assert watched() is None
     finally:
         gc.enable()
+
+
+def test_lengths_that_no_sum_holds_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"lengths sum up to 1.38e\+19; wanted below 2\*\*62 tokens"):
+        JaggedMeta.from_lengths([2**62] * 3)

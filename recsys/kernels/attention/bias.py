@@ -9,6 +9,7 @@ Paper: Zhai et al. 2024, arXiv:2402.17152 (time and position buckets); Raffel et
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -39,8 +40,7 @@ class TimeBias:
         """(NB-1,) int64 on the table's device."""
         if isinstance(self.buckets, Tensor):
             return self.buckets.to(device=self.table.device, dtype=torch.int64)
-        values = time_thresholds(self.buckets, self.table.shape[1])
-        return torch.tensor(values, dtype=torch.int64, device=self.table.device)
+        return _thresholds_on(self.table.device, self.buckets, self.table.shape[1])
 
     def scores(self, rows_q: slice, rows_k: slice) -> Tensor:
         """(H or 1, Lq, Lk) bias of the queries `rows_q` against the keys `rows_k`."""
@@ -78,11 +78,22 @@ class PosBias:
     def _t5_bucket(self, distance: Tensor, causal: bool) -> Tensor:
         num_buckets = self.table.shape[1]
         one_sided = num_buckets if causal else num_buckets // 2
-        thresholds = torch.tensor(t5_thresholds(one_sided, self.max_distance), device=distance.device)
+        thresholds = _t5_thresholds_on(distance.device, one_sided, self.max_distance)
         if causal:
             return torch.bucketize(distance.clamp(min=0), thresholds, right=True)
         bucket = torch.bucketize(distance.abs(), thresholds, right=True)
         return bucket + (distance < 0) * one_sided
+
+
+@cache
+def _thresholds_on(device: torch.device, buckets: str, num_buckets: int) -> Tensor:
+    """Copied to the device once: a copy for each call would wait for it."""
+    return torch.tensor(time_thresholds(buckets, num_buckets), dtype=torch.int64, device=device)
+
+
+@cache
+def _t5_thresholds_on(device: torch.device, num_buckets: int, max_distance: int) -> Tensor:
+    return torch.tensor(t5_thresholds(num_buckets, max_distance), device=device)
 
 
 def time_thresholds(buckets: str, num_buckets: int) -> list[int]:

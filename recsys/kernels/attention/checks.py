@@ -1,5 +1,6 @@
 """What `jagged_attention` refuses, each by one line with the value got and the value wanted."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,11 +13,14 @@ from recsys.kernels.jagged import JaggedMeta
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 MAX_WIDTH = 256
+MAX_SEED = 1 << 63
 
 
 def check_tensors(q: Tensor, k: Tensor, v: Tensor, meta_q: JaggedMeta, meta_k: JaggedMeta) -> None:
     """Raise ValueError unless shapes, dtypes and devices agree with each other and with the lengths."""
     for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} is {type(x).__name__}; wanted a tensor")
         if x.dim() != 3:
             raise ValueError(f"{name} has the shape {tuple(x.shape)}; wanted (T, H, D)")
         if x.dtype not in DTYPES:
@@ -49,6 +53,8 @@ def check_kind(kind: str, silu_norm: float | None, dropout_p: float, seed: int |
     """Raise unless `kind` and what belongs to it, or to softmax alone, agree."""
     if kind not in ("softmax", "silu"):
         raise ValueError(f"kind={kind!r}; wanted 'softmax' or 'silu'")
+    if seed is not None and (not isinstance(seed, int) or not 0 <= seed < MAX_SEED):
+        raise ValueError(f"seed={seed}; wanted an integer from 0 to 2**63 - 1")
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p={dropout_p}; wanted 0 <= dropout_p < 1")
     if dropout_p > 0 and seed is None:
@@ -70,6 +76,11 @@ def checked_visibility(
     causal: bool, window: tuple[int, int], num_global: int, has_targets: bool, target_group: int
 ) -> Visibility:
     """The mask arguments in one; ValueError if one is out of range or two contradict each other."""
+    if not (isinstance(window, tuple | list) and len(window) == 2 and all(isinstance(x, int) for x in window)):
+        raise ValueError(f"window={window!r}; wanted two integers >= 0, or -1 for no limit")
+    for name, number in (("num_global", num_global), ("target_group", target_group)):
+        if not isinstance(number, int):
+            raise ValueError(f"{name}={number!r}; wanted an integer")
     left, right = window
     if left < -1 or right < -1:
         raise ValueError(f"window={window}; wanted two numbers >= 0, or -1 for no limit")
@@ -100,7 +111,7 @@ def host_targets(num_targets: Sequence[int] | np.ndarray | Tensor | None, meta_k
     return counts.astype(np.int64)
 
 
-def check_biases(q: Tensor, k: Tensor, time_bias: TimeBias | None, pos_bias: PosBias | None) -> None:
+def check_biases(q: Tensor, k: Tensor, time_bias: TimeBias | None, pos_bias: PosBias | None, causal: bool) -> None:
     """Raise ValueError or TypeError unless tables, times and thresholds fit q and k."""
     if time_bias is not None:
         _check_table("time_bias.table", time_bias.table, q)
@@ -108,7 +119,7 @@ def check_biases(q: Tensor, k: Tensor, time_bias: TimeBias | None, pos_bias: Pos
         _check_times("time_bias.ts_k", time_bias.ts_k, "k", k)
     if pos_bias is not None:
         _check_table("pos_bias.table", pos_bias.table, q)
-        _check_pos_kind(pos_bias)
+        _check_pos_kind(pos_bias, causal)
 
 
 def _check_table(name: str, table: Tensor, q: Tensor) -> None:
@@ -134,6 +145,10 @@ def _check_times(name: str, times: Tensor, other: str, rows: Tensor) -> None:
 def check_thresholds(time_bias: TimeBias) -> None:
     """Raise ValueError or TypeError unless the buckets fit the table; reads thresholds, which waits for a GPU."""
     num_buckets = time_bias.table.shape[1]
+    if not isinstance(time_bias.buckets, str | Tensor):
+        raise TypeError(
+            f"time_bias.buckets is {type(time_bias.buckets).__name__}; wanted a name or a tensor of thresholds"
+        )
     if not isinstance(time_bias.buckets, Tensor):
         time_thresholds(time_bias.buckets, num_buckets)
         return
@@ -149,14 +164,29 @@ def check_thresholds(time_bias: TimeBias) -> None:
         raise ValueError("time_bias.buckets descends; wanted ascending thresholds")
 
 
-def _check_pos_kind(pos_bias: PosBias) -> None:
+def _check_pos_kind(pos_bias: PosBias, causal: bool) -> None:
     num_buckets = pos_bias.table.shape[1]
     if pos_bias.kind not in ("toeplitz", "t5"):
         raise ValueError(f"pos_bias.kind={pos_bias.kind!r}; wanted 'toeplitz' or 't5'")
     if pos_bias.kind == "toeplitz" and num_buckets % 2 == 0:
         raise ValueError(f"pos_bias.table has NB={num_buckets} columns; toeplitz wants an odd number, 2 * reach + 1")
+    if pos_bias.kind == "t5" and not causal and num_buckets % 2:
+        raise ValueError(f"pos_bias has NB={num_buckets}; t5 wants an even number unless causal, half for each side")
     if pos_bias.kind == "t5" and (num_buckets < 4 or pos_bias.max_distance <= num_buckets):
         raise ValueError(
             f"pos_bias has NB={num_buckets} and max_distance={pos_bias.max_distance}; "
             "t5 wants NB >= 4 and a max_distance above NB"
         )
+
+
+def check_scale(scale: float) -> None:
+    """Raise ValueError unless the scale of the scores is a number."""
+    if not math.isfinite(scale):
+        raise ValueError(f"scale={scale}; wanted a finite number")
+
+
+def check_metas(meta_q: object, meta_k: object) -> None:
+    """Raise TypeError unless the lengths come as JaggedMeta."""
+    for name, meta in (("meta_q", meta_q), ("meta_k", meta_k)):
+        if not isinstance(meta, JaggedMeta):
+            raise TypeError(f"{name} is {type(meta).__name__}; wanted JaggedMeta.from_lengths(lengths)")

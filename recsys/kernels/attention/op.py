@@ -20,6 +20,8 @@ from recsys.kernels.attention.bias import PosBias, TimeBias
 from recsys.kernels.attention.checks import (
     check_biases,
     check_kind,
+    check_metas,
+    check_scale,
     check_tensors,
     check_thresholds,
     checked_visibility,
@@ -139,13 +141,16 @@ def jagged_attention(
         NotImplementedError: dropout with silu, or an argument that the chosen path has not built.
     """
     meta_k = meta_q if meta_k is None else meta_k
+    check_metas(meta_q, meta_k)
     check_tensors(q, k, v, meta_q, meta_k)
     check_kind(kind, silu_norm, dropout_p, seed, return_lse)
-    check_biases(q, k, time_bias, pos_bias)
+    check_biases(q, k, time_bias, pos_bias, causal)
+    scale = 1.0 / math.sqrt(q.shape[2]) if scale is None else float(scale)
+    check_scale(scale)
     arguments = Arguments(
         meta_q=meta_q,
         meta_k=meta_k,
-        scale=1.0 / math.sqrt(q.shape[2]) if scale is None else float(scale),
+        scale=scale,
         visibility=checked_visibility(causal, window, num_global, num_targets is not None, target_group),
         silu_norm=silu_norm,
         time_bias=time_bias,
@@ -154,6 +159,10 @@ def jagged_attention(
         seed=seed or 0,
     )
     if torch.compiler.is_compiling():
+        if isinstance(num_targets, list | tuple):
+            raise TypeError(
+                "num_targets is a list; within torch.compile pass a CPU tensor: a list makes a graph a batch"
+            )
         targets = None if num_targets is None else torch.as_tensor(num_targets)
         out, lse = attend_through_library(q, k, v, arguments, targets)
     else:
@@ -172,5 +181,6 @@ def _attend(
         targets = None if num_targets is None else torch.from_numpy(num_targets)
         return attend_through_library(q, k, v, arguments, targets)
     attend = jagged_attention_torch if backend == "torch" else jagged_attention_reference
-    out, lse = attend(q, k, v, **{**vars(arguments), "num_targets": num_targets})
+    with torch.autocast(q.device.type, enabled=False):
+        out, lse = attend(q, k, v, **{**vars(arguments), "num_targets": num_targets})
     return out, lse.to(torch.promote_types(lse.dtype, torch.float32))

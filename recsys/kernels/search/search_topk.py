@@ -76,8 +76,8 @@ def search_topk(
     Raises:
         ValueError: shapes, dtypes, devices or ranges do not agree.
     """
-    if not 1 <= top_k <= MAX_TOP_K:
-        raise ValueError(f"top_k={top_k}; wanted 1 to {MAX_TOP_K}")
+    if not isinstance(top_k, int) or not 1 <= top_k <= MAX_TOP_K:
+        raise ValueError(f"top_k={top_k}; wanted an integer from 1 to {MAX_TOP_K}")
     given = checked_scoring(q, k, meta_c, meta_k, scale, q2, k2, scale2, k_bias)
     s = given.with_heads()
     idx, score = _search_topk(

@@ -78,6 +78,26 @@ CASES = [
         time={"num_buckets": 9, "buckets": "log2x2"},
         arguments={"causal": True, "dropout_p": 0.3, "seed": 3},
     ),
+    Case(
+        name="targets and biases",
+        lengths=[40, 0, 17, 1, 37],
+        time={"num_buckets": 9, "buckets": "log2x2"},
+        pos={"num_buckets": 75},
+        arguments={"causal": True, "num_targets": [36, 0, 5, 1, 9], "target_group": 36},
+    ),
+    Case(
+        name="targets, t5 and dropout",
+        pos={"num_buckets": 8, "kind": "t5", "max_distance": 20},
+        arguments={"num_targets": TARGETS, "target_group": 2, "dropout_p": 0.2, "seed": 1},
+    ),
+    Case(
+        name="silu, targets and a bias",
+        pos={"num_buckets": 21, "shared": True},
+        arguments={"kind": "silu", "silu_norm": 9.0, "causal": True, "num_targets": TARGETS, "target_group": 9},
+    ),
+    Case(name="limits that no place reaches", arguments={"window": (2**31 - 1, 2**31 - 1), "num_global": 2**40}),
+    Case(name="no scale", arguments={"causal": True, "scale": 0.0}),
+    Case(name="negative scale", arguments={"causal": True, "scale": -0.5}),
     Case(name="odd widths", width=24, width_v=40, arguments={"causal": True}),
     Case(name="width 8", width=8, arguments={"causal": True, "num_targets": TARGETS}),
 ]
@@ -155,5 +175,5 @@ def _seconds(meta: JaggedMeta, generator: torch.Generator) -> Tensor:
     steps = torch.randint(0, 20, (meta.total,), generator=generator)
     steps = torch.where(torch.rand(meta.total, generator=generator) < 0.2, steps * 700, steps)
     times = torch.cumsum(steps, 0)
-    starts = torch.repeat_interleave(torch.from_numpy(meta.starts), torch.from_numpy(meta.lengths))
+    starts = torch.repeat_interleave(torch.from_numpy(meta.starts), meta.host_lengths)
     return (times - times[starts]).int() if meta.total else times.int()

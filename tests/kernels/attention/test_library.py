@@ -1,5 +1,6 @@
 """`jagged_attention` as an operator: what torch.compile and torch.library ask of one."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,6 +44,9 @@ def test_the_operator_equals_the_torch_path(case: Case, monkeypatch: pytest.Monk
     drawn = draw(case, torch.float64)
     expected = values_and_gradients(drawn, drawn.inputs)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    if "num_targets" in case.arguments:
+        case = replace(case, arguments={**case.arguments, "num_targets": torch.tensor(case.arguments["num_targets"])})
+        drawn = draw(case, torch.float64)
     for name, x in values_and_gradients(drawn, drawn.inputs).items():
         torch.testing.assert_close(x, expected[name], rtol=1e-10, atol=1e-11)
 
@@ -83,6 +87,13 @@ def test_gradients_come_through_a_compiled_call() -> None:
         strict=True,
     ):
         torch.testing.assert_close(found, expected)
+
+
+def test_targets_in_a_list_are_refused_in_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    q = torch.zeros(3, 1, 8)
+    with pytest.raises(TypeError, match="num_targets is a list; within torch.compile pass a CPU tensor"):
+        jagged_attention(q, q, q, JaggedMeta.from_lengths([3]), num_targets=[1])
 
 
 def test_the_same_batch_finds_its_meta_again() -> None:

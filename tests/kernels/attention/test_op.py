@@ -40,6 +40,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"kind": "silu", "silu_norm": 1.0, "return_lse": True}, "return_lse=True with kind='silu'"),
     ({"dropout_p": 1.0}, "dropout_p=1.0; wanted 0 <= dropout_p < 1"),
     ({"dropout_p": 0.1}, "dropout_p=0.1 without seed"),
+    ({"window": 3}, "window=3; wanted two integers >= 0, or -1"),
+    ({"window": (1, 2, 3)}, r"window=\(1, 2, 3\); wanted two integers"),
+    ({"window": (1.5, 2)}, r"window=\(1.5, 2\); wanted two integers"),
+    ({"num_global": 1.5}, "num_global=1.5; wanted an integer"),
+    ({"dropout_p": 0.1, "seed": 2**70}, r"seed=1180591620717411303424; wanted an integer from 0 to 2\*\*63 - 1"),
+    ({"dropout_p": 0.1, "seed": 1.5}, "seed=1.5; wanted an integer"),
+    ({"scale": float("nan")}, "scale=nan; wanted a finite number"),
+    ({"pos_bias": PosBias(table=torch.zeros(1, 5), kind="t5")}, "pos_bias has NB=5; t5 wants an even number"),
     ({"window": (-2, 0)}, r"window=\(-2, 0\); wanted two numbers >= 0, or -1"),
     ({"num_global": -1}, "num_global=-1; wanted >= 0"),
     ({"target_group": 0, "num_targets": [1, 1]}, "target_group=0; wanted >= 1"),
@@ -74,6 +82,9 @@ def test_a_wrong_argument_is_refused_with_both_values(arguments: dict[str, Any],
         ({"num_targets": torch.tensor([1.0, 1.0])}, "num_targets is float32; wanted integers"),
         ({"time_bias": _time(ts_q=TIMES.float())}, "time_bias.ts_q is torch.float32; wanted int32 seconds"),
         ({"time_bias": _time(ts_k=TIMES.long())}, "time_bias.ts_k is torch.int64; wanted int32 seconds"),
+        ({"time_bias": _time(buckets=[1, 2, 3])}, "time_bias.buckets is list; wanted a name or a tensor"),
+        ({"meta_k": [3, 2]}, r"meta_k is list; wanted JaggedMeta.from_lengths\(lengths\)"),
+        ({"q": [1.0]}, "q is list; wanted a tensor"),
         ({"time_bias": _time(buckets=torch.zeros(3))}, "time_bias.buckets is torch.float32; wanted int32 thresholds"),
     ],
 )
@@ -141,3 +152,14 @@ def test_float32_heads_too_wide_for_the_kernels_are_told(
     monkeypatch.setenv("RECSYS_KERNELS", "triton")
     with pytest.raises(RuntimeError, match="kernels for float32 up to 128 wide, these heads have 160; use bfloat16"):
         library.path_of(q, q)
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_autocast_changes_no_bit_and_no_dtype(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_KERNELS", backend)
+    q = torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(0))
+    expected = jagged_attention(q, q, q, META, causal=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = jagged_attention(q, q, q, META, causal=True)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)

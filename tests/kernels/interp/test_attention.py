@@ -195,6 +195,19 @@ def test_a_batch_without_tokens_gives_nothing_and_zero_gradients(lengths: list[i
     assert torch.autograd.grad(out.sum(), q)[0].shape == (0, 2, 16)
 
 
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_what_is_no_number_shows(which: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NaN key or value reaches every query that sees it, a NaN query its own row, as in the definition."""
+    case = Case(name="nan", lengths=[9, 5], arguments={"causal": True})
+    drawn = draw(case, torch.float32, num_heads=1)
+    inputs = [x.clone() for x in drawn.inputs]
+    inputs[which][3] = torch.nan
+    found = values_and_gradients(drawn, tuple(inputs))
+    monkeypatch.setenv("RECSYS_KERNELS", "reference")
+    expected = values_and_gradients(drawn, tuple(inputs))
+    assert torch.equal(found["out"].isnan(), expected["out"].isnan())
+
+
 def test_bfloat16_is_refused_because_the_interpreter_is_wrong_there() -> None:
     x = torch.zeros(3, 1, 16, dtype=torch.bfloat16)
     with pytest.raises(RuntimeError, match="the interpreter computes bfloat16 wrongly; use float32"):

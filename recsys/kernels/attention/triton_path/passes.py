@@ -32,6 +32,7 @@ SHORT_KEYS = (64, 128, 256)  # sizes of the one-kernel backward pass
 SPLIT_PROGRAMS = 264  # fewer programs than two for each processor of an H100 or H200: the keys are split
 SPLIT_KEYS = 1024  # a part has at least so many keys
 MOST_DOT_D = 64  # numbers of a row of float32 that the gradient of a position bias multiplies at a time
+FAR = 1 << 29  # places: beyond every sequence, and still an int32 when places are added to it
 COMBINED_ROWS = 16  # a program joins the parts of so many rows
 POSITION_SPLITS = 8  # parts of the batch in the gradient of a position bias
 
@@ -204,7 +205,8 @@ def _position_pass(saved: _Saved, arguments: Arguments, bias: PosBias) -> Tensor
     q, v, causal = saved.q, saved.v, arguments.visibility.causal
     launch, num_heads = _launch("backward_positions", q, v, arguments), q.shape[1]
     block, num_sequences = launch["BLOCK"], arguments.meta_q.num_sequences
-    first = 0 if causal else -triton.cdiv(arguments.meta_q.max_len, block)
+    looks_ahead = not causal or arguments.num_targets is not None  # within its group a target does, causal or not
+    first = -triton.cdiv(arguments.meta_q.max_len, block) if looks_ahead else 0
     diagonals = triton.cdiv(arguments.meta_k.max_len, block) - first
     num_splits = min(POSITION_SPLITS, num_sequences)
     same = torch.empty(num_splits, num_heads, diagonals * block, dtype=saved.lse.dtype, device=q.device)
@@ -250,7 +252,7 @@ def _fold(by_distance: Tensor, lowest: int, bias: PosBias, causal: bool) -> Tens
     buckets = bias.buckets(distances, causal)
     order = torch.sort(buckets, stable=True).indices
     counts = (buckets[:, None] == torch.arange(bias.table.shape[1], device=buckets.device)).sum(dim=0)
-    return torch.segment_reduce(by_distance[:, order].t().contiguous(), "sum", lengths=counts, axis=0).t()
+    return torch.segment_reduce(by_distance[:, order].t().contiguous(), "sum", lengths=counts, axis=0, unsafe=True).t()
 
 
 def chunks_of(meta: JaggedMeta, block: int, causal: bool) -> Tensor:
@@ -285,11 +287,12 @@ def _bundles(q: Tensor, arguments: Arguments) -> tuple[Sequences, Terms, Masks, 
     """From `sequences` to `silu_share`."""
     visibility, targets = arguments.visibility, arguments.num_targets
     offsets = arguments.meta_q.offsets
-    on_device = None if targets is None else torch.from_numpy(targets.astype(np.int32)).to(q.device, non_blocking=True)
     return (
-        Sequences(offsets, arguments.meta_k.offsets, offsets if on_device is None else on_device),
+        Sequences(
+            offsets, arguments.meta_k.offsets, offsets if targets is None else _on_device(targets, arguments.meta_k)
+        ),
         _terms(q, arguments),
-        Masks(*visibility.window, visibility.num_global, visibility.target_group),
+        Masks(*(min(x, FAR) for x in (*visibility.window, visibility.num_global, visibility.target_group))),
         Dropout(
             _signed(row_state(arguments.seed)),
             _signed(column_state(arguments.seed)),
@@ -299,6 +302,13 @@ def _bundles(q: Tensor, arguments: Arguments) -> tuple[Sequences, Terms, Masks, 
         arguments.scale,
         1.0 / (arguments.silu_norm or 1.0),
     )
+
+
+def _on_device(targets: np.ndarray, meta: JaggedMeta) -> Tensor:
+    """(B,) int32, copied once a batch."""
+    counts = torch.from_numpy(targets.astype(np.int32))
+    device = meta.offsets.device
+    return meta.cached(("targets", targets.tobytes()), lambda: counts.to(device, non_blocking=True))
 
 
 def _terms(q: Tensor, arguments: Arguments) -> Terms:

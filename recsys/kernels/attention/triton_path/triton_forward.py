@@ -29,7 +29,7 @@ from recsys.kernels.attention.triton_path.triton_scores import (
 from recsys.kernels.attention.triton_path.triton_spans import edge, key_spans, num_edges, num_inner, sees
 
 
-@triton.jit(do_not_specialize=["lse_h", "lse_s", "out_s", "dropout"])
+@triton.jit(do_not_specialize=["lse_h", "lse_s", "out_s", "dropout", "num_splits"])
 def forward_kernel(
     q,
     k,
@@ -103,7 +103,7 @@ def forward_kernel(
     if FLAGS.IS_SILU:
         acc = acc * silu_share
     else:
-        has_key = total > 0
+        has_key = total != 0
         total = tl.where(has_key, total, 1.0)
         acc = tl.where(has_key[:, None], acc / total[:, None], 0.0)
         if FLAGS.HAS_DROPOUT:
@@ -168,7 +168,7 @@ def _add_keys(
     return acc, highest, total
 
 
-@triton.jit(do_not_specialize=["num_rows", "lse_h", "part_lse_h", "part_lse_s", "part_s"])
+@triton.jit(do_not_specialize=["num_rows", "num_splits", "lse_h", "part_lse_h", "part_lse_s", "part_s"])
 def combine_kernel(
     parts,
     part_s,
@@ -209,7 +209,7 @@ def combine_kernel(
         part_ptr += part_s
         part_lse_ptr += part_lse_s
     if not FLAGS.IS_SILU:
-        has_key = total > 0
+        has_key = total != 0
         total = tl.where(has_key, total, 1.0)
         acc = tl.where(has_key[:, None], acc / total[:, None], 0.0)
         lse = tl.where(has_key, (highest + tl.log2(total)) * LN_2, float("-inf"))

@@ -25,7 +25,7 @@ from recsys.kernels.attention.triton_path.triton_scores import (
 from recsys.kernels.attention.triton_path.triton_spans import sees
 
 
-@triton.jit(do_not_specialize=["lse_h", "dropout", "num_sequences", "first_diagonal", "num_diagonals"])
+@triton.jit(do_not_specialize=["lse_h", "dropout", "num_sequences", "first_diagonal", "num_diagonals", "num_splits"])
 def position_kernel(
     q,
     k,
