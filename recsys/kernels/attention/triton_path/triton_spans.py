@@ -67,8 +67,7 @@ def key_spans(first_place, last_place, num_keys, first_target, masks, BLOCK: tl.
     inner_end = inner + num_inner * BLOCK
     own, own_end = 0, 0
     if FLAGS.HAS_TARGETS:
-        own = first_target + (tl.maximum(first_place - first_target, 0) // masks.target_group) * masks.target_group
-        own_end = first_target + ((last_place - first_target) // masks.target_group + 1) * masks.target_group
+        own, own_end = _groups(first_place, last_place, first_target, masks.target_group)
         own_end = tl.where(last_place >= first_target, tl.minimum(own_end, num_keys), own)
     return 0, global_end, low, inner, inner_end, high, own, own_end
 
@@ -112,8 +111,7 @@ def query_spans(
     inner_end = inner + num_inner * BLOCK
     own, own_end = shift, shift
     if FLAGS.HAS_TARGETS:
-        own = first_target + (tl.maximum(first_key - first_target, 0) // masks.target_group) * masks.target_group
-        own_end = first_target + ((last_key - first_target) // masks.target_group + 1) * masks.target_group
+        own, own_end = _groups(first_key, last_key, first_target, masks.target_group)
         own_end = tl.minimum(own_end, num_keys)
         own = tl.maximum(own, tl.where(is_history, high, shift))
         own_end = tl.where(last_key >= first_target, tl.maximum(own_end, own), own)
@@ -127,6 +125,15 @@ def query_spans(
         own - shift,
         own_end - shift,
     )
+
+
+@triton.jit
+def _groups(first, last, first_target, target_group):
+    """Begin and end of the groups from that of the target at `first` to that of the one at `last`."""
+    from_first = tl.maximum(first - first_target, 0)
+    from_last = tl.maximum(last - first_target, 0)
+    begin = first_target + from_first - from_first % target_group
+    return begin, first_target + from_last - from_last % target_group + target_group
 
 
 @triton.jit
