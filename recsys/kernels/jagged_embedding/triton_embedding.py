@@ -95,7 +95,7 @@ def _launch(kernel: str, D: int, device: torch.device) -> tuple[int, dict[str, i
     return block, dict(launch_of("jagged_embedding", kernel, device, width=block))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def _embed_kernel(
     w_ptr,
     ids_ptr,
@@ -129,7 +129,7 @@ def _embed_kernel(
     tl.store(out_ptr + t[:, None] * D + d[None, :], x, mask=here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def _drop_kernel(
     x_ptr,
     row_hash_ptr,

@@ -18,7 +18,7 @@ from recsys.kernels.sampled_loss.triton_terms import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K"])
 def rows_forward_kernel(
     x_ptr,
     w_ptr,
@@ -63,7 +63,7 @@ def rows_forward_kernel(
     tl.store(pivot_ptr + one, pivot)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K"])
 def rows_backward_kernel(
     x_ptr,
     w_ptr,

@@ -53,10 +53,8 @@ class Terms(NamedTuple):
 
 
 class Dropout(NamedTuple):
-    """As in `dropout.py`; states and threshold are int32."""
+    """As in `dropout.py`. The states, which differ each step, go beside it: what is in a bundle is specialised."""
 
-    row_state: int
-    column_state: int
     threshold: int
     kept_share: float
 

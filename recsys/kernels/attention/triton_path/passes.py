@@ -283,7 +283,7 @@ def _row_numbers(saved: _Saved) -> tuple[Tensor, Tensor, Tensor, int]:
     return saved.lse, saved.lse if saved.grad_lse is None else saved.grad_lse, saved.delta, saved.lse.stride(0)
 
 
-def _bundles(q: Tensor, arguments: Arguments) -> tuple[Sequences, Terms, Masks, Dropout, float, float]:
+def _bundles(q: Tensor, arguments: Arguments) -> tuple[Any, ...]:
     """From `sequences` to `silu_share`."""
     visibility, targets = arguments.visibility, arguments.num_targets
     offsets = arguments.meta_q.offsets
@@ -293,12 +293,9 @@ def _bundles(q: Tensor, arguments: Arguments) -> tuple[Sequences, Terms, Masks, 
         ),
         _terms(q, arguments),
         Masks(*(min(x, FAR) for x in (*visibility.window, visibility.num_global, visibility.target_group))),
-        Dropout(
-            _signed(row_state(arguments.seed)),
-            _signed(column_state(arguments.seed)),
-            threshold(arguments.dropout_p),
-            1.0 - arguments.dropout_p,
-        ),
+        _signed(row_state(arguments.seed)),
+        _signed(column_state(arguments.seed)),
+        Dropout(threshold(arguments.dropout_p), 1.0 - arguments.dropout_p),
         arguments.scale,
         1.0 / (arguments.silu_norm or 1.0),
     )

@@ -20,7 +20,7 @@ from recsys.kernels.attention.triton_path.triton_scores import (
 from recsys.kernels.attention.triton_path.triton_spans import edge, num_edges, num_inner, query_spans, sees
 
 
-@triton.jit(do_not_specialize=["lse_h", "dropout"])
+@triton.jit(do_not_specialize=["lse_h", "row_state", "column_state"])
 def key_kernel(
     q,
     k,
@@ -35,6 +35,8 @@ def key_kernel(
     sequences,
     terms,
     masks,
+    row_state,
+    column_state,
     dropout,
     scale,
     silu_share,
@@ -44,6 +46,7 @@ def key_kernel(
     BLOCK_N: tl.constexpr,
 ):
     """Writes dk and dv of one block of keys; `chunks` counts in blocks of BLOCK_N keys."""
+    states = (row_state, column_state)
     chunk = tl.program_id(0) // num_heads
     h = (tl.program_id(0) % num_heads).to(tl.int64)
     sequence = tl.load(chunks_ptr + 2 * chunk)
@@ -64,7 +67,7 @@ def key_kernel(
     if FLAGS.HAS_TIME:
         ts_n = load_each(terms.ts_k + start_k, n, in_n, 0, True)
     if FLAGS.HAS_DROPOUT:
-        columns = dropout_hash(dropout.column_state, sequence, n, h)
+        columns = dropout_hash(states[1], sequence, n, h)
     last_key = tl.minimum(start_n + BLOCK_N, num_keys) - 1
     spans = query_spans(start_n, last_key, num_queries, num_keys, first_target, masks, BLOCK_M, FLAGS)
 
@@ -79,14 +82,14 @@ def key_kernel(
         seen = in_m[None, :] & sees((m + shift)[None, :], n[:, None], first_target, masks, FLAGS)
         dk, dv = _add_queries(
             dk, dv, k_tile, v_tile, q, grad_out, lse_ptr, delta_ptr, lse_h, m, in_m, seen, n, ts_n, columns, shift,
-            sequence, start_q, h, terms, dropout, scale, silu_share, True, FLAGS,
+            sequence, start_q, h, terms, states, dropout, scale, silu_share, True, FLAGS,
         )  # fmt: skip
     for t in range(0, num_inner(spans, BLOCK_M)):
         m = spans[3] + t * BLOCK_M + tl.arange(0, BLOCK_M)
         in_m = m >= 0
         dk, dv = _add_queries(
             dk, dv, k_tile, v_tile, q, grad_out, lse_ptr, delta_ptr, lse_h, m, in_m, in_m[None, :], n, ts_n, columns,
-            shift, sequence, start_q, h, terms, dropout, scale, silu_share, False, FLAGS,
+            shift, sequence, start_q, h, terms, states, dropout, scale, silu_share, False, FLAGS,
         )  # fmt: skip
     store_rows(rows_of(grad_k, start_k, h), dk * scale, n, in_n, grad_k.t, FLAGS.D, FLAGS.BLOCK_D)
     store_rows(rows_of(grad_v, start_k, h), dv, n, in_n, grad_v.t, FLAGS.DV, FLAGS.BLOCK_DV)
@@ -114,6 +117,7 @@ def _add_queries(
     start_q,
     h,
     terms,
+    states,
     dropout,
     scale,
     silu_share,
@@ -127,7 +131,7 @@ def _add_queries(
     if FLAGS.HAS_TIME:
         ts_m = load_each(terms.ts_q + start_q, m, in_m, 0, MASKED)
     if FLAGS.HAS_DROPOUT:
-        rows = dropout_hash(dropout.row_state, sequence, m, h)
+        rows = dropout_hash(states[0], sequence, m, h)
     if not FLAGS.IS_SILU:
         lse = load_lse(lse_ptr + h * lse_h + start_q, m, in_m, MASKED)
         delta = load_each(delta_ptr + h * lse_h + start_q, m, in_m, 0.0, MASKED)

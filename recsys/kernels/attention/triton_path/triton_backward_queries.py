@@ -33,7 +33,7 @@ from recsys.kernels.attention.triton_path.triton_scores import (
 from recsys.kernels.attention.triton_path.triton_spans import edge, key_spans, num_edges, num_inner, sees
 
 
-@triton.jit(do_not_specialize=["lse_h", "dropout"])
+@triton.jit(do_not_specialize=["lse_h", "row_state", "column_state"])
 def query_kernel(
     q,
     k,
@@ -50,6 +50,8 @@ def query_kernel(
     sequences,
     terms,
     masks,
+    row_state,
+    column_state,
     dropout,
     scale,
     silu_share,
@@ -62,6 +64,7 @@ def query_kernel(
     BLOCK_N: tl.constexpr,
 ):
     """Writes dq, delta (num_heads, Tq) and the chunk's row of grad_time (chunks, num_heads, num_buckets)."""
+    states = (row_state, column_state)
     chunk = tl.program_id(0) // num_heads
     h = (tl.program_id(0) % num_heads).to(tl.int64)
     sequence = tl.load(chunks_ptr + 2 * chunk)
@@ -92,7 +95,7 @@ def query_kernel(
     if FLAGS.HAS_TIME:
         ts_m = load_each(terms.ts_q + start_q, m, in_m, 0, True)
     if FLAGS.HAS_DROPOUT:
-        rows = dropout_hash(dropout.row_state, sequence, m, h)
+        rows = dropout_hash(states[0], sequence, m, h)
     first_place = start_m + num_keys - num_queries
     last_place = tl.minimum(first_place + BLOCK_M, num_keys) - 1
     spans = key_spans(first_place, last_place, num_keys, first_target, masks, BLOCK_N, FLAGS)
@@ -108,13 +111,13 @@ def query_kernel(
         seen = seen & sees(place[:, None], n[None, :], first_target, masks, FLAGS)
         dq, grad_time = _add_keys(
             dq, grad_time, q_tile, do_tile, lse, delta, k, v, n, in_n, seen, place, ts_m, rows,
-            sequence, start_k, h, terms, dropout, scale, silu_share, True, HAS_TIME_GRAD, BLOCK_B, FLAGS,
+            sequence, start_k, h, terms, states, dropout, scale, silu_share, True, HAS_TIME_GRAD, BLOCK_B, FLAGS,
         )  # fmt: skip
     for t in range(0, num_inner(spans, BLOCK_N)):
         n = spans[3] + t * BLOCK_N + tl.arange(0, BLOCK_N)
         dq, grad_time = _add_keys(
             dq, grad_time, q_tile, do_tile, lse, delta, k, v, n, n >= 0, in_m[:, None], place, ts_m, rows,
-            sequence, start_k, h, terms, dropout, scale, silu_share, False, HAS_TIME_GRAD, BLOCK_B, FLAGS,
+            sequence, start_k, h, terms, states, dropout, scale, silu_share, False, HAS_TIME_GRAD, BLOCK_B, FLAGS,
         )  # fmt: skip
     store_rows(rows_of(grad_q, start_q, h), dq * scale, m, in_m, grad_q.t, FLAGS.D, FLAGS.BLOCK_D)
     if HAS_TIME_GRAD:
@@ -143,6 +146,7 @@ def _add_keys(
     start_k,
     h,
     terms,
+    states,
     dropout,
     scale,
     silu_share,
@@ -173,7 +177,7 @@ def _add_keys(
             scores = tl.where(seen, scores, float("-inf"))
         weights = tl.exp2(scores * LOG2_E - lse[:, None])
         if FLAGS.HAS_DROPOUT:
-            columns = dropout_hash(dropout.column_state, sequence, n, h)
+            columns = dropout_hash(states[1], sequence, n, h)
             kept = is_kept(rows[:, None], columns[None, :], dropout.threshold)
             grad_weights = tl.where(kept, grad_weights / dropout.kept_share, 0.0)
         grad_scores = weights * (grad_weights - delta[:, None])

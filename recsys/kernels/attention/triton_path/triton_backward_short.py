@@ -23,7 +23,7 @@ from recsys.kernels.attention.triton_path.triton_scores import (
 from recsys.kernels.attention.triton_path.triton_spans import sees
 
 
-@triton.jit(do_not_specialize=["lse_h", "dropout"])
+@triton.jit(do_not_specialize=["lse_h", "row_state", "column_state"])
 def short_kernel(
     q,
     k,
@@ -41,6 +41,8 @@ def short_kernel(
     sequences,
     terms,
     masks,
+    row_state,
+    column_state,
     dropout,
     scale,
     silu_share,
@@ -53,6 +55,7 @@ def short_kernel(
     BLOCK_N: tl.constexpr,
 ):
     """Writes dq, dk, dv, delta (num_heads, Tq) and a row of grad_time; no sequence has over BLOCK_N keys."""
+    states = (row_state, column_state)
     sequence = tl.program_id(0) // num_heads
     h = (tl.program_id(0) % num_heads).to(tl.int64)
     start_q, start_k = tl.load(sequences.offsets_q + sequence), tl.load(sequences.offsets_k + sequence)
@@ -70,7 +73,7 @@ def short_kernel(
     if FLAGS.HAS_TIME:
         ts_n = load_each(terms.ts_k + start_k, n, in_n, 0, True)
     if FLAGS.HAS_DROPOUT:
-        columns = dropout_hash(dropout.column_state, sequence, n, h)
+        columns = dropout_hash(states[1], sequence, n, h)
 
     BLOCK_D: tl.constexpr = FLAGS.BLOCK_D
     dk = tl.zeros([BLOCK_N, BLOCK_D], FLAGS.ACC)
@@ -93,7 +96,7 @@ def short_kernel(
         if FLAGS.HAS_TIME:
             ts_m = load_each(terms.ts_q + start_q, m, in_m, 0, True)
         if FLAGS.HAS_DROPOUT:
-            rows = dropout_hash(dropout.row_state, sequence, m, h)
+            rows = dropout_hash(states[0], sequence, m, h)
         place = (m + shift)[None, :]
         seen = in_n[:, None] & in_m[None, :]
         seen = seen & sees(place, n[:, None], first_target, masks, FLAGS)

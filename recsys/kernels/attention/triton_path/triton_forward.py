@@ -29,7 +29,7 @@ from recsys.kernels.attention.triton_path.triton_scores import (
 from recsys.kernels.attention.triton_path.triton_spans import edge, key_spans, num_edges, num_inner, sees
 
 
-@triton.jit(do_not_specialize=["lse_h", "lse_s", "out_s", "dropout", "num_splits"])
+@triton.jit(do_not_specialize=["lse_h", "lse_s", "out_s", "row_state", "column_state", "num_splits"])
 def forward_kernel(
     q,
     k,
@@ -43,6 +43,8 @@ def forward_kernel(
     sequences,
     terms,
     masks,
+    row_state,
+    column_state,
     dropout,
     scale,
     silu_share,
@@ -53,6 +55,7 @@ def forward_kernel(
     BLOCK_N: tl.constexpr,
 ):
     """Writes out and, for softmax, lse of a block of queries, a head and a part of the keys."""
+    states = (row_state, column_state)
     chunk, split = tl.program_id(0) // num_heads, tl.program_id(1)
     h = (tl.program_id(0) % num_heads).to(tl.int64)
     sequence = tl.load(chunks_ptr + 2 * chunk)
@@ -72,7 +75,7 @@ def forward_kernel(
     if FLAGS.HAS_TIME:
         ts_m = load_each(terms.ts_q + start_q, m, in_m, 0, True)
     if FLAGS.HAS_DROPOUT:
-        rows = dropout_hash(dropout.row_state, sequence, m, h)
+        rows = dropout_hash(states[0], sequence, m, h)
     first_place = start_m + num_keys - num_queries
     last_place = tl.minimum(first_place + BLOCK_M, num_keys) - 1
     spans = key_spans(first_place, last_place, num_keys, first_target, masks, BLOCK_N, FLAGS)
@@ -89,14 +92,14 @@ def forward_kernel(
         seen = in_n[None, :] & sees(place[:, None], n[None, :], first_target, masks, FLAGS)
         acc, highest, total = _add_keys(
             acc, highest, total, q_tile, k, v, n, in_n, seen, place, ts_m, rows,
-            sequence, start_k, h, terms, dropout, scale, True, FLAGS,
+            sequence, start_k, h, terms, states, dropout, scale, True, FLAGS,
         )  # fmt: skip
     for t in range(blocks * split // num_splits, blocks * (split + 1) // num_splits):
         n = spans[3] + t * BLOCK_N + tl.arange(0, BLOCK_N)
         in_n = n >= 0
         acc, highest, total = _add_keys(
             acc, highest, total, q_tile, k, v, n, in_n, in_n[None, :], place, ts_m, rows,
-            sequence, start_k, h, terms, dropout, scale, False, FLAGS,
+            sequence, start_k, h, terms, states, dropout, scale, False, FLAGS,
         )  # fmt: skip
 
     s = split.to(tl.int64)
@@ -131,6 +134,7 @@ def _add_keys(
     start_k,
     h,
     terms,
+    states,
     dropout,
     scale,
     MASKED: tl.constexpr,
@@ -162,7 +166,7 @@ def _add_keys(
         acc = acc * shrink[:, None]
         highest = new_highest
         if FLAGS.HAS_DROPOUT:
-            columns = dropout_hash(dropout.column_state, sequence, n, h)
+            columns = dropout_hash(states[1], sequence, n, h)
             weights = tl.where(is_kept(rows[:, None], columns[None, :], dropout.threshold), weights, 0.0)
     acc += tl.dot(weights.to(v_tile.dtype), v_tile, input_precision=FLAGS.PRECISION, out_dtype=FLAGS.ACC)
     return acc, highest, total

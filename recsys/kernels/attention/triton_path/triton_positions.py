@@ -25,7 +25,17 @@ from recsys.kernels.attention.triton_path.triton_scores import (
 from recsys.kernels.attention.triton_path.triton_spans import sees
 
 
-@triton.jit(do_not_specialize=["lse_h", "dropout", "num_sequences", "first_diagonal", "num_diagonals", "num_splits"])
+@triton.jit(
+    do_not_specialize=[
+        "lse_h",
+        "row_state",
+        "column_state",
+        "num_sequences",
+        "first_diagonal",
+        "num_diagonals",
+        "num_splits",
+    ]
+)
 def position_kernel(
     q,
     k,
@@ -39,6 +49,8 @@ def position_kernel(
     sequences,
     terms,
     masks,
+    row_state,
+    column_state,
     dropout,
     scale,
     silu_share,
@@ -52,6 +64,7 @@ def position_kernel(
     BLOCK: tl.constexpr,
 ):
     """Writes same and before (num_splits, num_heads, num_diagonals * BLOCK)."""
+    states = (row_state, column_state)
     number, split = tl.program_id(0) // num_heads, tl.program_id(1)
     h = (tl.program_id(0) % num_heads).to(tl.int64)
     diagonal = first_diagonal + number
@@ -98,8 +111,8 @@ def position_kernel(
                 delta = load_each(delta_ptr + h * lse_h + start_q, m, in_m, 0.0, True)
                 weights = tl.exp2((tl.where(seen, scores, float("-inf")) - lse[:, None]) * LOG2_E)
                 if FLAGS.HAS_DROPOUT:
-                    rows = dropout_hash(dropout.row_state, sequence, m, h)
-                    columns = dropout_hash(dropout.column_state, sequence, n, h)
+                    rows = dropout_hash(states[0], sequence, m, h)
+                    columns = dropout_hash(states[1], sequence, n, h)
                     kept = is_kept(rows[:, None], columns[None, :], dropout.threshold)
                     grad_weights = tl.where(kept, grad_weights / dropout.kept_share, 0.0)
                 grad_scores = weights * (grad_weights - delta[:, None])
