@@ -39,6 +39,7 @@ class Launch:
     grid: Any
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    num_lookups: int = 0  # of rows, up to this launch
 
     @property
     def name(self) -> str:
@@ -70,8 +71,9 @@ class Recording:
     lookups: list[Lookup] = field(default_factory=list)
 
     def row_of(self, launch: Launch) -> Lookup | None:
-        """The row that the launch was made with: of those that fit, the one looked up last."""
-        return next((lookup for lookup in reversed(self.lookups) if launch.uses(lookup)), None)
+        """The row that the launch was made with: of those that fit, the one looked up last before it."""
+        before = self.lookups[: launch.num_lookups]
+        return next((lookup for lookup in reversed(before) if launch.uses(lookup)), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +132,7 @@ def recorded_launches(target: str) -> Iterator[Recording]:
     recording = Recording()
 
     def note(kernel: Any, *args: Any, grid: Any, warmup: bool = False, **kwargs: Any) -> None:  # noqa: ARG001
-        recording.launches.append(Launch(kernel, grid, args, kwargs))
+        recording.launches.append(Launch(kernel, grid, args, kwargs, len(recording.lookups)))
 
     with _kernels_by_triton(), compiling_for(target) as recording.lookups, _running_by(note):
         yield recording
