@@ -13,19 +13,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ["TRITON_INTERPRET"] = "1"  # before the first kernel is imported
+import torch
+from torch import Tensor
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from benchmarks.support.marked_part import markdown, rewrite  # noqa: E402
-from benchmarks.support.record import append  # noqa: E402
-from recsys.kernels.jagged import JaggedMeta  # noqa: E402
-from recsys.kernels.jagged_embedding import jagged_embedding  # noqa: E402
-from recsys.kernels.linear_cross_entropy import linear_cross_entropy  # noqa: E402
-from recsys.kernels.sampled_loss import sampled_loss  # noqa: E402
-from recsys.kernels.search import search_topk, topk_attend  # noqa: E402
-from tests.kernels.attention.cases import CASES, draw  # noqa: E402
+from benchmarks.support.marked_part import markdown, rewrite
+from benchmarks.support.record import append
+from recsys.kernels.jagged import JaggedMeta
+from recsys.kernels.jagged_embedding import jagged_embedding
+from recsys.kernels.linear_cross_entropy import linear_cross_entropy
+from recsys.kernels.sampled_loss import Kind, sampled_loss
+from recsys.kernels.search import search_topk, topk_attend
+from tests.kernels.attention.cases import CASES, draw
 
 PAGE = Path("docs/kernels.md")
 LIMIT = 1e-12  # of float64
@@ -73,14 +71,15 @@ def _sampled() -> Iterator[Case]:
     target, log_q = torch.arange(33) * 5 % 60, torch.log_softmax(_normal(60), 0)
     shared, own = torch.arange(24) * 11 % 60, (torch.arange(33)[:, None] * 3 + torch.arange(24) * 7) % 60
     inputs = {"x": _normal(33, 24), "w": _normal(60, 24), "bias": _normal(60)}
-    for kind in ("softmax", "logq", "bce", "gbce"):
+    kinds: tuple[Kind, ...] = ("softmax", "logq", "bce", "gbce")
+    for kind in kinds:
         for lists, negatives in (("one list", shared), ("own lists", own)):
 
             def call(
-                x: Tensor, w: Tensor, bias: Tensor, kind: str = kind, negatives: Tensor = negatives
+                x: Tensor, w: Tensor, bias: Tensor, kind: Kind = kind, negatives: Tensor = negatives
             ) -> list[Tensor]:
-                q = {"log_q": log_q.to(x.dtype)} if kind == "logq" else {}
-                return [sampled_loss(x, w, target, negatives, kind=kind, bias=bias, beta=0.3, **q)]  # type: ignore[arg-type]  # kind is one of them
+                q = log_q.to(x.dtype) if kind == "logq" else None
+                return [sampled_loss(x, w, target, negatives, kind=kind, bias=bias, beta=0.3, log_q=q)]
 
             yield Case("sampled_loss", f"{kind}, {lists}", inputs, call)
 
@@ -143,6 +142,7 @@ def main() -> None:
     parser.add_argument("--op", default="", help="ops whose name holds this; the page is then left alone")
     parser.add_argument("--no-page", action="store_true", help="leave docs/kernels.md as it is")
     arguments = parser.parse_args()
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels are imported at their first call
     rows, is_near = [], True
     for case in (case for case in cases() if arguments.op in case.op):
         wide, narrow = errors_of(case, torch.float64), errors_of(case, torch.float32)

@@ -9,6 +9,7 @@ is what torch.compile sees.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, overload
 
 import numpy as np
@@ -180,7 +181,10 @@ def _attend(
     if backend == "triton":
         targets = None if num_targets is None else torch.from_numpy(num_targets)
         return attend_through_library(q, k, v, arguments, targets)
-    attend = jagged_attention_torch if backend == "torch" else jagged_attention_reference
+    arguments = replace(arguments, num_targets=num_targets)
     with torch.autocast(q.device.type, enabled=False):
-        out, lse = attend(q, k, v, **{**vars(arguments), "num_targets": num_targets})
+        if backend == "torch":
+            out, lse = jagged_attention_torch(q, k, v, arguments)
+        else:
+            out, lse = jagged_attention_reference(q, k, v, **vars(arguments))
     return out, lse.to(torch.promote_types(lse.dtype, torch.float32))

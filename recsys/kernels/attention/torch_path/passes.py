@@ -9,21 +9,17 @@ one inverse permutation. Each piece runs in torch's fused attention for the CPU,
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from recsys.kernels.attention.arguments import Arguments
-from recsys.kernels.attention.bias import PosBias, TimeBias
 from recsys.kernels.attention.torch_path.merging import merge, merge_slots
 from recsys.kernels.attention.torch_path.pieces import Kernel, Run, wide
 from recsys.kernels.attention.torch_path.plan import Cut, make_plan
 from recsys.kernels.attention.torch_path.sides import Side
 from recsys.kernels.attention.torch_path.tiles import Piece, Plan
-from recsys.kernels.attention.visibility import Visibility
-from recsys.kernels.jagged import JaggedMeta
 
 MASK_CELLS = 1 << 20  # of a mask beside the fused kernel
 SCORE_CELLS = 1 << 20  # of explicit scores, all heads: more leave the cache, fewer start too many small operations
@@ -31,46 +27,14 @@ BLOCK_CELLS, BLOCK_ROWS, BLOCK_KEYS = 1 << 19, 128, 512  # of explicit scores wi
 FUSED_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
-def jagged_attention_torch(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    meta_q: JaggedMeta,
-    meta_k: JaggedMeta,
-    *,
-    scale: float,
-    visibility: Visibility,
-    silu_norm: float | None = None,
-    num_targets: np.ndarray | None = None,
-    time_bias: TimeBias | None = None,
-    pos_bias: PosBias | None = None,
-    dropout_p: float = 0.0,
-    seed: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """Attention of every query over the keys of its own sequence; arguments as in `jagged_attention`, checked there.
-
-    Args:
-        silu_norm: divisor of the SiLU weights; None means softmax.
-        num_targets: (B,) int64.
+def jagged_attention_torch(q: Tensor, k: Tensor, v: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
+    """Attention of every query over the keys of its own sequence, with a graph; the arguments are checked before.
 
     Returns:
         out (Tq, H, Dv) in the dtype of v, lse (Tq, H) float32 or, for float64 inputs, float64; -inf for SiLU.
     """
-    arguments = Arguments(
-        meta_q=meta_q,
-        meta_k=meta_k,
-        scale=scale,
-        visibility=visibility,
-        num_targets=num_targets,
-        silu_norm=silu_norm,
-        time_bias=time_bias,
-        pos_bias=pos_bias,
-        dropout_p=dropout_p,
-        seed=seed,
-    )
-    tables = [None if bias is None else bias.table for bias in (time_bias, pos_bias)]
-    with torch.autocast(q.device.type, enabled=False):
-        result = _JaggedAttention.apply(q, k, v, *tables, arguments)  # type: ignore[no-untyped-call]  # torch has no types for it
+    tables = [None if bias is None else bias.table for bias in (arguments.time_bias, arguments.pos_bias)]
+    result = _JaggedAttention.apply(q, k, v, *tables, arguments)  # type: ignore[no-untyped-call]  # torch has no types for it
     return cast(tuple[Tensor, Tensor], result)
 
 
