@@ -14,6 +14,8 @@ MODULES = (
     "attention",
     "linear_cross_entropy",
     "sampled_loss",
+    "search_topk",
+    "jagged_embedding",
     "path",
     "training_speed",
     "preparation",
@@ -26,7 +28,15 @@ MODULES = (
     "resume",
 )
 # These simulate what they measure on; all others need RECSYS_DATA.
-WITHOUT_DATA = ("shop_world", "attention", "linear_cross_entropy", "sampled_loss", "resume")
+WITHOUT_DATA = (
+    "shop_world",
+    "attention",
+    "linear_cross_entropy",
+    "sampled_loss",
+    "search_topk",
+    "jagged_embedding",
+    "resume",
+)
 # Hours, most of them in the peers.
 WITH_PEERS = ("training_peers",)
 

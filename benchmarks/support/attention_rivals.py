@@ -205,7 +205,7 @@ def _flex_parts(problem: Problem) -> tuple[Any, Callable[[], Any], Any]:
     left, right, first = *shape.window, shape.num_global
     far_left, far_right = (side if side >= 0 else math.inf for side in (left, right))
 
-    def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:  # noqa: ARG001
+    def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:  # noqa: ARG001 (FlexAttention gives all four)
         seen = document[q] == document[k]
         if shape.causal:
             seen = seen & (q >= k)
@@ -218,7 +218,7 @@ def _flex_parts(problem: Problem) -> tuple[Any, Callable[[], Any], Any]:
     if shape.bias:
         seconds, table = problem.seconds, problem.table
 
-        def score(value: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:  # noqa: ARG001
+        def score(value: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:  # noqa: ARG001 (FlexAttention gives all four)
             return value + table[h, _bucket((seconds[q] - seconds[k]).abs())]
 
     torch._dynamo.reset()

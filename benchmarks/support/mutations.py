@@ -137,7 +137,7 @@ _SEARCH = (
         "tl.where(in_c[:, None] & in_k[None, :], keys, empty)",
         "tl.where(in_c[:, None], keys, empty)",
     ),
-    (SEARCH, "scores without their scale", "scores = scale * _products(q_at", "scores = _products(q_at"),
+    (SEARCH, "scores without their scale", "scores = scale * _products(", "scores = _products("),
     (SEARCH, "-0.0 is less than 0.0", "scores = tl.where(scores == 0.0, 0.0, scores)", "scores = scores"),
     (
         SEARCH,

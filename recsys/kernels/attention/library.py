@@ -7,7 +7,7 @@ batch's meta again. Shapes of outputs depend on shapes of inputs only, so one gr
 import logging
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -20,10 +20,9 @@ from recsys.kernels.attention.torch_path.passes import torch_backward, torch_for
 from recsys.kernels.attention.visibility import Visibility
 from recsys.kernels.backend import Backend, choose_backend, is_interpreting, named_backend
 from recsys.kernels.jagged import JaggedMeta
+from recsys.kernels.operands import schema_of
 
 OP = "jagged_attention"
-NUM_TENSORS = 10  # operands after q, k and v that are tensors or None
-TIME_TABLE, POS_TABLE = 8, 12  # places of the tables among the operands
 MAX_WIDTH_FLOAT32 = 128  # of a head on a GPU: the tiles of wider ones do not fit into registers
 Grads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -48,87 +47,122 @@ def path_of(q: Tensor, v: Tensor) -> Backend:
     return "torch"
 
 
+class Operands(NamedTuple):
+    """What the operator takes: the arguments of `jagged_attention`, taken apart."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    offsets_q: Tensor
+    offsets_k: Tensor
+    lengths_q: Tensor  # on the CPU, as those of the keys
+    lengths_k: Tensor
+    num_targets: Tensor | None
+    time_table: Tensor | None
+    ts_q: Tensor | None
+    ts_k: Tensor | None
+    thresholds: Tensor | None
+    pos_table: Tensor | None
+    scale: float
+    silu_norm: float | None
+    causal: bool
+    window: Sequence[int]
+    num_global: int
+    target_group: int
+    time_buckets: str  # empty: none, or thresholds
+    pos_kind: str  # empty: none
+    max_distance: int
+    dropout_p: float
+    seed: int
+
+    @classmethod
+    def of(cls, q: Tensor, k: Tensor, v: Tensor, arguments: Arguments, num_targets: Tensor | None) -> "Operands":
+        """Of a call; `num_targets` (B,) stands for those of `arguments`."""
+        time, pos, visibility = arguments.time_bias, arguments.pos_bias, arguments.visibility
+        return cls(
+            q=q,
+            k=k,
+            v=v,
+            offsets_q=arguments.meta_q.offsets,
+            offsets_k=arguments.meta_k.offsets,
+            lengths_q=arguments.meta_q.host_lengths,
+            lengths_k=arguments.meta_k.host_lengths,
+            num_targets=num_targets,
+            time_table=None if time is None else time.table,
+            ts_q=None if time is None else time.ts_q,
+            ts_k=None if time is None else time.ts_k,
+            thresholds=time.buckets if time is not None and isinstance(time.buckets, Tensor) else None,
+            pos_table=None if pos is None else pos.table,
+            scale=arguments.scale,
+            silu_norm=arguments.silu_norm,
+            causal=visibility.causal,
+            window=visibility.window,
+            num_global=visibility.num_global,
+            target_group=visibility.target_group,
+            time_buckets="" if time is None or isinstance(time.buckets, Tensor) else time.buckets,
+            pos_kind="" if pos is None else pos.kind,
+            max_distance=0 if pos is None else pos.max_distance,
+            dropout_p=arguments.dropout_p,
+            seed=arguments.seed,
+        )
+
+    def arguments(self) -> Arguments:
+        """The arguments again.
+
+        Raises:
+            ValueError: thresholds do not ascend, or a sequence has more targets than tokens.
+        """
+        meta_k = JaggedMeta.of(self.lengths_k, self.offsets_k)
+        time, pos = None, None
+        if self.time_table is not None and self.ts_q is not None and self.ts_k is not None:
+            buckets = self.time_buckets if self.thresholds is None else self.thresholds
+            time = TimeBias(table=self.time_table, ts_q=self.ts_q, ts_k=self.ts_k, buckets=buckets)
+            check_thresholds(time)
+        if self.pos_table is not None:
+            pos = PosBias(table=self.pos_table, kind=self.pos_kind, max_distance=self.max_distance)
+        left, right = self.window
+        return Arguments(
+            meta_q=JaggedMeta.of(self.lengths_q, self.offsets_q),
+            meta_k=meta_k,
+            scale=self.scale,
+            visibility=Visibility(self.causal, (left, right), self.num_global, self.target_group),
+            num_targets=host_targets(self.num_targets, meta_k),
+            silu_norm=self.silu_norm,
+            time_bias=time,
+            pos_bias=pos,
+            dropout_p=self.dropout_p,
+            seed=self.seed,
+        )
+
+
+class Upstream(NamedTuple):
+    """What the backward operator takes before the operands."""
+
+    grad_out: Tensor
+    grad_lse: Tensor | None
+    out: Tensor
+    lse: Tensor
+    needs_time: bool
+    needs_pos: bool
+
+
+TENSORS = Operands._fields.index("scale")  # so many operands are tensors or None
+
+
 def attend_through_library(
     q: Tensor, k: Tensor, v: Tensor, arguments: Arguments, num_targets: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Out (Tq, H, Dv) and lse (Tq, H), with a graph; `num_targets` (B,) stands for those of `arguments`."""
-    time, pos, visibility = arguments.time_bias, arguments.pos_bias, arguments.visibility
-    is_tensor = time is not None and isinstance(time.buckets, Tensor)
-    out, lse = attention_op(
-        q,
-        k,
-        v,
-        arguments.meta_q.offsets,
-        arguments.meta_k.offsets,
-        arguments.meta_q.host_lengths,
-        arguments.meta_k.host_lengths,
-        num_targets,
-        None if time is None else time.table,
-        None if time is None else time.ts_q,
-        None if time is None else time.ts_k,
-        time.buckets if time is not None and is_tensor else None,
-        None if pos is None else pos.table,
-        arguments.scale,
-        arguments.silu_norm,
-        visibility.causal,
-        visibility.window,
-        visibility.num_global,
-        visibility.target_group,
-        "" if time is None or is_tensor else time.buckets,
-        "" if pos is None else pos.kind,
-        0 if pos is None else pos.max_distance,
-        arguments.dropout_p,
-        arguments.seed,
-    )
+    out, lse = attention_op(*Operands.of(q, k, v, arguments, num_targets))
     return out, lse.t()
 
 
-@torch.library.custom_op("recsys::jagged_attention", mutates_args=())
-def attention_op(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    offsets_q: Tensor,
-    offsets_k: Tensor,
-    lengths_q: Tensor,
-    lengths_k: Tensor,
-    num_targets: Tensor | None,
-    time_table: Tensor | None,
-    ts_q: Tensor | None,
-    ts_k: Tensor | None,
-    thresholds: Tensor | None,
-    pos_table: Tensor | None,
-    scale: float,
-    silu_norm: float | None,
-    causal: bool,
-    window: Sequence[int],
-    num_global: int,
-    target_group: int,
-    time_buckets: str,
-    pos_kind: str,
-    max_distance: int,
-    dropout_p: float,
-    seed: int,
-) -> tuple[Tensor, Tensor]:
-    """Out (Tq, H, Dv) and lse (H, Tq)."""
-    operands = (offsets_q, offsets_k, lengths_q, lengths_k, num_targets, time_table, ts_q, ts_k, thresholds, pos_table)
-    arguments = _arguments(
-        operands,
-        (
-            scale,
-            silu_norm,
-            causal,
-            window,
-            num_global,
-            target_group,
-            time_buckets,
-            pos_kind,
-            max_distance,
-            dropout_p,
-            seed,
-        ),
-    )
-    backend = path_of(q, v)
+@torch.library.custom_op("recsys::jagged_attention", mutates_args=(), schema=schema_of(Operands, returns=2))
+def attention_op(*given: Any) -> tuple[Tensor, Tensor]:
+    """Out (Tq, H, Dv) and lse (H, Tq), of `Operands`."""
+    operands = Operands(*given)
+    q, k, v = operands[:3]
+    arguments, backend = operands.arguments(), path_of(q, v)
     with torch.autocast(q.device.type, enabled=False):
         if backend == "triton":
             from recsys.kernels.attention.triton_path.passes import triton_forward
@@ -141,149 +175,72 @@ def attention_op(
     return out, lse.to(_wide(q)).t().contiguous()
 
 
-@torch.library.custom_op("recsys::jagged_attention_backward", mutates_args=())
-def attention_backward_op(
-    grad_out: Tensor,
-    grad_lse: Tensor | None,
-    out: Tensor,
-    lse: Tensor,
-    needs_time: bool,
-    needs_pos: bool,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    offsets_q: Tensor,
-    offsets_k: Tensor,
-    lengths_q: Tensor,
-    lengths_k: Tensor,
-    num_targets: Tensor | None,
-    time_table: Tensor | None,
-    ts_q: Tensor | None,
-    ts_k: Tensor | None,
-    thresholds: Tensor | None,
-    pos_table: Tensor | None,
-    scale: float,
-    silu_norm: float | None,
-    causal: bool,
-    window: Sequence[int],
-    num_global: int,
-    target_group: int,
-    time_buckets: str,
-    pos_kind: str,
-    max_distance: int,
-    dropout_p: float,
-    seed: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+@torch.library.custom_op(
+    "recsys::jagged_attention_backward", mutates_args=(), schema=schema_of(Upstream, Operands, returns=5)
+)
+def attention_backward_op(*given: Any) -> Grads:
     """Gradients of q, k, v and of the tables; an empty tensor for a table that is absent or needs none."""
-    operands = (offsets_q, offsets_k, lengths_q, lengths_k, num_targets, time_table, ts_q, ts_k, thresholds, pos_table)
-    arguments = _arguments(
-        operands,
-        (
-            scale,
-            silu_norm,
-            causal,
-            window,
-            num_global,
-            target_group,
-            time_buckets,
-            pos_kind,
-            max_distance,
-            dropout_p,
-            seed,
-        ),
-    )
-    backend = path_of(q, v)
-    grad_lse = None if grad_lse is None else grad_lse.t()
+    up, operands = _taken_apart(given)
+    q, k, v = operands[:3]
+    arguments, backend = operands.arguments(), path_of(q, v)
+    grad_lse = None if up.grad_lse is None else up.grad_lse.t()
     with torch.autocast(q.device.type, enabled=False):
         if backend == "triton":
             from recsys.kernels.attention.triton_path.passes import triton_backward
 
-            grads = triton_backward(grad_out, grad_lse, q, k, v, out, lse.t(), arguments, (needs_time, needs_pos))
+            needs = up.needs_time, up.needs_pos
+            grads = triton_backward(up.grad_out, grad_lse, q, k, v, up.out, up.lse.t(), arguments, needs)
         elif backend == "torch":
-            grads = torch_backward(grad_out, grad_lse, q, k, v, arguments)
+            grads = torch_backward(up.grad_out, grad_lse, q, k, v, arguments)
         else:
             raise RuntimeError(
                 "RECSYS_KERNELS=reference has no gradient within torch.compile; unset it, or do not compile"
             )
     of_tables = (
         x if needed and x is not None else q.new_empty(0)
-        for needed, x in ((needs_time, grads[3]), (needs_pos, grads[4]))
+        for needed, x in ((up.needs_time, grads[3]), (up.needs_pos, grads[4]))
     )
     return cast(Grads, (*(x.contiguous() for x in grads[:3]), *of_tables))
 
 
 @attention_op.register_fake
-def _(q: Tensor, _k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _(*given: Any) -> tuple[Tensor, Tensor]:
+    q, v = Operands(*given).q, Operands(*given).v
     out = q.new_empty(q.shape[0], q.shape[1], v.shape[2])
     return out, q.new_empty(q.shape[1], q.shape[0], dtype=_wide(q))
 
 
 @attention_backward_op.register_fake
-def _(_out: Tensor, _lse: Tensor | None, *rest: Any) -> Grads:
-    _, _, needs_time, needs_pos, q, k, v, *operands = rest
-    tables = (needs_time, operands[TIME_TABLE - 3]), (needs_pos, operands[POS_TABLE - 3])
-    of_tables = (x.new_empty(x.shape) if needed and x is not None else q.new_empty(0) for needed, x in tables)
-    return cast(Grads, (*(x.new_empty(x.shape) for x in (q, k, v)), *of_tables))
+def _(*given: Any) -> Grads:
+    up, operands = _taken_apart(given)
+    tables = (up.needs_time, operands.time_table), (up.needs_pos, operands.pos_table)
+    of_tables = (x.new_empty(x.shape) if needed and x is not None else operands.q.new_empty(0) for needed, x in tables)
+    return cast(Grads, (*(x.new_empty(x.shape) for x in operands[:3]), *of_tables))
+
+
+def _taken_apart(given: Sequence[Any]) -> tuple[Upstream, Operands]:
+    count = len(Upstream._fields)
+    return Upstream(*given[:count]), Operands(*given[count:])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[: 3 + NUM_TENSORS], *output)
-    ctx.numbers = inputs[3 + NUM_TENSORS :]
+    ctx.save_for_backward(*inputs[:TENSORS], *output)
+    ctx.numbers = inputs[TENSORS:]
 
 
 def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-    *inputs, out, lse = ctx.saved_tensors
-    needs = [ctx.needs_input_grad[place] for place in (TIME_TABLE, POS_TABLE)]
-    grad_out = torch.zeros_like(out) if grad_out is None else grad_out
-    *of_inputs, of_time, of_pos = attention_backward_op(grad_out, grad_lse, out, lse, *needs, *inputs, *ctx.numbers)
-    grads: list[Tensor | None] = [*of_inputs, *[None] * (len(inputs) - 3 + len(ctx.numbers))]
-    for place, needed, grad in zip((TIME_TABLE, POS_TABLE), needs, (of_time, of_pos), strict=True):
+    *tensors, out, lse = ctx.saved_tensors
+    places = [Operands._fields.index(name) for name in ("q", "k", "v", "time_table", "pos_table")]
+    needs = [ctx.needs_input_grad[place] for place in places]
+    up = Upstream(torch.zeros_like(out) if grad_out is None else grad_out, grad_lse, out, lse, *needs[3:])
+    found = attention_backward_op(*up, *tensors, *ctx.numbers)
+    grads: list[Tensor | None] = [None] * len(Operands._fields)
+    for place, needed, grad in zip(places, needs, found, strict=True):
         grads[place] = grad if needed else None
     return tuple(grads)
 
 
 attention_op.register_autograd(_backward, setup_context=_save)
-
-
-def _arguments(operands: tuple[Tensor | None, ...], numbers: tuple[Any, ...]) -> Arguments:
-    """The arguments again, of the operands after q, k and v."""
-    offsets_q, offsets_k, lengths_q, lengths_k, num_targets, time_table, ts_q, ts_k, thresholds, pos_table = operands
-    (
-        scale,
-        silu_norm,
-        causal,
-        window,
-        num_global,
-        target_group,
-        time_buckets,
-        pos_kind,
-        max_distance,
-        dropout_p,
-        seed,
-    ) = numbers
-    assert lengths_q is not None
-    assert lengths_k is not None
-    assert offsets_q is not None
-    assert offsets_k is not None
-    meta_k = JaggedMeta.of(lengths_k, offsets_k)
-    time = None
-    if time_table is not None and ts_q is not None and ts_k is not None:
-        time = TimeBias(
-            table=time_table, ts_q=ts_q, ts_k=ts_k, buckets=time_buckets if thresholds is None else thresholds
-        )
-        check_thresholds(time)
-    return Arguments(
-        meta_q=JaggedMeta.of(lengths_q, offsets_q),
-        meta_k=meta_k,
-        scale=scale,
-        visibility=Visibility(causal, (window[0], window[1]), num_global, target_group),
-        num_targets=host_targets(num_targets, meta_k),
-        silu_norm=silu_norm,
-        time_bias=time,
-        pos_bias=None if pos_table is None else PosBias(table=pos_table, kind=pos_kind, max_distance=max_distance),
-        dropout_p=dropout_p,
-        seed=seed,
-    )
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from recsys.kernels.backend import is_interpreting
 from recsys.kernels.launch import compile_target, launch_of
+from recsys.kernels.linear_cross_entropy.operands import Operands, Upstream
 
 OP = "linear_cross_entropy"
 MAX_WIDTH = 256
@@ -34,19 +35,10 @@ class _Rows:
     x: Tensor  # (N, D)
 
 
-def fused_forward(
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    ignore_index: int,
-    logit_scale: float,
-    label_smoothing: float,
-    is_narrow: bool,
-    needs_slope: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def fused_forward(operands: Operands, needs_slope: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Losses (N,), their gradients for x (N, D) or (0, D), and (2, N) that fused_backward reads."""
-    dtype, acc = _dtypes(x, w, is_narrow)
+    x, w, bias, target, ignore_index, logit_scale, label_smoothing = operands[:7]
+    dtype, acc = _dtypes(operands)
     (N, D), V = x.shape, len(w)
     losses, slope = x.new_empty(N, dtype=acc), x.new_empty((N if needs_slope else 0, D), dtype=acc)
     state = x.new_empty((2, N), dtype=acc)
@@ -84,22 +76,11 @@ def fused_forward(
     return losses, slope, state
 
 
-def fused_backward(
-    grad: Tensor,
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    state: Tensor,
-    ignore_index: int,
-    logit_scale: float,
-    label_smoothing: float,
-    is_narrow: bool,
-    needs_w: bool,
-    needs_bias: bool,
-) -> tuple[Tensor, Tensor]:
+def fused_backward(up: Upstream, operands: Operands) -> tuple[Tensor, Tensor]:
     """Gradients of sum(grad * losses) for w (V, D) and bias (V,); empty where not needed."""
-    dtype, acc = _dtypes(x, w, is_narrow)
+    grad, state, needs_w, needs_bias = up
+    x, w, bias, target, ignore_index, logit_scale, label_smoothing = operands[:7]
+    dtype, acc = _dtypes(operands)
     D, V = x.shape[1], len(w)
     bias_dtype = acc if bias is None else bias.dtype
     if len(x) == 0 or not (needs_w or needs_bias):
@@ -126,15 +107,15 @@ def _added(parts: Tensor, dtype: torch.dtype) -> Tensor:
     return parts[0] if len(parts) == 1 else parts.sum(0).to(dtype)
 
 
-def _dtypes(x: Tensor, w: Tensor, is_narrow: bool) -> tuple[torch.dtype, torch.dtype]:
+def _dtypes(operands: Operands) -> tuple[torch.dtype, torch.dtype]:
     """Of the products, and of sums and results."""
-    wide = torch.promote_types(x.dtype, w.dtype)
-    if is_narrow and is_interpreting() and compile_target() is None:
+    if operands.is_narrow and is_interpreting() and compile_target() is None:
         raise RuntimeError(
             "logits_dtype=torch.bfloat16 with TRITON_INTERPRET=1: the interpreter computes bfloat16 wrongly; "
             "use logits_dtype=None, or RECSYS_KERNELS=torch"
         )
-    return torch.bfloat16 if is_narrow else wide, torch.promote_types(wide, torch.float32)
+    wide = torch.promote_types(operands.x.dtype, operands.w.dtype)
+    return torch.bfloat16 if operands.is_narrow else wide, operands.result_dtype
 
 
 def _rows(x: Tensor, target: Tensor, ignore_index: int, num_items: int, dtype: torch.dtype) -> _Rows:

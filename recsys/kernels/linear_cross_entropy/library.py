@@ -1,4 +1,3 @@
-# ruff: noqa: ARG001 (a fake takes what its op takes, used or not)
 """linear_cross_entropy as a pair of custom ops: what torch.compile sees, and the Triton path's way through autograd.
 
     recsys::linear_cross_entropy           losses (N,), slope (N, D): their gradients for the rows of x, state (2, N)
@@ -9,6 +8,7 @@ the same path; the torch path needs none.
 """
 
 import logging
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -20,6 +20,8 @@ from recsys.kernels.cross_entropy_rows import Settings
 from recsys.kernels.linear_cross_entropy.checks import check_targets
 from recsys.kernels.linear_cross_entropy.chunked import chunked_rows
 from recsys.kernels.linear_cross_entropy.fused import MAX_WIDTH, OP, fused_backward, fused_forward
+from recsys.kernels.linear_cross_entropy.operands import Operands, Upstream, Wanted
+from recsys.kernels.operands import schema_of
 
 _log = logging.getLogger("recsys.kernels")
 
@@ -42,106 +44,62 @@ def path_of(x: Tensor, w: Tensor) -> Backend:
     return "torch"
 
 
-@torch.library.custom_op("recsys::linear_cross_entropy", mutates_args=())
-def rows_op(
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    ignore_index: int,
-    logit_scale: float,
-    label_smoothing: float,
-    is_narrow: bool,
-    memory_budget_bytes: int,
-    needs_slope: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+@torch.library.custom_op("recsys::linear_cross_entropy", mutates_args=(), schema=schema_of(Operands, Wanted, returns=3))
+def rows_op(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Losses, slope ((0, D) where not needed) and state."""
+    operands, needs_slope = Operands(*given[:-1]), given[-1]
+    x, w, bias, target, ignore_index = operands[:5]
     if path_of(x, w) == "triton":
         if not x.is_cuda:
             check_targets(target, target != ignore_index, len(w), ignore_index)
-        return fused_forward(x, w, bias, target, ignore_index, logit_scale, label_smoothing, is_narrow, needs_slope)
-    settings = _settings(logit_scale, label_smoothing, is_narrow, memory_budget_bytes)
-    dtype = _result_dtype(x, w)
-    ones = torch.ones(len(x), dtype=dtype, device=x.device) if needs_slope else None
-    losses, (slope, _, _) = chunked_rows(x, w, bias, target, ignore_index, settings, ones, (needs_slope, False, False))
-    return losses, x.new_empty((0, x.shape[1]), dtype=dtype) if slope is None else slope, losses.new_zeros(2, len(x))
+        return fused_forward(operands, needs_slope)
+    dtype, N = operands.result_dtype, len(x)
+    ones = torch.ones(N, dtype=dtype, device=x.device) if needs_slope else None
+    needs = needs_slope, False, False
+    losses, (slope, _, _) = chunked_rows(x, w, bias, target, ignore_index, _settings(operands), ones, needs)
+    return losses, x.new_empty((0, x.shape[1]), dtype=dtype) if slope is None else slope, losses.new_zeros(2, N)
 
 
 @rows_op.register_fake
-def _rows_fake(
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    ignore_index: int,
-    logit_scale: float,
-    label_smoothing: float,
-    is_narrow: bool,
-    memory_budget_bytes: int,
-    needs_slope: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype, N = _result_dtype(x, w), x.shape[0]
+def _(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    operands, needs_slope = Operands(*given[:-1]), given[-1]
+    x, dtype, N = operands.x, operands.result_dtype, operands.x.shape[0]
     slope = x.new_empty((N if needs_slope else 0, x.shape[1]), dtype=dtype)
     return x.new_empty(N, dtype=dtype), slope, x.new_empty((2, N), dtype=dtype)
 
 
-@torch.library.custom_op("recsys::linear_cross_entropy_backward", mutates_args=())
-def item_grads_op(
-    grad: Tensor,
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    state: Tensor,
-    ignore_index: int,
-    logit_scale: float,
-    label_smoothing: float,
-    is_narrow: bool,
-    memory_budget_bytes: int,
-    needs_w: bool,
-    needs_bias: bool,
-) -> tuple[Tensor, Tensor]:
+@torch.library.custom_op(
+    "recsys::linear_cross_entropy_backward", mutates_args=(), schema=schema_of(Upstream, Operands, returns=2)
+)
+def item_grads_op(*given: Any) -> tuple[Tensor, Tensor]:
     """Gradients of sum(grad * losses) for w and bias; empty where not needed."""
+    up, operands = _taken_apart(given)
+    x, w, bias, target, ignore_index = operands[:5]
     if path_of(x, w) == "triton":
-        return fused_backward(
-            grad, x, w, bias, target, state, ignore_index, logit_scale, label_smoothing, is_narrow, needs_w, needs_bias
-        )
-    settings = _settings(logit_scale, label_smoothing, is_narrow, memory_budget_bytes)
-    _, (_, grad_w, grad_bias) = chunked_rows(
-        x, w, bias, target, ignore_index, settings, grad.to(_result_dtype(x, w)), (False, needs_w, needs_bias)
-    )
-    empty_w, empty_bias = _item_grads_like(x, w, bias, False, False)
-    return (
-        empty_w if grad_w is None else grad_w.to(w.dtype),
-        empty_bias if grad_bias is None else grad_bias.to(empty_bias.dtype),
-    )
+        return fused_backward(up, operands)
+    weights, needs = up.grad.to(operands.result_dtype), (False, up.needs_w, up.needs_bias)
+    _, grads = chunked_rows(x, w, bias, target, ignore_index, _settings(operands), weights, needs)
+    empty = _item_grads_like(operands, False, False)
+    of_w, of_bias = (like if grad is None else grad.to(like.dtype) for grad, like in zip(grads[1:], empty, strict=True))
+    return of_w, of_bias
 
 
 @item_grads_op.register_fake
-def _item_grads_fake(
-    grad: Tensor,
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    state: Tensor,
-    ignore_index: int,
-    logit_scale: float,
-    label_smoothing: float,
-    is_narrow: bool,
-    memory_budget_bytes: int,
-    needs_w: bool,
-    needs_bias: bool,
-) -> tuple[Tensor, Tensor]:
-    return _item_grads_like(x, w, bias, needs_w, needs_bias)
+def _(*given: Any) -> tuple[Tensor, Tensor]:
+    up, operands = _taken_apart(given)
+    return _item_grads_like(operands, up.needs_w, up.needs_bias)
 
 
-def _item_grads_like(
-    x: Tensor, w: Tensor, bias: Tensor | None, needs_w: bool, needs_bias: bool
-) -> tuple[Tensor, Tensor]:
+def _item_grads_like(operands: Operands, needs_w: bool, needs_bias: bool) -> tuple[Tensor, Tensor]:
+    w, bias = operands.w, operands.bias
+    dtype = operands.result_dtype if bias is None else bias.dtype
     V, D = w.shape
-    dtype = _result_dtype(x, w) if bias is None else bias.dtype
-    return w.new_empty((V if needs_w else 0, D)), x.new_empty(V if needs_bias else 0, dtype=dtype)
+    return w.new_empty((V if needs_w else 0, D)), w.new_empty(V if needs_bias else 0, dtype=dtype)
+
+
+def _taken_apart(given: Sequence[Any]) -> tuple[Upstream, Operands]:
+    count = len(Upstream._fields)
+    return Upstream(*given[:count]), Operands(*given[count:])
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -154,25 +112,28 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, T
 
 def _differentiate(ctx: Any, grad: Tensor, _slope: Tensor, _state: Tensor) -> tuple[Tensor | None, ...]:
     x, w, bias, target, slope, state = ctx.saved_tensors
+    operands = Operands(x, w, bias, target, *ctx.settings)
     needs_x, needs_w, needs_bias = ctx.needs_input_grad[:3]
-    grad = torch.where(target == ctx.settings[0], 0.0, grad)
+    grad = torch.where(target == operands.ignore_index, 0.0, grad)
     grad_x = (slope * grad[:, None]).to(x.dtype) if needs_x else None
-    if not (needs_w or needs_bias):
-        return grad_x, *[None] * 9
-    grad_w, grad_bias = item_grads_op(grad, x, w, bias, target, state, *ctx.settings, needs_w, needs_bias)
-    return grad_x, grad_w if needs_w else None, grad_bias if needs_bias else None, *[None] * 7
+    grad_w = grad_bias = None
+    if needs_w or needs_bias:
+        grad_w, grad_bias = item_grads_op(*Upstream(grad, state, needs_w, needs_bias), *operands)
+    grads = grad_x, grad_w if needs_w else None, grad_bias if needs_bias else None
+    return *grads, *[None] * (len(Operands._fields) + len(Wanted._fields) - len(grads))
 
 
 rows_op.register_autograd(_differentiate, setup_context=_remember)
 
 
-def _settings(logit_scale: float, label_smoothing: float, is_narrow: bool, memory_budget_bytes: int) -> Settings:
-    narrow = torch.bfloat16 if is_narrow else None
-    return Settings("none", logit_scale, label_smoothing, narrow, memory_budget_bytes)
-
-
-def _result_dtype(x: Tensor, w: Tensor) -> torch.dtype:
-    return torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
+def _settings(operands: Operands) -> Settings:
+    return Settings(
+        reduction="none",
+        logit_scale=operands.logit_scale,
+        label_smoothing=operands.label_smoothing,
+        logits_dtype=torch.bfloat16 if operands.is_narrow else None,
+        memory_budget_bytes=operands.memory_budget_bytes,
+    )
 
 
 @cache

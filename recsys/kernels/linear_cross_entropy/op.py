@@ -28,6 +28,7 @@ from recsys.kernels.cross_entropy_rows import Reduction, Settings
 from recsys.kernels.linear_cross_entropy.checks import check
 from recsys.kernels.linear_cross_entropy.chunked import chunked_loss
 from recsys.kernels.linear_cross_entropy.library import path_of, rows_op
+from recsys.kernels.linear_cross_entropy.operands import Operands
 from recsys.kernels.linear_cross_entropy.reference import linear_cross_entropy_reference, reduced
 
 MEMORY_BUDGET_BYTES = 64 << 20
@@ -87,8 +88,16 @@ def linear_cross_entropy(
     if not torch.compiler.is_compiling() and path_of(x, w) == "torch":
         settings = Settings(reduction, logit_scale, label_smoothing, logits_dtype, memory_budget_bytes)
         return chunked_loss(x, w, bias, target, ignore_index, settings)
-    is_narrow, needs_slope = logits_dtype is not None, torch.is_grad_enabled() and x.requires_grad
-    losses, _, _ = rows_op(
-        x, w, bias, target, ignore_index, logit_scale, label_smoothing, is_narrow, memory_budget_bytes, needs_slope
+    operands = Operands(
+        x=x,
+        w=w,
+        bias=bias,
+        target=target,
+        ignore_index=ignore_index,
+        logit_scale=logit_scale,
+        label_smoothing=label_smoothing,
+        is_narrow=logits_dtype is not None,
+        memory_budget_bytes=memory_budget_bytes,
     )
+    losses, _, _ = rows_op(*operands, torch.is_grad_enabled() and x.requires_grad)
     return reduced(losses, target, ignore_index, reduction)

@@ -158,7 +158,8 @@ def _gradients(
     """Gradients of x, w and bias; empty where not needed."""
     known, (needs_x, needs_w, needs_bias) = cast(Kind, kind), needs
     if _backend(x) == "triton":
-        from recsys.kernels.sampled_loss.triton_path import RowStates, TritonPath
+        from recsys.kernels.sampled_loss.triton_bundles import RowStates
+        from recsys.kernels.sampled_loss.triton_path import TritonPath
 
         path = TritonPath(x, w, bias, target, negatives, groups, log_q, known)
         grads = path.backward(weights, RowStates(*states), (needs_x, needs_w, needs_bias))

@@ -4,13 +4,13 @@ Dims: N rows, G lists.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Pieces:
+class Pieces(NamedTuple):
     """P pieces; all rows of one have the same list.
 
     Attributes:
@@ -24,7 +24,9 @@ class Pieces:
     begins: Tensor
     ends: Tensor
 
-    def __len__(self) -> int:
+    @property
+    def num_pieces(self) -> int:
+        """P."""
         return len(self.lists)
 
 

@@ -9,36 +9,23 @@ of rows gives to each slot of its list, and of the rows' part in their targets.
 Dims: N rows, G lists of negatives, K negatives a list, V items, D width, P pieces.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from recsys.kernels.launch import launch_of
-from recsys.kernels.sampled_loss.pieces import Grouping, Pieces
+from recsys.kernels.sampled_loss.pieces import Grouping
 from recsys.kernels.sampled_loss.settings import Kind
+from recsys.kernels.sampled_loss.triton_bundles import Flags, Inputs, RowStates
 from recsys.kernels.sampled_loss.triton_rows import rows_backward_kernel, rows_forward_kernel
-from recsys.kernels.sampled_loss.triton_terms import BINARY, LOGQ, SOFTMAX
 from recsys.kernels.sampled_loss.triton_tiles import (
     tiles_backward_w_kernel,
     tiles_backward_x_kernel,
     tiles_forward_kernel,
 )
 from recsys.kernels.segment_sum import SegmentOrder, segment_sum
-
-_KINDS = {"softmax": SOFTMAX, "logq": LOGQ, "bce": BINARY, "gbce": BINARY}
-
-
-@dataclass(frozen=True)
-class RowStates:
-    """What the backward pass needs of the forward, each (N,): derivatives by the targets' logits, scale and pivot."""
-
-    of_target: Tensor
-    scale: Tensor
-    pivot: Tensor
 
 
 class TritonPath:
@@ -59,20 +46,17 @@ class TritonPath:
         dtype = torch.promote_types(x.dtype, w.dtype)
         self.x, self.w = x.to(dtype).contiguous(), w.to(dtype).contiguous()
         self.target, self.negatives, self.groups = target.contiguous(), negatives.contiguous(), groups
-        self.bias = None if bias is None else bias.contiguous()
-        self.log_q = None if log_q is None else log_q.contiguous()
         self.acc = torch.promote_types(dtype, torch.float32)
         self.has_own = negatives.dim() == 2 and groups is None
-        self.width = max(16, triton.next_power_of_2(x.shape[1]))
-        self.options = {
-            "KIND": _KINDS[kind].value,
-            "HAS_BIAS": bias is not None,
-            "HAS_LOG_Q": log_q is not None,
-            "ACC": tl.float64 if self.acc == torch.float64 else tl.float32,
-            "BLOCK_D": self.width,
-        }
-        self.precision = {"PRECISION": "tf32" if dtype in (torch.float16, torch.bfloat16) else "ieee"}
-        self.sizes = len(w), negatives.shape[-1], x.shape[1]  # V, K, D
+        self.flags = Flags.of(self.x, kind, bias is not None, log_q is not None)
+        self.given = Inputs(
+            x=self.x,
+            target=self.target,
+            w=self.w,
+            bias=self.x if bias is None else bias.contiguous(),
+            log_q=self.x if log_q is None else log_q.contiguous(),
+            V=len(w),
+        )
 
     def forward(self, beta: float) -> tuple[Tensor, RowStates]:
         """Losses (N,), and the rows' states."""
@@ -80,16 +64,15 @@ class TritonPath:
         states = RowStates(torch.empty_like(losses), torch.empty_like(losses), torch.empty_like(losses))
         if len(losses) == 0:
             return losses, states
-        out = (losses, states.of_target, states.scale, states.pivot)
+        K = self.negatives.shape[-1]
         if self.has_own:
-            rows_forward_kernel[(len(losses),)](
-                *self._inputs(), self.negatives, *out, *self.sizes, BETA=beta, **self._launch("rows_forward")
-            )
+            launch = self._launch("rows_forward")
+            rows_forward_kernel[(len(losses),)](self.given, self.negatives, losses, states, K, BETA=beta, **launch)
             return losses, states
         launch = self._launch("tiles_forward")
         pieces = self._grouping().cut(launch["BLOCK_M"])
-        tiles_forward_kernel[(len(pieces),)](
-            *self._inputs(), self.negatives, *_of(pieces), *out, *self.sizes, BETA=beta, **launch
+        tiles_forward_kernel[(pieces.num_pieces,)](
+            self.given, self.negatives, pieces, losses, states, K, BETA=beta, **launch
         )
         return losses, states
 
@@ -116,15 +99,13 @@ class TritonPath:
         coefficients = torch.empty(shape, dtype=self.acc, device=self.x.device)
         if num_rows:
             rows_backward_kernel[(num_rows,)](
-                *self._inputs(),
+                self.given,
                 self.negatives,
                 weights,
-                states.of_target,
-                states.scale,
-                states.pivot,
+                states,
                 self.x if dx is None else dx,
                 coefficients,
-                *self.sizes,
+                K,
                 HAS_DX=dx is not None,
                 HAS_COEFFICIENTS=has_coefficients,
                 **self._launch("rows_backward"),
@@ -139,19 +120,10 @@ class TritonPath:
     def _backward_x(self, weights: Tensor, states: RowStates, dx: Tensor | None, grouping: Grouping) -> None:
         if dx is None or len(dx) == 0:
             return
-        launch = self._launch("tiles_backward_x") | self.precision
+        launch, K = self._launch("tiles_backward_x"), self.negatives.shape[-1]
         pieces = grouping.cut(launch["BLOCK_M"])
-        tiles_backward_x_kernel[(len(pieces),)](
-            *self._inputs(),
-            self.negatives,
-            *_of(pieces),
-            weights,
-            states.of_target,
-            states.scale,
-            states.pivot,
-            dx,
-            *self.sizes,
-            **launch,
+        tiles_backward_x_kernel[(pieces.num_pieces,)](
+            self.given, self.negatives, pieces, weights, states, dx, K, **launch
         )
 
     def _backward_w(
@@ -159,23 +131,13 @@ class TritonPath:
     ) -> tuple[Tensor | None, Tensor | None]:
         if not (needs_w or needs_bias):
             return None, None
-        V, K, D = self.sizes
-        launch = self._launch("tiles_backward_w") | self.precision
+        (V, D), K, launch = self.w.shape, self.negatives.shape[-1], self._launch("tiles_backward_w")
         pieces = grouping.cut(launch.pop("PIECE"))
-        dv = torch.empty((len(pieces) * K, D), dtype=self.acc, device=self.x.device)
-        dv_bias = torch.empty((len(pieces) * K, 1), dtype=self.acc, device=self.x.device)
+        dv = torch.empty((pieces.num_pieces * K, D), dtype=self.acc, device=self.x.device)
+        dv_bias = torch.empty((pieces.num_pieces * K, 1), dtype=self.acc, device=self.x.device)
         if len(dv):
-            tiles_backward_w_kernel[(len(pieces), triton.cdiv(K, launch["BLOCK_K"]))](
-                *self._inputs(),
-                self.negatives,
-                *_of(pieces),
-                weights,
-                states.scale,
-                states.pivot,
-                dv,
-                dv_bias,
-                *self.sizes,
-                **launch,
+            tiles_backward_w_kernel[(pieces.num_pieces, triton.cdiv(K, launch["BLOCK_K"]))](
+                self.given, self.negatives, pieces, weights, states, dv, dv_bias, K, **launch
             )
         ids = torch.atleast_2d(self.negatives)[pieces.lists].flatten()  # (P K,)
         slots, targets = SegmentOrder.of(ids, V), SegmentOrder.of(self.target, V)
@@ -194,18 +156,11 @@ class TritonPath:
         ones = coefficients.new_ones((len(ids), 1))
         return segment_sum(ones, ids, len(self.w), weights=coefficients, order=order).squeeze(1).to(self.dtypes[2])
 
-    def _inputs(self) -> tuple[Tensor | None, ...]:
-        return self.x, self.w, self.bias, self.log_q, self.target
-
     def _grouping(self) -> Grouping:
         num_lists = len(self.negatives) if self.groups is not None else 1
         return Grouping.of(self.groups, len(self.x), num_lists, self.x.device)
 
     def _launch(self, kernel: str) -> dict[str, Any]:
         itemsize = self.x.element_size()
-        row = launch_of("sampled_loss", kernel, self.x.device, width=self.width, bytes=itemsize)
-        return {**self.options, **row}
-
-
-def _of(pieces: Pieces) -> tuple[Tensor, ...]:
-    return pieces.rows, pieces.lists, pieces.begins, pieces.ends
+        row = launch_of("sampled_loss", kernel, self.x.device, width=self.flags.BLOCK_D, bytes=itemsize)
+        return {"FLAGS": self.flags, **row}

@@ -39,36 +39,33 @@ def known(ids, V):
 
 
 @triton.jit
-def offsets_of(ids, V, bias_ptr, log_q_ptr, HAS_BIAS: tl.constexpr, HAS_LOG_Q: tl.constexpr, ACC: tl.constexpr):
+def item_vectors(ids, given, d, FLAGS: tl.constexpr):
+    """[K, D]; zeros for -1 and for ids outside."""
+    here = ((ids >= 0) & (ids < given.V))[:, None] & (d < FLAGS.D)[None, :]
+    return tl.load(given.w + known(ids, given.V)[:, None] * FLAGS.D + d[None, :], mask=here, other=0.0)
+
+
+@triton.jit
+def offsets_of(ids, given, FLAGS: tl.constexpr):
     """bias - log q of negatives, NaN where an id lies outside."""
-    offset = tl.where((ids >= -1) & (ids < V), 0.0, float("nan")).to(ACC)
-    if HAS_BIAS:
-        offset += tl.load(bias_ptr + known(ids, V)).to(ACC)
-    if HAS_LOG_Q:
-        offset -= tl.load(log_q_ptr + known(ids, V)).to(ACC)
+    offset = tl.where((ids >= -1) & (ids < given.V), 0.0, float("nan")).to(FLAGS.ACC)
+    if FLAGS.HAS_BIAS:
+        offset += tl.load(given.bias + known(ids, given.V)).to(FLAGS.ACC)
+    if FLAGS.HAS_LOG_Q:
+        offset -= tl.load(given.log_q + known(ids, given.V)).to(FLAGS.ACC)
     return offset
 
 
 @triton.jit
-def target_terms(
-    product,
-    target,
-    V,
-    bias_ptr,
-    log_q_ptr,
-    KIND: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_LOG_Q: tl.constexpr,
-    ACC: tl.constexpr,
-):
+def target_terms(product, target, given, FLAGS: tl.constexpr):
     """The targets' logits, of softmax less their log q; and that log q, or 0."""
-    s = product + tl.where((target >= 0) & (target < V), 0.0, float("nan")).to(ACC)
+    s = product + tl.where((target >= 0) & (target < given.V), 0.0, float("nan")).to(FLAGS.ACC)
     log_q = tl.zeros_like(s)
-    if HAS_BIAS:
-        s += tl.load(bias_ptr + known(target, V)).to(ACC)
-    if HAS_LOG_Q:
-        log_q = tl.load(log_q_ptr + known(target, V)).to(ACC)
-        if KIND == SOFTMAX:
+    if FLAGS.HAS_BIAS:
+        s += tl.load(given.bias + known(target, given.V)).to(FLAGS.ACC)
+    if FLAGS.HAS_LOG_Q:
+        log_q = tl.load(given.log_q + known(target, given.V)).to(FLAGS.ACC)
+        if FLAGS.KIND == SOFTMAX:
             s -= log_q
     return s, log_q
 

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from recsys.kernels.launch import launch_of
+from recsys.kernels.search.bundles import Flags, scored_rows
 from recsys.kernels.search.scoring import Scoring
 
 PROGRAMS = 528  # wanted of a scan: four for each of 132 multiprocessors
@@ -27,62 +28,42 @@ def search_topk_triton(
     scoring: Scoring, offsets_c: Tensor, offsets_k: Tensor, max_c: int, max_k: int, top_k: int
 ) -> tuple[Tensor, Tensor]:
     """idx and score, (Tc, H, K) each."""
-    s, (Tc, H, D) = scoring, scoring.q.shape
-    idx = torch.empty(Tc, H, top_k, dtype=torch.int32, device=s.q.device)
-    score = torch.empty(Tc, H, top_k, dtype=s.dtype, device=s.q.device)
+    (Tc, H, _), device = scoring.q.shape, scoring.q.device
+    idx = torch.empty(Tc, H, top_k, dtype=torch.int32, device=device)
+    score = torch.empty(Tc, H, top_k, dtype=scoring.dtype, device=device)
     if idx.numel() == 0:
         return idx, score
-    q, k = (unit_stride(x) for x in (s.q, s.k))
-    q2, k2 = (q, k) if s.q2 is None or s.k2 is None else (unit_stride(s.q2), unit_stride(s.k2))
-    bias = k if s.k_bias is None else s.k_bias
-    D2 = 0 if s.q2 is None else q2.shape[2]
+    flags = Flags.of(scoring)
     kept = max(MIN_KEPT, triton.next_power_of_2(top_k))
-    width, width2 = (max(16, triton.next_power_of_2(x)) if x else 0 for x in (D, D2))
-    is_wide = max(width, width2) > 64
-    launch = dict(launch_of("search_topk", "scan", q.device, kept=kept, is_grouped=max_c > 1, is_wide=is_wide))
+    is_wide = max(flags.BLOCK_D, flags.BLOCK_D2) > 64
+    launch = dict(launch_of("search_topk", "scan", device, kept=kept, is_grouped=max_c > 1, is_wide=is_wide))
     blocks_c = triton.cdiv(max_c, launch["BLOCK_M"])
     num_sequences = offsets_c.shape[0] - 1
     splits, span = _splits(num_sequences * blocks_c * H, max_k, launch.pop("MIN_SPAN"), launch["BLOCK_N"])
-    keys = torch.empty(Tc, H, splits, kept, dtype=torch.int64, device=q.device)
-    is_double = s.dtype == torch.float64
-    columns = torch.empty(keys.shape if is_double else 1, dtype=torch.int32, device=q.device)
+    keys = torch.empty(Tc, H, splits, kept, dtype=torch.int64, device=device)
+    is_double = scoring.dtype == torch.float64
+    columns = torch.empty(keys.shape if is_double else 1, dtype=torch.int32, device=device)
     types = {"LOG_KEPT": _log2(kept), "IS_DOUBLE": is_double}
     _scan_kernel[(num_sequences * blocks_c * H * splits,)](
-        q,
-        k,
-        q2,
-        k2,
-        bias,
+        *scored_rows(scoring),
         offsets_c,
         offsets_k,
         keys,
         columns,
-        *(stride for x in (q, k, q2, k2) for stride in x.stride()[:2]),
-        *bias.stride()[:2],
         H,
-        D,
-        D2,
         blocks_c,
         splits,
         span,
-        s.scale,
-        s.scale2,
-        WIDTH=width,
-        WIDTH2=width2,
-        HAS_BIAS=s.k_bias is not None,
-        ACC=tl.float64 if is_double else tl.float32,
+        scoring.scale,
+        scoring.scale2,
+        FLAGS=flags,
         LOG_N=_log2(launch["BLOCK_N"]),
         **types,
         **launch,
     )
-    merge = launch_of("search_topk", "merge", q.device, kept=kept)
+    merge = launch_of("search_topk", "merge", device, kept=kept)
     _merge_kernel[(Tc * H,)](keys, columns, idx, score, top_k, splits, **types, **merge)
     return idx, score
-
-
-def unit_stride(x: Tensor) -> Tensor:
-    """x itself if the numbers of a row lie side by side, else a copy."""
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _log2(power: int) -> int:
@@ -98,37 +79,22 @@ def _splits(programs: int, max_k: int, min_span: int, block: int) -> tuple[int, 
 
 @triton.jit(do_not_specialize=["blocks_c", "splits", "span"])
 def _scan_kernel(
-    q_ptr,
-    k_ptr,
-    q2_ptr,
-    k2_ptr,
-    bias_ptr,
+    q,
+    k,
+    q2,
+    k2,
+    bias,
     offsets_c_ptr,
     offsets_k_ptr,
     keys_ptr,
     columns_ptr,
-    q_row,
-    q_head,
-    k_row,
-    k_head,
-    q2_row,
-    q2_head,
-    k2_row,
-    k2_head,
-    bias_row,
-    bias_head,
     H,
-    D,
-    D2,
     blocks_c,
     splits,
     span,
     scale,
     scale2,
-    WIDTH: tl.constexpr,
-    WIDTH2: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    ACC: tl.constexpr,
+    FLAGS: tl.constexpr,
     LOG_KEPT: tl.constexpr,
     IS_DOUBLE: tl.constexpr,
     LOG_N: tl.constexpr,
@@ -148,13 +114,11 @@ def _scan_kernel(
         in_c = c < end_c
         num_k = (end_k - start_k).to(tl.int32)
         low, high = (split * span).to(tl.int32), tl.minimum((split + 1) * span, end_k - start_k).to(tl.int32)
-        q_at = q_ptr + h * q_head + c[:, None] * q_row
-        k_ptr += start_k * k_row + h * k_head
-        if WIDTH2 > 0:
-            q2_at = q2_ptr + h * q2_head + c[:, None] * q2_row
-            k2_ptr += start_k * k2_row + h * k2_head
-        if HAS_BIAS:
-            bias_ptr += start_k * bias_row + h * bias_head
+        q_at = q.ptr + h * q.h + c[:, None] * q.t
+        k_at = k.ptr + start_k * k.t + h * k.h
+        q2_at = q2.ptr + h * q2.h + c[:, None] * q2.t
+        k2_at = k2.ptr + start_k * k2.t + h * k2.h
+        bias_at = bias.ptr + start_k * bias.t + h * bias.h
         empty: tl.constexpr = -(2**63)
         best = tl.full((BLOCK_M, KEPT), empty, tl.int64)
         best_column = tl.full((BLOCK_M, KEPT), 0, tl.int32)
@@ -162,14 +126,15 @@ def _scan_kernel(
         for start in range(low, high, BLOCK_N):
             column = start + tl.arange(0, BLOCK_N)
             in_k = column < num_k
-            scores = scale * _products(q_at, k_ptr, k_row, in_c, column, in_k, D, WIDTH, ACC, BLOCK_M, BLOCK_N)
-            if WIDTH2 > 0:
+            scores = scale * _products(
+                q_at, k_at, k.t, in_c, column, in_k, FLAGS.D, FLAGS.BLOCK_D, FLAGS.ACC, BLOCK_M, BLOCK_N
+            )
+            if FLAGS.BLOCK_D2 > 0:
                 scores += scale2 * _products(
-                    q2_at, k2_ptr, k2_row, in_c, column, in_k, D2, WIDTH2, ACC, BLOCK_M, BLOCK_N
+                    q2_at, k2_at, k2.t, in_c, column, in_k, FLAGS.D2, FLAGS.BLOCK_D2, FLAGS.ACC, BLOCK_M, BLOCK_N
                 )
-            if HAS_BIAS:
-                bias = tl.load(bias_ptr + column.to(tl.int64) * bias_row, mask=in_k, other=0.0).to(ACC)
-                scores += bias[None, :]
+            if FLAGS.HAS_BIAS:
+                scores += tl.load(bias_at + column.to(tl.int64) * bias.t, mask=in_k, other=0.0).to(FLAGS.ACC)[None, :]
             keys = _ordered(scores, IS_DOUBLE)
             if not IS_DOUBLE:
                 keys = (keys << 32) | (0x7FFFFFFF - column).to(tl.int64)[None, :]
@@ -197,8 +162,8 @@ def _products(
     in_c,
     column,
     in_k,
-    D,
     WIDTH: tl.constexpr,
+    BLOCK_D: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -206,16 +171,16 @@ def _products(
     """(BLOCK_M, BLOCK_N) products of the candidates' rows, at q_ptr (BLOCK_M, 1), with a tile of behaviours."""
     row = column.to(tl.int64) * k_row
     LINE: tl.constexpr = 1024 // k_ptr.dtype.element_ty.primitive_bitwidth  # 128 bytes of a row at a time
-    BLOCK_D: tl.constexpr = WIDTH if WIDTH < LINE else LINE
+    DOT_D: tl.constexpr = BLOCK_D if BLOCK_D < LINE else LINE
     products = tl.zeros((BLOCK_M, BLOCK_N), ACC)
-    for first_d in range(0, WIDTH, BLOCK_D):
-        d = first_d + tl.arange(0, BLOCK_D)
-        q = tl.load(q_ptr + d[None, :], mask=in_c[:, None] & (d < D)[None, :], other=0.0)
+    for first_d in range(0, BLOCK_D, DOT_D):
+        d = first_d + tl.arange(0, DOT_D)
+        q = tl.load(q_ptr + d[None, :], mask=in_c[:, None] & (d < WIDTH)[None, :], other=0.0)
         if BLOCK_M == 1:
-            k = tl.load(k_ptr + row[:, None] + d[None, :], mask=in_k[:, None] & (d < D)[None, :], other=0.0)
+            k = tl.load(k_ptr + row[:, None] + d[None, :], mask=in_k[:, None] & (d < WIDTH)[None, :], other=0.0)
             products += tl.sum(k.to(ACC) * q.to(ACC), axis=1)[None, :]
         else:
-            k = tl.load(k_ptr + row[None, :] + d[:, None], mask=in_k[None, :] & (d < D)[:, None], other=0.0)
+            k = tl.load(k_ptr + row[None, :] + d[:, None], mask=in_k[None, :] & (d < WIDTH)[:, None], other=0.0)
             products = tl.dot(q, k, products, input_precision="ieee", out_dtype=ACC)
     return products
 

@@ -13,7 +13,9 @@ from recsys.kernels.jagged import JaggedMeta
 from tests.kernels.attention.cases import CASES, Case, draw, values_and_gradients
 
 LENGTHS = [33, 5, 0, 50]
-triton_path = pytest.importorskip("recsys.kernels.attention.triton_path.passes")
+passes = pytest.importorskip("recsys.kernels.attention.triton_path.passes")
+chunks = pytest.importorskip("recsys.kernels.attention.triton_path.chunks")
+launching = pytest.importorskip("recsys.kernels.attention.triton_path.launching")
 
 
 def _errors(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
@@ -33,7 +35,7 @@ def _errors(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_general_kernels_equal_the_reference_in_float64(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_path, "SHORT_KEYS", (0,))
+    monkeypatch.setattr(launching, "SHORT_KEYS", (0,))
     for name, error in _errors(case, torch.float64, monkeypatch).items():
         assert error < 1e-12, name
 
@@ -47,7 +49,7 @@ SHORT = [
 def test_the_kernel_of_short_sequences_equals_the_reference_in_float64(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triton_path, "_query_pass", None)
+    monkeypatch.setattr(passes, "_query_pass", None)
     for name, error in _errors(case, torch.float64, monkeypatch).items():
         assert error < 1e-12, name
 
@@ -64,8 +66,8 @@ def test_narrow_numbers_cost_only_their_rounding(
 
 @pytest.mark.parametrize("kind", ["softmax", "silu"])
 def test_split_keys_give_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_path, "SPLIT_KEYS", 8)
-    assert triton_path._num_splits(4, 50) == 4
+    monkeypatch.setattr(chunks, "SPLIT_KEYS", 8)
+    assert chunks.num_splits(4, 50) == 4
     silu: dict[str, Any] = {"kind": "silu", "silu_norm": 30.0} if kind == "silu" else {}
     targets: dict[str, Any] = {"num_targets": [2, 0, 0, 3], "causal": True}
     case = Case(name="few targets", lengths=[2, 1, 0, 3], lengths_k=LENGTHS, arguments=targets | silu)
@@ -75,16 +77,16 @@ def test_split_keys_give_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_order_of_programs_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(name="order", lengths=LENGTHS, pos={"num_buckets": 9}, arguments={"causal": True, "window": (20, -1)})
-    monkeypatch.setattr(triton_path, "SHORT_KEYS", (0,))
+    monkeypatch.setattr(launching, "SHORT_KEYS", (0,))
     drawn = draw(case, torch.float32, num_heads=1)
     before = values_and_gradients(drawn, drawn.inputs)
-    make = triton_path._make_chunks
+    make = chunks._make_chunks
 
     def shuffled(*arguments: Any) -> Tensor:
-        chunks = make(*arguments)
-        return chunks[torch.from_numpy(np.random.default_rng(0).permutation(len(chunks)))]
+        made = make(*arguments)
+        return made[torch.from_numpy(np.random.default_rng(0).permutation(len(made)))]
 
-    monkeypatch.setattr(triton_path, "_make_chunks", shuffled)
+    monkeypatch.setattr(chunks, "_make_chunks", shuffled)
     drawn = draw(case, torch.float32, num_heads=1)
     for name, x in values_and_gradients(drawn, drawn.inputs).items():
         assert torch.equal(x, before[name]), name
@@ -93,9 +95,9 @@ def test_the_order_of_programs_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -
 def test_chunks_name_every_block_once_long_ones_first() -> None:
     meta = JaggedMeta.from_lengths([0, 70, 1, 64])
     for causal in (False, True):
-        chunks = triton_path.chunks_of(meta, 32, causal).tolist()
-        assert sorted(map(tuple, chunks)) == [(1, 0), (1, 1), (1, 2), (2, 0), (3, 0), (3, 1)]
-        assert chunks[0] == ([1, 2] if causal else [1, 0])
+        made = chunks.chunks_of(meta, 32, causal).tolist()
+        assert sorted(map(tuple, made)) == [(1, 0), (1, 1), (1, 2), (2, 0), (3, 0), (3, 1)]
+        assert made[0] == ([1, 2] if causal else [1, 0])
 
 
 def test_gradients_are_those_of_finite_differences() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recsys.kernels.linear_cross_entropy import fused, linear_cross_entropy, linear_cross_entropy_reference
 from recsys.kernels.linear_cross_entropy.library import item_grads_op, rows_op
+from recsys.kernels.linear_cross_entropy.operands import Operands, Upstream
 
 BOUND = {torch.float64: 1e-12, torch.float32: 5e-6}
 
@@ -136,16 +137,16 @@ def test_a_target_outside_the_catalogue_is_refused_on_the_cpu() -> None:
 def test_a_target_outside_the_catalogue_that_nobody_checked_is_nan_and_touches_no_other_row(wrong: int) -> None:
     x, w, bias, target = (t.detach() for t in _inputs(5, 33, 4))
     good = torch.arange(5) != 2
-    settings = (-100, 1.0, 0.1, False)
-    losses, slope, state = fused.fused_forward(x, w, bias, target, *settings, True)
+    operands = Operands(x, w, bias, target, -100, 1.0, 0.1, False, 1 << 20)
+    losses, slope, state = fused.fused_forward(operands, True)
     target[2] = wrong
-    found, found_slope, found_state = fused.fused_forward(x, w, bias, target, *settings, True)
+    found, found_slope, found_state = fused.fused_forward(operands, True)
     assert found[2].isnan()
     assert found_slope[2].isnan().all()
     assert torch.equal(found[good], losses[good])
     assert torch.equal(found_slope[good], slope[good])
     assert torch.equal(found_state[:, good], state[:, good])
-    grads = fused.fused_backward(torch.ones(5).double(), x, w, bias, target, found_state, *settings, True, True)
+    grads = fused.fused_backward(Upstream(torch.ones(5).double(), found_state, True, True), operands)
     assert all(grad.isnan().all() for grad in grads)
 
 
@@ -172,7 +173,7 @@ def test_an_ignored_row_gives_nothing_wherever_it_stands_even_if_it_is_nan() -> 
 def test_an_ignored_row_has_no_slope_under_smoothing_either() -> None:
     x, w, bias, target = (t.detach() for t in _inputs(5, 33, 4))
     target[1] = -100
-    _, slope, _ = fused.fused_forward(x, w, bias, target, -100, 1.0, 0.1, False, True)
+    _, slope, _ = fused.fused_forward(Operands(x, w, bias, target, -100, 1.0, 0.1, False, 1 << 20), True)
     assert slope.any(dim=1).tolist() == [True, False, True, True, True]
 
 
@@ -255,7 +256,7 @@ def test_the_ops_keep_torchs_rules_and_compile() -> None:
     torch.library.opcheck(rows_op, (x, w, bias, target, *settings, True))
     plain = [t.detach() for t in (x, w, bias, target)]
     losses, _, state = rows_op(*plain, *settings, True)
-    torch.library.opcheck(item_grads_op, (losses, *plain, state, *settings, True, True))
+    torch.library.opcheck(item_grads_op, (losses, state, True, True, *plain, *settings))
     compiled = torch.compile(linear_cross_entropy, backend="aot_eager", fullgraph=True)
     found, expected = (_with_grads(f(x, w, target, bias=bias), (x, w, bias)) for f in (compiled, linear_cross_entropy))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -1,38 +1,26 @@
-"""The Triton path of `jagged_attention`: allocates and launches; the arithmetic is in the kernels.
-
-A *chunk* is a block of queries, or of keys, of one sequence. The list of all chunks is made on the host once a batch,
-long ones first, so that no program is without work and the last ones to run are short.
-"""
+"""The Triton path of `jagged_attention`: allocates and launches; the arithmetic is in the kernels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from recsys.kernels.attention.arguments import Arguments
-from recsys.kernels.attention.bias import LOG2_STEPS, PosBias, TimeBias
-from recsys.kernels.attention.dropout import column_state, row_state, threshold
-from recsys.kernels.attention.triton_path.bundles import Dropout, Flags, Masks, Rows, Sequences, Terms
+from recsys.kernels.attention.bias import PosBias
+from recsys.kernels.attention.triton_path.bundles import Flags, bundles_of, wide_dtype
+from recsys.kernels.attention.triton_path.chunks import chunks_of, num_splits
+from recsys.kernels.attention.triton_path.launching import launch_for, short_launch
 from recsys.kernels.attention.triton_path.triton_backward_keys import key_kernel
 from recsys.kernels.attention.triton_path.triton_backward_queries import query_kernel
 from recsys.kernels.attention.triton_path.triton_backward_short import short_kernel
 from recsys.kernels.attention.triton_path.triton_forward import combine_kernel, forward_kernel
 from recsys.kernels.attention.triton_path.triton_positions import position_kernel
-from recsys.kernels.jagged import JaggedMeta
-from recsys.kernels.launch import find_launch, launch_of
+from recsys.kernels.bundles import Rows, unit_stride
 
-OP = "attention"
-LONG = 512  # tokens: batches with a longer sequence have launches of their own
-SHORT_KEYS = (64, 128, 256)  # sizes of the one-kernel backward pass
-SPLIT_PROGRAMS = 264  # fewer programs than two for each processor of an H100 or H200: the keys are split
-SPLIT_KEYS = 1024  # a part has at least so many keys
 MOST_DOT_D = 64  # numbers of a row of float32 that the gradient of a position bias multiplies at a time
-FAR = 1 << 29  # places: beyond every sequence, and still an int32 when places are added to it
 COMBINED_ROWS = 16  # a program joins the parts of so many rows
 POSITION_SPLITS = 8  # parts of the batch in the gradient of a position bias
 
@@ -41,35 +29,35 @@ Grads = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
 def triton_forward(q: Tensor, k: Tensor, v: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
     """Out (Tq, H, Dv) and lse (Tq, H), a transposed (H, Tq): float32, or float64 for float64; -inf for SiLU."""
-    q, k, v = (_unit_stride(x) for x in (q, k, v))
-    (total, num_heads, _), wide = q.shape, _wide(q.dtype)
+    q, k, v = (unit_stride(x) for x in (q, k, v))
+    (total, num_heads, _), wide = q.shape, wide_dtype(q.dtype)
     out = torch.empty(total, num_heads, v.shape[2], dtype=v.dtype, device=v.device)
     lse = torch.empty(num_heads, total, dtype=wide, device=q.device)
     if arguments.silu_norm is not None:
         lse.fill_(-torch.inf)
     if total == 0:
         return out, lse.t()
-    launch, flags = _launch("forward", q, v, arguments), _flags(q, v, arguments)
+    launch, flags = launch_for("forward", q, v, arguments), Flags.of(q, v, arguments)
     chunks = chunks_of(arguments.meta_q, launch["BLOCK_M"], arguments.visibility.causal)
-    num_splits = _num_splits(len(chunks) * num_heads, arguments.meta_k.max_len)
+    splits = num_splits(len(chunks) * num_heads, arguments.meta_k.max_len)
     outs, lses = out[None], lse[None]
-    if num_splits > 1:
-        outs = torch.empty(num_splits, *out.shape, dtype=wide, device=out.device)
-        lses = torch.empty(num_splits, *lse.shape, dtype=wide, device=out.device)
-    forward_kernel[(len(chunks) * num_heads, num_splits)](
+    if splits > 1:
+        outs = torch.empty(splits, *out.shape, dtype=wide, device=out.device)
+        lses = torch.empty(splits, *lse.shape, dtype=wide, device=out.device)
+    forward_kernel[(len(chunks) * num_heads, splits)](
         *(Rows.of(x) for x in (q, k, v, outs[0])),
         outs.stride(0),
         lses,
         lses.stride(1),
         lses.stride(0),
         chunks,
-        *_bundles(q, arguments),
-        num_splits,
+        *bundles_of(q, arguments),
+        splits,
         num_heads,
         FLAGS=flags,
         **launch,
     )
-    if num_splits > 1:
+    if splits > 1:
         combine_kernel[(triton.cdiv(total, COMBINED_ROWS) * num_heads,)](
             Rows.of(outs[0]),
             outs.stride(0),
@@ -80,7 +68,7 @@ def triton_forward(q: Tensor, k: Tensor, v: Tensor, arguments: Arguments) -> tup
             lse,
             lse.stride(0),
             total,
-            num_splits,
+            splits,
             num_heads,
             FLAGS=flags,
             BLOCK_M=COMBINED_ROWS,
@@ -100,7 +88,7 @@ def triton_backward(
     needs_tables: tuple[bool, bool] = (True, True),
 ) -> Grads:
     """Gradients of q, k, v, and of the tables of the time and the position bias where there are any and wanted."""
-    q, k, v, out, grad_out = (_unit_stride(x) for x in (q, k, v, out, grad_out))
+    q, k, v, out, grad_out = (unit_stride(x) for x in (q, k, v, out, grad_out))
     grad_q, grad_k, grad_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     time, pos = arguments.time_bias, arguments.pos_bias
     if q.shape[0] == 0 or k.shape[0] == 0:
@@ -118,7 +106,7 @@ def triton_backward(
         delta=torch.empty_like(lse),
     )
     needs_time = time is not None and needs_tables[0]
-    short = _short_launch(q, v, arguments)
+    short = short_launch(q, v, arguments)
     if short is None:
         parts = _query_pass(saved, grad_q, arguments, needs_time)
         _key_pass(saved, grad_k, grad_v, arguments)
@@ -146,7 +134,7 @@ class _Saved:
 def _query_pass(saved: _Saved, grad_q: Tensor, arguments: Arguments, needs_time: bool) -> Tensor | None:
     """Fills grad_q and delta; returns the gradient of the time table in parts (chunks, H, NB)."""
     q, v = saved.q, saved.v
-    launch, num_heads = _launch("backward_queries", q, v, arguments), q.shape[1]
+    launch, num_heads = launch_for("backward_queries", q, v, arguments), q.shape[1]
     chunks = chunks_of(arguments.meta_q, launch["BLOCK_M"], arguments.visibility.causal)
     parts = _time_parts(len(chunks), saved, arguments) if needs_time else None
     query_kernel[(len(chunks) * num_heads,)](
@@ -154,9 +142,9 @@ def _query_pass(saved: _Saved, grad_q: Tensor, arguments: Arguments, needs_time:
         *_row_numbers(saved),
         saved.delta if parts is None else parts,
         chunks,
-        *_bundles(q, arguments),
+        *bundles_of(q, arguments),
         num_heads,
-        FLAGS=_flags(q, v, arguments),
+        FLAGS=Flags.of(q, v, arguments),
         **_backward_flags(arguments, saved, needs_time),
         **launch,
     )
@@ -166,7 +154,7 @@ def _query_pass(saved: _Saved, grad_q: Tensor, arguments: Arguments, needs_time:
 def _key_pass(saved: _Saved, grad_k: Tensor, grad_v: Tensor, arguments: Arguments) -> None:
     """Fills grad_k and grad_v."""
     q, v = saved.q, saved.v
-    launch, num_heads = _launch("backward_keys", q, v, arguments), q.shape[1]
+    launch, num_heads = launch_for("backward_keys", q, v, arguments), q.shape[1]
     chunks = chunks_of(arguments.meta_k, launch["BLOCK_N"], False)
     key_kernel[(len(chunks) * num_heads,)](
         *(Rows.of(x) for x in (q, saved.k, v, saved.grad_out, grad_k, grad_v)),
@@ -174,9 +162,9 @@ def _key_pass(saved: _Saved, grad_k: Tensor, grad_v: Tensor, arguments: Argument
         saved.delta,
         saved.lse.stride(0),
         chunks,
-        *_bundles(q, arguments),
+        *bundles_of(q, arguments),
         num_heads,
-        FLAGS=_flags(q, v, arguments),
+        FLAGS=Flags.of(q, v, arguments),
         **launch,
     )
 
@@ -191,9 +179,9 @@ def _short_pass(
         *(Rows.of(x) for x in (q, saved.k, v, saved.out, saved.grad_out, *grads)),
         *_row_numbers(saved),
         saved.delta if parts is None else parts,
-        *_bundles(q, arguments),
+        *bundles_of(q, arguments),
         num_heads,
-        FLAGS=_flags(q, v, arguments),
+        FLAGS=Flags.of(q, v, arguments),
         **_backward_flags(arguments, saved, needs_time),
         **launch,
     )
@@ -203,7 +191,7 @@ def _short_pass(
 def _position_pass(saved: _Saved, arguments: Arguments, bias: PosBias) -> Tensor:
     """The gradient of the position table."""
     q, v, causal = saved.q, saved.v, arguments.visibility.causal
-    launch, num_heads = _launch("backward_positions", q, v, arguments), q.shape[1]
+    launch, num_heads = launch_for("backward_positions", q, v, arguments), q.shape[1]
     block, num_sequences = launch["BLOCK"], arguments.meta_q.num_sequences
     looks_ahead = not causal or arguments.num_targets is not None  # within its group a target does, causal or not
     first = -triton.cdiv(arguments.meta_q.max_len, block) if looks_ahead else 0
@@ -211,7 +199,7 @@ def _position_pass(saved: _Saved, arguments: Arguments, bias: PosBias) -> Tensor
     num_splits = min(POSITION_SPLITS, num_sequences)
     same = torch.empty(num_splits, num_heads, diagonals * block, dtype=saved.lse.dtype, device=q.device)
     before = torch.empty_like(same)
-    flags = _flags(q, v, arguments)
+    flags = Flags.of(q, v, arguments)
     position_kernel[(diagonals * num_heads, num_splits)](
         *(Rows.of(x) for x in (q, saved.k, v, saved.grad_out)),
         saved.lse,
@@ -219,7 +207,7 @@ def _position_pass(saved: _Saved, arguments: Arguments, bias: PosBias) -> Tensor
         saved.lse.stride(0),
         same,
         before,
-        *_bundles(q, arguments),
+        *bundles_of(q, arguments),
         num_heads,
         num_sequences,
         first,
@@ -255,99 +243,9 @@ def _fold(by_distance: Tensor, lowest: int, bias: PosBias, causal: bool) -> Tens
     return torch.segment_reduce(by_distance[:, order].t().contiguous(), "sum", lengths=counts, axis=0, unsafe=True).t()
 
 
-def chunks_of(meta: JaggedMeta, block: int, causal: bool) -> Tensor:
-    """(C, 2) int32: number of the sequence and of the block in it, those with most work first."""
-    return meta.cached(("chunks", block, causal), lambda: _make_chunks(meta, block, causal))
-
-
-def _make_chunks(meta: JaggedMeta, block: int, causal: bool) -> Tensor:
-    counts = -(-meta.lengths // block)
-    sequences = np.repeat(np.arange(len(counts)), counts)
-    blocks = np.arange(len(sequences)) - np.repeat(np.cumsum(counts) - counts, counts)
-    work = blocks if causal else counts[sequences]
-    order = np.argsort(-work, kind="stable")
-    chunks = np.stack([sequences[order], blocks[order]], axis=1).astype(np.int32)
-    return torch.from_numpy(chunks).to(meta.offsets.device, non_blocking=True)
-
-
-def _num_splits(programs: int, longest: int) -> int:
-    """Parts of the keys, a power of two, so that the programs fill the processors."""
-    splits = 1
-    while programs * splits < SPLIT_PROGRAMS and longest >= 2 * splits * SPLIT_KEYS:
-        splits *= 2
-    return splits
-
-
 def _row_numbers(saved: _Saved) -> tuple[Tensor, Tensor, Tensor, int]:
     """lse, grad_lse, delta and the stride of their heads."""
     return saved.lse, saved.lse if saved.grad_lse is None else saved.grad_lse, saved.delta, saved.lse.stride(0)
-
-
-def _bundles(q: Tensor, arguments: Arguments) -> tuple[Any, ...]:
-    """From `sequences` to `silu_share`."""
-    visibility, targets = arguments.visibility, arguments.num_targets
-    offsets = arguments.meta_q.offsets
-    return (
-        Sequences(
-            offsets, arguments.meta_k.offsets, offsets if targets is None else _on_device(targets, arguments.meta_k)
-        ),
-        _terms(q, arguments),
-        Masks(*(min(x, FAR) for x in (*visibility.window, visibility.num_global, visibility.target_group))),
-        _signed(row_state(arguments.seed)),
-        _signed(column_state(arguments.seed)),
-        Dropout(threshold(arguments.dropout_p), 1.0 - arguments.dropout_p),
-        arguments.scale,
-        1.0 / (arguments.silu_norm or 1.0),
-    )
-
-
-def _on_device(targets: np.ndarray, meta: JaggedMeta) -> Tensor:
-    """(B,) int32, copied once a batch."""
-    counts = torch.from_numpy(targets.astype(np.int32))
-    device = meta.offsets.device
-    return meta.cached(("targets", targets.tobytes()), lambda: counts.to(device, non_blocking=True))
-
-
-def _terms(q: Tensor, arguments: Arguments) -> Terms:
-    time, pos, unread = arguments.time_bias, arguments.pos_bias, arguments.meta_q.offsets
-    time_table, num_buckets, ts_q, ts_k, thresholds = unread, 1, unread, unread, unread
-    if time is not None:
-        time_table, num_buckets = time.table.detach().to(_wide(q.dtype)).contiguous(), time.table.shape[1]
-        ts_q, ts_k = time.ts_q.contiguous(), time.ts_k.contiguous()
-        thresholds = unread if _steps(time) else time.thresholds()
-    pos_table, reach = unread, 0
-    if pos is not None:
-        pos_table, reach = _expanded(pos, arguments.visibility.causal, q), _reach(pos)
-    time_h, pos_h = (0 if table.shape[0] == 1 else table.stride(0) for table in (time_table, pos_table))
-    return Terms(time_table, time_h, num_buckets, ts_q, ts_k, thresholds, pos_table, pos_h, reach)
-
-
-def _signed(word: int) -> int:
-    """The int32 of the same 32 bits."""
-    return word - (word >> 31 << 32)
-
-
-def _flags(q: Tensor, v: Tensor, arguments: Arguments) -> Flags:
-    visibility, time = arguments.visibility, arguments.time_bias
-    return Flags(
-        D=q.shape[2],
-        DV=v.shape[2],
-        BLOCK_D=_block(q.shape[2]),
-        BLOCK_DV=_block(v.shape[2]),
-        CAUSAL=visibility.causal,
-        HAS_LEFT=visibility.window[0] >= 0,
-        HAS_RIGHT=visibility.window[1] >= 0 and not visibility.causal,
-        HAS_GLOBAL=visibility.num_global > 0,
-        HAS_TARGETS=arguments.num_targets is not None,
-        HAS_TIME=time is not None,
-        HAS_POS=arguments.pos_bias is not None,
-        HAS_DROPOUT=arguments.dropout_p > 0,
-        IS_SILU=arguments.silu_norm is not None,
-        STEPS=0 if time is None else _steps(time),
-        BISECTIONS=0 if time is None else (time.table.shape[1] - 1).bit_length(),
-        ACC=tl.float64 if q.dtype == torch.float64 else tl.float32,
-        PRECISION=_precision(q),
-    )
 
 
 def _backward_flags(arguments: Arguments, saved: _Saved, needs_time: bool) -> dict[str, Any]:
@@ -357,70 +255,3 @@ def _backward_flags(arguments: Arguments, saved: _Saved, needs_time: bool) -> di
         "HAS_TIME_GRAD": needs_time,
         "HAS_GRAD_LSE": saved.grad_lse is not None,
     }
-
-
-def _launch(kernel: str, q: Tensor, v: Tensor, arguments: Arguments) -> Mapping[str, int]:
-    is_long = {"is_long": _longest(arguments) > LONG} if kernel == "forward" else {}
-    return launch_of(OP, kernel, q.device, **_launch_key(q, v, arguments), **is_long)
-
-
-def _short_launch(q: Tensor, v: Tensor, arguments: Arguments) -> Mapping[str, int] | None:
-    """How the one-kernel backward is launched; None where the sequences are too long or too wide for it."""
-    longest = _longest(arguments)
-    if longest > SHORT_KEYS[-1]:
-        return None
-    keys = next(size for size in SHORT_KEYS if size >= longest)
-    row = find_launch(OP, "backward_short", q.device, **_launch_key(q, v, arguments), keys=keys)
-    return None if row is None else {**row, "BLOCK_N": keys}
-
-
-def _launch_key(q: Tensor, v: Tensor, arguments: Arguments) -> dict[str, int]:
-    return {
-        "width": max(_block(q.shape[2]), _block(v.shape[2])),
-        "bits": q.element_size() * 8,
-        "has_bias": arguments.time_bias is not None or arguments.pos_bias is not None,
-    }
-
-
-def _longest(arguments: Arguments) -> int:
-    return max(arguments.meta_q.max_len, arguments.meta_k.max_len)
-
-
-def _block(width: int) -> int:
-    return max(16, triton.next_power_of_2(width))
-
-
-def _steps(time: TimeBias) -> int:
-    """Buckets a doubling; 0 where the buckets are thresholds."""
-    return 0 if isinstance(time.buckets, Tensor) else LOG2_STEPS.get(time.buckets, 0)
-
-
-def _reach(pos: PosBias) -> int:
-    return pos.table.shape[1] // 2 if pos.kind == "toeplitz" else pos.max_distance
-
-
-def _expanded(pos: PosBias, causal: bool, q: Tensor) -> Tensor:
-    """(H or 1, 2 * reach + 1): an entry for each distance from -reach to reach."""
-    table, reach = pos.table.detach().to(_wide(q.dtype)), _reach(pos)
-    if pos.kind == "toeplitz":
-        return table.contiguous()
-    distances = torch.arange(-reach, reach + 1, device=table.device)
-    return table[:, pos.buckets(distances, causal)].contiguous()
-
-
-def _unit_stride(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _precision(q: Tensor) -> str:
-    """How float32 is multiplied: in three products of TF32, which err about as float32 itself; in one where torch may.
-
-    `torch.set_float32_matmul_precision` says what torch may. Exact products of float32 would not run on tensor cores.
-    """
-    if q.dtype != torch.float32:
-        return "ieee"
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"

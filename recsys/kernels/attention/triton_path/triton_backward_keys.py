@@ -17,7 +17,15 @@ from recsys.kernels.attention.triton_path.triton_scores import (
     rows_of,
     store_rows,
 )
-from recsys.kernels.attention.triton_path.triton_spans import edge, num_edges, num_inner, query_spans, sees
+from recsys.kernels.attention.triton_path.triton_spans import (
+    chunk_at,
+    edge,
+    num_edges,
+    num_inner,
+    query_spans,
+    sees,
+    sequence_at,
+)
 
 
 @triton.jit(do_not_specialize=["lse_h", "row_state", "column_state"])
@@ -47,17 +55,9 @@ def key_kernel(
 ):
     """Writes dk and dv of one block of keys; `chunks` counts in blocks of BLOCK_N keys."""
     states = (row_state, column_state)
-    chunk = tl.program_id(0) // num_heads
-    h = (tl.program_id(0) % num_heads).to(tl.int64)
-    sequence = tl.load(chunks_ptr + 2 * chunk)
-    start_n = tl.load(chunks_ptr + 2 * chunk + 1) * BLOCK_N
-    start_q, start_k = tl.load(sequences.offsets_q + sequence), tl.load(sequences.offsets_k + sequence)
-    num_queries = (tl.load(sequences.offsets_q + sequence + 1) - start_q).to(tl.int32)
-    num_keys = (tl.load(sequences.offsets_k + sequence + 1) - start_k).to(tl.int32)
+    sequence, start_n, h = chunk_at(tl.program_id(0), chunks_ptr, num_heads, BLOCK_N)
+    start_q, start_k, num_queries, num_keys, first_target = sequence_at(sequence, sequences, FLAGS)
     shift = num_keys - num_queries
-    first_target = num_keys
-    if FLAGS.HAS_TARGETS:
-        first_target -= tl.load(sequences.num_targets + sequence)
 
     n = start_n + tl.arange(0, BLOCK_N)
     in_n = n < num_keys

@@ -30,7 +30,15 @@ from recsys.kernels.attention.triton_path.triton_scores import (
     store_rows,
     time_bias,
 )
-from recsys.kernels.attention.triton_path.triton_spans import edge, key_spans, num_edges, num_inner, sees
+from recsys.kernels.attention.triton_path.triton_spans import (
+    chunk_at,
+    edge,
+    key_spans,
+    num_edges,
+    num_inner,
+    sees,
+    sequence_at,
+)
 
 
 @triton.jit(do_not_specialize=["lse_h", "row_state", "column_state"])
@@ -65,16 +73,8 @@ def query_kernel(
 ):
     """Writes dq, delta (num_heads, Tq) and the chunk's row of grad_time (chunks, num_heads, num_buckets)."""
     states = (row_state, column_state)
-    chunk = tl.program_id(0) // num_heads
-    h = (tl.program_id(0) % num_heads).to(tl.int64)
-    sequence = tl.load(chunks_ptr + 2 * chunk)
-    start_m = tl.load(chunks_ptr + 2 * chunk + 1) * BLOCK_M
-    start_q, start_k = tl.load(sequences.offsets_q + sequence), tl.load(sequences.offsets_k + sequence)
-    num_queries = (tl.load(sequences.offsets_q + sequence + 1) - start_q).to(tl.int32)
-    num_keys = (tl.load(sequences.offsets_k + sequence + 1) - start_k).to(tl.int32)
-    first_target = num_keys
-    if FLAGS.HAS_TARGETS:
-        first_target -= tl.load(sequences.num_targets + sequence)
+    sequence, start_m, h = chunk_at(tl.program_id(0), chunks_ptr, num_heads, BLOCK_M)
+    start_q, start_k, num_queries, num_keys, first_target = sequence_at(sequence, sequences, FLAGS)
 
     m = start_m + tl.arange(0, BLOCK_M)
     in_m = m < num_queries
@@ -122,7 +122,7 @@ def query_kernel(
     store_rows(rows_of(grad_q, start_q, h), dq * scale, m, in_m, grad_q.t, FLAGS.D, FLAGS.BLOCK_D)
     if HAS_TIME_GRAD:
         b = tl.arange(0, BLOCK_B)
-        row = (chunk.to(tl.int64) * num_heads + h) * terms.num_buckets
+        row = tl.program_id(0).to(tl.int64) * terms.num_buckets
         tl.store(grad_time_ptr + row + b, grad_time, mask=b < terms.num_buckets)
 
 

@@ -20,7 +20,7 @@ from recsys.kernels.attention.triton_path.triton_scores import (
     rows_of,
     store_rows,
 )
-from recsys.kernels.attention.triton_path.triton_spans import sees
+from recsys.kernels.attention.triton_path.triton_spans import sees, sequence_at
 
 
 @triton.jit(do_not_specialize=["lse_h", "row_state", "column_state"])
@@ -58,13 +58,8 @@ def short_kernel(
     states = (row_state, column_state)
     sequence = tl.program_id(0) // num_heads
     h = (tl.program_id(0) % num_heads).to(tl.int64)
-    start_q, start_k = tl.load(sequences.offsets_q + sequence), tl.load(sequences.offsets_k + sequence)
-    num_queries = (tl.load(sequences.offsets_q + sequence + 1) - start_q).to(tl.int32)
-    num_keys = (tl.load(sequences.offsets_k + sequence + 1) - start_k).to(tl.int32)
+    start_q, start_k, num_queries, num_keys, first_target = sequence_at(sequence, sequences, FLAGS)
     shift = num_keys - num_queries
-    first_target = num_keys
-    if FLAGS.HAS_TARGETS:
-        first_target -= tl.load(sequences.num_targets + sequence)
     n, d = tl.arange(0, BLOCK_N), tl.arange(0, FLAGS.BLOCK_D)
     in_n = n < num_keys
     k_tile = load_rows(rows_of(k, start_k, h), n, in_n, k.t, FLAGS.D, FLAGS.BLOCK_D, True)
@@ -118,5 +113,5 @@ def short_kernel(
     store_rows(rows_of(grad_v, start_k, h), dv, n, in_n, grad_v.t, FLAGS.DV, FLAGS.BLOCK_DV)
     if HAS_TIME_GRAD:
         b = tl.arange(0, BLOCK_B)
-        row = (sequence.to(tl.int64) * num_heads + h) * terms.num_buckets
+        row = tl.program_id(0).to(tl.int64) * terms.num_buckets
         tl.store(grad_time_ptr + row + b, grad_time, mask=b < terms.num_buckets)

@@ -26,7 +26,15 @@ from recsys.kernels.attention.triton_path.triton_scores import (
     store_rows,
     time_bias,
 )
-from recsys.kernels.attention.triton_path.triton_spans import edge, key_spans, num_edges, num_inner, sees
+from recsys.kernels.attention.triton_path.triton_spans import (
+    chunk_at,
+    edge,
+    key_spans,
+    num_edges,
+    num_inner,
+    sees,
+    sequence_at,
+)
 
 
 @triton.jit(do_not_specialize=["lse_h", "lse_s", "out_s", "row_state", "column_state", "num_splits"])
@@ -56,16 +64,9 @@ def forward_kernel(
 ):
     """Writes out and, for softmax, lse of a block of queries, a head and a part of the keys."""
     states = (row_state, column_state)
-    chunk, split = tl.program_id(0) // num_heads, tl.program_id(1)
-    h = (tl.program_id(0) % num_heads).to(tl.int64)
-    sequence = tl.load(chunks_ptr + 2 * chunk)
-    start_m = tl.load(chunks_ptr + 2 * chunk + 1) * BLOCK_M
-    start_q, start_k = tl.load(sequences.offsets_q + sequence), tl.load(sequences.offsets_k + sequence)
-    num_queries = (tl.load(sequences.offsets_q + sequence + 1) - start_q).to(tl.int32)
-    num_keys = (tl.load(sequences.offsets_k + sequence + 1) - start_k).to(tl.int32)
-    first_target = num_keys
-    if FLAGS.HAS_TARGETS:
-        first_target -= tl.load(sequences.num_targets + sequence)
+    sequence, start_m, h = chunk_at(tl.program_id(0), chunks_ptr, num_heads, BLOCK_M)
+    split = tl.program_id(1)
+    start_q, start_k, num_queries, num_keys, first_target = sequence_at(sequence, sequences, FLAGS)
 
     m = start_m + tl.arange(0, BLOCK_M)
     in_m = m < num_queries

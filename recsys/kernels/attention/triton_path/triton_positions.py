@@ -22,7 +22,7 @@ from recsys.kernels.attention.triton_path.triton_scores import (
     silu_slope,
     time_bias,
 )
-from recsys.kernels.attention.triton_path.triton_spans import sees
+from recsys.kernels.attention.triton_path.triton_spans import sees, sequence_at
 
 
 @triton.jit(
@@ -73,13 +73,8 @@ def position_kernel(
     is_same = r[:, None] >= r[None, :]
     same, before = tl.zeros([BLOCK], FLAGS.ACC), tl.zeros([BLOCK], FLAGS.ACC)
     for sequence in range(num_sequences * split // num_splits, num_sequences * (split + 1) // num_splits):
-        start_q, start_k = tl.load(sequences.offsets_q + sequence), tl.load(sequences.offsets_k + sequence)
-        num_queries = (tl.load(sequences.offsets_q + sequence + 1) - start_q).to(tl.int32)
-        num_keys = (tl.load(sequences.offsets_k + sequence + 1) - start_k).to(tl.int32)
+        start_q, start_k, num_queries, num_keys, first_target = sequence_at(sequence, sequences, FLAGS)
         shift = num_keys - num_queries
-        first_target = num_keys
-        if FLAGS.HAS_TARGETS:
-            first_target -= tl.load(sequences.num_targets + sequence)
         before_zero = -tl.cdiv(tl.maximum(-shift, 0), BLOCK)
         first_query_block = tl.where(shift < 0, before_zero, tl.maximum(shift, 0) // BLOCK)
         first_block = tl.maximum(0, first_query_block - diagonal)

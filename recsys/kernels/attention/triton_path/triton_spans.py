@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
-"""Which keys a block of queries meets, and which queries a block of keys: spans of one sequence, on the device.
+"""Where a sequence lies, which keys a block of its queries meets, and which queries a block of its keys.
 
 A span is cut into blocks. In *inner* blocks every query sees every key, so nothing is masked; the others, *edges*, ask
 `sees` for each pair. Places, keys and masks are those of `visibility.py`. Spans are eight numbers:
@@ -10,6 +10,26 @@ A span is cut into blocks. In *inner* blocks every query sees every key, so noth
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def chunk_at(number, chunks_ptr, num_heads, BLOCK: tl.constexpr):
+    """Of the program of this number: the sequence of its chunk, the chunk's first row there, and the head (int64)."""
+    chunk = number // num_heads
+    start = tl.load(chunks_ptr + 2 * chunk + 1) * BLOCK
+    return tl.load(chunks_ptr + 2 * chunk), start, (number % num_heads).to(tl.int64)
+
+
+@triton.jit
+def sequence_at(sequence, sequences, FLAGS: tl.constexpr):
+    """First row of its queries and of its keys (int64), how many it has of each, and the place of its first target."""
+    start_q, start_k = tl.load(sequences.offsets_q + sequence), tl.load(sequences.offsets_k + sequence)
+    num_queries = (tl.load(sequences.offsets_q + sequence + 1) - start_q).to(tl.int32)
+    num_keys = (tl.load(sequences.offsets_k + sequence + 1) - start_k).to(tl.int32)
+    first_target = num_keys
+    if FLAGS.HAS_TARGETS:
+        first_target -= tl.load(sequences.num_targets + sequence)
+    return start_q, start_k, num_queries, num_keys, first_target
 
 
 @triton.jit

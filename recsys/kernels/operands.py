@@ -1,0 +1,27 @@
+"""The schema of an operator whose operands are the fields of named tuples, so that each is named in one place."""
+
+from collections.abc import Sequence
+from typing import get_type_hints
+
+from torch import Tensor
+
+_TYPES = {
+    Tensor: "Tensor",
+    Tensor | None: "Tensor?",
+    bool: "bool",
+    int: "SymInt",
+    float: "float",
+    float | None: "float?",
+    str: "str",
+    Sequence[int]: "SymInt[]",
+}
+
+
+def schema_of(*bundles: type, returns: int) -> str:
+    """For `torch.library.custom_op`: the fields of `bundles` in their order, and so many tensors as results.
+
+    Raises:
+        KeyError: a field's type is none that an operator takes.
+    """
+    fields = [f"{_TYPES[hint]} {name}" for bundle in bundles for name, hint in get_type_hints(bundle).items()]
+    return f"({', '.join(fields)}) -> ({', '.join(['Tensor'] * returns)})"
