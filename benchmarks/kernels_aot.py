@@ -2,9 +2,9 @@
 
     python -m benchmarks.kernels_aot [--ops attention] [--targets sm_90 sm_80] [--no-page]
 
-Prints a table, puts it between the markers `kernels-aot` of docs/kernels.md, and appends a line with every compiled
-launch to benchmarks/results/kernels_aot.jsonl. A row of the page holds the worst of all launches with that row of the
-launch table: most registers, spills and shared memory, fewest tensor-core instructions. The exit code is 1 if a launch
+Prints a table, puts it between the markers `kernels-aot` of docs/kernels.md, and appends it to
+benchmarks/results/kernels_aot.jsonl. A line of the table holds the worst of all launches with that row of the launch
+table: most registers, spills and shared memory, fewest tensor-core instructions. The exit code is 1 if a launch
 has a fault (`benchmarks/support/compiled.py` tells which those are).
 """
 
@@ -13,7 +13,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.support.compiled import TARGETS, Report
 from benchmarks.support.kernel_cases import KernelCase, all_cases
@@ -55,26 +54,6 @@ def _worst(reports: Sequence[Report]) -> list[str]:
     ]
 
 
-def line_of(item: CaseReport) -> dict[str, Any]:
-    """A launch for the results."""
-    report = item.report
-    return {
-        "op": item.case.op,
-        "case": item.case.name,
-        "kernel": report.kernel,
-        "target": report.target,
-        "row": None if item.row is None else item.row.name,
-        "config": dict(report.config),
-        "registers": report.code.registers,
-        "spills": report.code.spills,
-        "stack_bytes": report.code.stack_bytes,
-        "shared_bytes": report.shared_bytes,
-        "tensor_core": report.code.tensor_core,
-        "atomics": report.code.atomics,
-        "compile_s": round(report.seconds, 2),
-    }
-
-
 def compile_all(cases: Sequence[KernelCase], targets: Sequence[str]) -> list[CaseReport]:
     """Every launch of the cases for every target, with progress on the error stream."""
     found: list[CaseReport] = []
@@ -106,17 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def report(cases: Sequence[KernelCase], options: argparse.Namespace) -> int:
     """Compile the cases and write down what became of them; the exit code."""
     found = compile_all(cases, options.targets)
-    text = markdown(COLUMNS, rows_of(found))
+    rows = rows_of(found)
+    text = markdown(COLUMNS, rows)
     print(text)
     faults = list(dict.fromkeys(fault for item in found for fault in item.report.faults()))
     print("\n".join(f"fault: {fault}" for fault in faults) or f"no fault in {len(found)} launches")
     import triton
 
-    append(
-        "kernels_aot",
-        {"triton": triton.__version__, "faults": faults, "launches": list(map(line_of, found))},
-        options.results,
-    )
+    figures = {"triton": triton.__version__, "launches": len(found), "faults": faults, "columns": COLUMNS, "rows": rows}
+    append("kernels_aot", figures, options.results)
     if not options.no_page and not options.only:
         rewrite(options.page, MARK, text)
     return FAULTS if faults else 0

@@ -1,6 +1,6 @@
 """linear_cross_entropy on the CPU against F.cross_entropy on full logits: time and peak memory, forward and backward.
 
-    python -m benchmarks.linear_cross_entropy [--threads 2] [--repeats 20] [--large] [--memory-only]
+    python -m benchmarks.linear_cross_entropy [--threads 2] [--repeats 20] [--limit-s 90] [--large] [--memory-only]
 
 fp32, D = 64. Times are taken in turn within one loop: full logits; torch's own F.linear_cross_entropy where it has one,
 as it is and by chunks; ours with several sizes of the buffer, and once with logits in bfloat16, whose errors are
@@ -63,7 +63,7 @@ def inputs(num_items: int, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     return x.requires_grad_(), w.requires_grad_(), torch.randint(0, num_items, (num_rows,), generator=generator)
 
 
-def measure(shape: str, num_items: int, num_rows: int, repeats: int) -> dict[str, Any]:
+def measure(shape: str, num_items: int, num_rows: int, repeats: int, limit_s: float) -> dict[str, Any]:
     """Milliseconds of forward and backward, interleaved."""
     x, w, target = inputs(num_items, num_rows)
 
@@ -81,7 +81,7 @@ def measure(shape: str, num_items: int, num_rows: int, repeats: int) -> dict[str
     def passes(run: Callable[[], Tensor]) -> Callable[[], object]:
         return lambda: torch.autograd.grad(run(), (x, w))
 
-    figures = in_turn({name: passes(run) for name, run in runs.items()}, repeats)
+    figures = in_turn({name: passes(run) for name, run in runs.items()}, repeats, limit_s)
     errors = _errors(runs["bfloat16"](), runs["default"](), (x, w))
     return {"shape": shape, "V": num_items, "N": num_rows, "D": WIDTH, "ms": figures, "bfloat16_errors": errors}
 
@@ -126,6 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--limit-s", type=float, default=90.0, help="after which 5 repeats are enough")
     parser.add_argument("--large", action="store_true", help="also catalogues of 50,000, 54,542 and 1,000,000 items")
     parser.add_argument("--memory-only", action="store_true", help="no times")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
@@ -143,7 +144,7 @@ def main() -> None:
     shapes = {} if arguments.memory_only else SHAPES | (LARGE if arguments.large else {})
     cases = []
     for shape, size in shapes.items():
-        case = measure(shape, *size, arguments.repeats)
+        case = measure(shape, *size, arguments.repeats, arguments.limit_s)
         figures = "   ".join(f"{name} {value['median']}" for name, value in case["ms"].items())
         print(f"{case['shape']:8} V {case['V']:7} N {case['N']:6}  ms: {figures}")
         print(f"{'':8} errors of bfloat16: {case['bfloat16_errors']}")

@@ -39,10 +39,11 @@ def test_every_row_gets_a_line_in_page_and_results(tmp_path: Path, options: argp
     assert "HGMMA |" in hopper
     assert sum("| gram |" in line for line in lines) == 4
     written = json.loads((tmp_path / "kernels_aot.jsonl").read_text())
-    assert len(written["launches"]) == 4
+    assert written["launches"] == 4
     assert written["faults"] == []
-    first = written["launches"][0]
-    assert (first["op"], first["row"], first["spills"], first["atomics"]) == ("gram", "width=32", 0, 0)
+    assert len(written["rows"]) == 4
+    first = dict(zip(written["columns"], written["rows"][0], strict=True))
+    assert (first["op"], first["row"], first["spills"]) == ("gram", "width=32", "0")
     assert written["triton"]
 
 
