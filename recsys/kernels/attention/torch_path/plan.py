@@ -113,9 +113,10 @@ def _pieces(slots: _Slots, mask: _Mask, cut: Cut, device: torch.device) -> list[
     whole = (slice(0, n), slice(0, len_q), slice(0, len_k))
     if not cut.is_dense:
         if mask.is_square:
-            return [Piece(*whole, is_causal=True, places=None)]
+            return [Piece(*whole, is_causal=True, places=None, is_whole=True)]
         if mask.left < 0 and mask.right < 0:
-            return [Piece(*whole, is_causal=False, places=_places(slots, whole, mask, device))]
+            places = _places(slots, whole, mask, device)
+            return [Piece(*whole, is_causal=False, places=places, is_whole=True)]
     most_rows = CAUSAL_ROWS if cut.is_dense and mask.right == 0 else len_q
     most_rows = cut.rows if cut.keys is not None else most_rows
     most_keys = len_k if cut.keys is None else max(cut.keys, cut.max_cells // min(most_rows, len_q))
@@ -127,7 +128,7 @@ def _pieces(slots: _Slots, mask: _Mask, cut: Cut, device: torch.device) -> list[
             places = (
                 None if cut.keys is not None and _see_all(slots, part, mask) else _places(slots, part, mask, device)
             )
-            pieces.append(Piece(*part, is_causal=False, places=places, is_first=number == 0))
+            pieces.append(Piece(*part, is_causal=False, places=places, is_first=number == 0, is_whole=part == whole))
     return pieces
 
 

@@ -5,7 +5,7 @@ longest; a padded slot repeats the item's last row, so it holds no foreign numbe
 several where a mask or a score matrix would grow too large. `plan.py` makes them, once a batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -54,20 +54,27 @@ class Piece:
     is_causal: bool  # the lower triangle of a square; then there are no places
     places: Places | None  # None: all keys are seen
     is_first: bool = True  # no piece before it holds other keys of these queries
+    is_whole: bool = False  # the whole tile
+    rows: dict[torch.dtype, Tensor] = field(default_factory=dict, compare=False)  # biases that all queries share
 
     def queries_of(self, view: Tensor) -> Tensor:
         """(items, H, queries, ...) view of a tile's (n, H, len_q, ...)."""
-        return view[self.items, :, self.queries]
+        return view if self.is_whole else view[self.items, :, self.queries]
 
     def keys_of(self, view: Tensor) -> Tensor:
         """(items, H, keys, ...) view of a tile's (n, H, len_k, ...)."""
-        return view[self.items, :, self.keys]
+        return view if self.is_whole else view[self.items, :, self.keys]
 
     def bias(self, dtype: torch.dtype) -> Tensor | None:
         """(n or 1, 1, queries or 1, keys), 0 where a key is seen and HIDDEN elsewhere; None where all are seen."""
         if self.places is None:
             return None
-        return self.places.sees().to(dtype).sub_(1.0).mul_(-HIDDEN)[:, None]  # masked_fill_ is 3 times slower
+        if dtype in self.rows:
+            return self.rows[dtype]
+        bias = self.places.sees().to(dtype).sub_(1.0).mul_(-HIDDEN)[:, None]  # masked_fill_ is 3 times slower
+        if bias.shape[2] == 1:  # small, and asked for by every layer, forward and backward
+            self.rows[dtype] = bias
+        return bias
 
 
 @dataclass(frozen=True)
@@ -121,4 +128,6 @@ class Plan:
 
 
 def _tile_view(slots: Tensor, start: int, n: int, length: int) -> Tensor:
-    return slots[start : start + n * length].view(n, length, *slots.shape[1:]).transpose(1, 2)
+    row, head, *rest = slots.stride()
+    size, stride = (n, slots.shape[1], length, *slots.shape[2:]), (length * row, head, row, *rest)
+    return slots.as_strided(size, stride, slots.storage_offset() + start * row)
