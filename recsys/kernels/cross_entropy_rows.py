@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from recsys.kernels.ordered_add import add_rows
+
 Reduction = Literal["mean", "sum", "none"]
 CACHE_BYTES = 16 << 20  # a buffer beyond this is slower: measured by benchmarks/linear_cross_entropy.py
 LOG2_E = math.log2(math.e)  # powers of 2: exp is 100 times slower on the CPU where it underflows
@@ -117,11 +119,11 @@ class Rows:
                 grad_x.addr_(weights, self.w.mean(dim=0), alpha=-smoothing)
             grad_x.mul_(self.settings.logit_scale)
         if grad_w is not None:
-            grad_w.index_add_(0, self.target, self.x * hit[:, None], alpha=-1)
+            add_rows(grad_w, self.target, self.x * -hit[:, None])
             if smoothing > 0:
                 grad_w.sub_(torch.mv(self.x.t(), weights), alpha=smoothing / num_items)
         if grad_bias is not None:
-            grad_bias.index_add_(0, self.target, hit, alpha=-1)
+            add_rows(grad_bias, self.target, -hit)
             if smoothing > 0:
                 grad_bias.sub_(weights.sum(), alpha=smoothing / num_items)
             grad_bias.mul_(self.settings.logit_scale)

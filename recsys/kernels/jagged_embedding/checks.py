@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+MAX_SEED = 2**63
+
 
 def check_shapes(
     w: Tensor,
@@ -46,6 +48,8 @@ def _check_numbers(w: Tensor, dropout_p: float, seed: int | None, padding_idx: i
         raise ValueError(f"dropout_p={dropout_p}; wanted at least 0, below 1")
     if dropout_p > 0.0 and seed is None:
         raise ValueError(f"dropout_p={dropout_p}, seed=None; give a seed, one for each step")
+    if seed is not None and not 0 <= seed < MAX_SEED:
+        raise ValueError(f"seed={seed}; wanted an integer from 0 to 2**63 - 1")
     if padding_idx is not None and not 0 <= padding_idx < w.shape[0]:
         raise ValueError(f"padding_idx={padding_idx}; wanted 0 to {w.shape[0] - 1}, a row of w")
 

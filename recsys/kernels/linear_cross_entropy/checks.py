@@ -9,6 +9,7 @@ def check(
     w: Tensor,
     target: Tensor,
     bias: Tensor | None,
+    ignore_index: int,
     reduction: str,
     label_smoothing: float,
     memory_budget_bytes: int,
@@ -35,6 +36,8 @@ def check(
             raise ValueError(f"x is on {x.device}, {name} is on {other.device}; they must be equal")
         if name != "target" and not other.is_floating_point():
             raise ValueError(f"{name} is {other.dtype}; wanted a floating dtype")
+    if not isinstance(ignore_index, int):
+        raise ValueError(f"ignore_index={ignore_index!r}; wanted a whole number, such as -100")
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction={reduction!r}; wanted 'mean', 'sum' or 'none'")
     if not 0.0 <= label_smoothing <= 1.0:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from recsys.kernels.backend import named_backend
 from recsys.kernels.cross_entropy_rows import Reduction, Settings
-from recsys.kernels.linear_cross_entropy.checks import check
+from recsys.kernels.linear_cross_entropy.checks import check, check_targets
 from recsys.kernels.linear_cross_entropy.chunked import chunked_loss
 from recsys.kernels.linear_cross_entropy.library import path_of, rows_op
 from recsys.kernels.linear_cross_entropy.operands import Operands
@@ -62,17 +62,19 @@ def linear_cross_entropy(
         memory_budget_bytes: of the torch path's buffer for logits; at least one row is taken.
 
     Returns:
-        A scalar, or (N,) for `none` with 0 at ignored rows; float32, or float64 if an input is. On the Triton path of a
+        A scalar, or (N,) for `none` with 0 at ignored rows; float32, or float64 if x or w is. On the Triton path of a
         GPU nobody waits to read the targets: a row whose target lies outside [0, V) has a loss of NaN, and so have the
         mean, the sum and the gradients.
 
     Raises:
         ValueError: shapes, dtypes, devices or ranges do not agree, or a target lies outside [0, V).
     """
-    check(x, w, target, bias, reduction, label_smoothing, memory_budget_bytes)
+    check(x, w, target, bias, ignore_index, reduction, label_smoothing, memory_budget_bytes)
     if logits_dtype not in (None, torch.bfloat16):
         raise ValueError(f"logits_dtype={logits_dtype}; wanted torch.bfloat16 or None")
     if named_backend() == "reference":
+        if not torch.compiler.is_compiling():
+            check_targets(target, target != ignore_index, len(w), ignore_index)
         dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
         return linear_cross_entropy_reference(
             x.to(dtype),

@@ -21,7 +21,7 @@ class Operands(NamedTuple):
 
     @property
     def result_dtype(self) -> torch.dtype:
-        """Of losses and sums: float32, or float64 if an input is."""
+        """Of losses and sums: float32, or float64 if x or w is."""
         return torch.promote_types(torch.promote_types(self.x.dtype, self.w.dtype), torch.float32)
 
 

@@ -69,6 +69,8 @@ def _check_settings(kind: str, beta: float, reduction: str, *, has_log_q: bool) 
         raise ValueError(f"reduction={reduction!r}; wanted 'mean', 'sum' or 'none'")
     if not 0.0 < beta <= 1.0:
         raise ValueError(f"beta={beta}; wanted above 0, at most 1")
+    if beta != 1.0 and kind != "gbce":
+        raise ValueError(f"kind={kind!r} has no use for beta={beta}; wanted kind='gbce', or no beta")
     if (kind == "logq") != has_log_q and kind != "softmax":
         wanted = "needs log_q, the log of each item's probability" if kind == "logq" else "has no use for log_q"
         raise ValueError(f"kind={kind!r} {wanted}")
@@ -103,9 +105,11 @@ def check_ids(
     if log_q is not None and not bool(torch.isfinite(log_q).all()):
         item = int((~torch.isfinite(log_q)).nonzero()[0])
         raise ValueError(f"log_q[{item}]={float(log_q[item])}; wanted finite values")
-    if log_q is not None and kind == "logq" and float(log_q.max()) >= 0.0:
+    if log_q is not None and kind == "logq" and float(log_q.float().exp().max()) >= 1.0:
         item = int(log_q.argmax())
-        raise ValueError(f"log_q[{item}]={float(log_q[item])}; wanted below 0: the log of a probability below 1")
+        raise ValueError(
+            f"log_q[{item}]={float(log_q[item])}; wanted below -1e-7: the log of a probability below 1 in float32"
+        )
 
 
 def _check_ids(name: str, ids: Tensor, low: int, high: int) -> None:

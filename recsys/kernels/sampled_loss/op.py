@@ -61,7 +61,7 @@ def sampled_loss(
         reduction: `mean` over the rows (0 if there is none), `sum`, or `none`.
 
     Returns:
-        A scalar, or (N,) for `none`; float32, or float64 if an input is.
+        A scalar, or (N,) for `none`; float32, or float64 if x or w is.
 
     Raises:
         ValueError: shapes, dtypes, devices or ranges do not agree, or an argument does not belong to this kind.

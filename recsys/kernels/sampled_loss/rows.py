@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recsys.kernels.ordered_add import add_rows
 from recsys.kernels.sampled_loss.settings import Settings
 from recsys.kernels.sampled_loss.tiles import Tile, plan_tiles, row_terms
 
@@ -28,25 +29,27 @@ class SampledLoss(torch.autograd.Function):
         log_q: Tensor | None,
         settings: Settings,
     ) -> Tensor:
-        ctx.settings, ctx.dtypes = settings, (x.dtype, w.dtype, None if bias is None else bias.dtype)
+        ctx.settings, ctx.grads, ctx.dtypes = settings, None, (x.dtype, w.dtype, None if bias is None else bias.dtype)
+        ctx.save_for_backward(x, w, bias, target, negatives, groups, log_q)
         rows = Rows(x, w, bias, target, negatives, groups, log_q, settings)
         if settings.reduction == "none":
-            ctx.save_for_backward(x, w, bias, target, negatives, groups, log_q)
             return rows.run(None, (False, False, False))[0]
-        share = 1.0 / max(len(x), 1) if settings.reduction == "mean" else 1.0
-        losses, grads = rows.run(torch.full_like(rows.s, share), ctx.needs_input_grad[:3])
-        ctx.save_for_backward(*grads)
-        return losses.sum() * share
+        losses, ctx.grads = rows.run(rows.shares(), ctx.needs_input_grad[:3])
+        return losses.sum() * settings.share(len(x))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.settings.reduction == "none":
+        grads, ctx.grads = ctx.grads, None  # handed over as they were formed; who asks twice has them formed again
+        if grads is None:
             x, w, bias, target, negatives, groups, log_q = ctx.saved_tensors
             rows = Rows(x, w, bias, target, negatives, groups, log_q, ctx.settings)
-            grads = list(rows.run(grad.to(rows.s.dtype), ctx.needs_input_grad[:3])[1])
+            weights = grad.to(rows.s.dtype) if ctx.settings.reduction == "none" else rows.shares() * grad
+            grads = rows.run(weights, ctx.needs_input_grad[:3])[1]
         else:
-            grads = [None if g is None else g * grad for g in ctx.saved_tensors]
+            for each in grads:
+                if each is not None:
+                    each.mul_(grad)
         cast_back = [None if g is None else g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True)]
         return *cast_back, None, None, None, None, None
 
@@ -81,6 +84,10 @@ class Rows:
             groups = groups.to(x.device)
         self.groups = groups
         self.has_absent = bool((negatives < 0).any())
+
+    def shares(self) -> Tensor:
+        """(N,) what each row counts in the reduced loss."""
+        return torch.full_like(self.s, self.settings.share(len(self.s)))
 
     def run(
         self, weights: Tensor | None, needs: tuple[bool, bool, bool]
@@ -137,9 +144,9 @@ class Rows:
         if grads.x is not None:
             grads.x[rows] = torch.bmm(logits, vectors).mul_(rate).flatten(0, 1)
         if grads.w is not None:
-            grads.w.index_add_(0, known, torch.bmm(logits.transpose(1, 2), x * rate).flatten(0, 1))
+            add_rows(grads.w, known, torch.bmm(logits.transpose(1, 2), x * rate).flatten(0, 1))
         if grads.bias is not None:
-            grads.bias.index_add_(0, known, torch.bmm(logits.transpose(1, 2), rate).flatten())
+            add_rows(grads.bias, known, torch.bmm(logits.transpose(1, 2), rate).flatten())
 
     def _offsets(self, ids: Tensor) -> Tensor | None:
         """bias - log q of the negatives."""
@@ -156,9 +163,9 @@ class Rows:
         if grads.x is not None:
             grads.x[:-1] += self.vectors * rate[:, None]
         if grads.w is not None:
-            grads.w.index_add_(0, self.target, self.x[:-1] * rate[:, None])
+            add_rows(grads.w, self.target, self.x[:-1] * rate[:, None])
         if grads.bias is not None:
-            grads.bias.index_add_(0, self.target, rate)
+            add_rows(grads.bias, self.target, rate)
 
 
 @dataclass(frozen=True)

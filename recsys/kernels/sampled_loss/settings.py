@@ -15,3 +15,7 @@ class Settings:
     kind: Kind
     beta: float
     reduction: Reduction
+
+    def share(self, num_rows: int) -> float:
+        """What each of so many rows counts in the reduced loss."""
+        return 1.0 / max(num_rows, 1) if self.reduction == "mean" else 1.0

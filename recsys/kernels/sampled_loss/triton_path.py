@@ -61,7 +61,7 @@ class TritonPath:
     def forward(self, beta: float) -> tuple[Tensor, RowStates]:
         """Losses (N,), and the rows' states."""
         losses = torch.full((len(self.x),), float("nan"), dtype=self.acc, device=self.x.device)  # of a wrong group, too
-        states = RowStates(torch.empty_like(losses), torch.empty_like(losses), torch.empty_like(losses))
+        states = RowStates(losses.clone(), losses.clone(), losses.clone())
         if len(losses) == 0:
             return losses, states
         K = self.negatives.shape[-1]
@@ -81,7 +81,9 @@ class TritonPath:
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Gradients of sum(weights * losses) for x, w and bias, None where not needed."""
         weights = weights.to(self.acc).contiguous()
-        dx = torch.empty_like(self.x) if needs[0] else None
+        dx = None
+        if needs[0]:  # a row of a wrong group is in no piece: its gradient is NaN as its loss
+            dx = torch.empty_like(self.x) if self.groups is None else torch.full_like(self.x, float("nan"))
         if self.has_own:
             dw, dbias = self._backward_rows(weights, states, dx, needs[1], needs[2])
         else:

@@ -99,6 +99,9 @@ def checked_scoring(
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     if scale2 is None:
         scale2 = 1.0 if q2 is None else 1.0 / math.sqrt(q2.shape[-1])
+    for name, factor in (("scale", scale), ("scale2", scale2)):
+        if not math.isfinite(factor):
+            raise ValueError(f"{name}={factor}; wanted a finite number")
     return Scoring(q=q, k=k, scale=scale, q2=q2, k2=k2, scale2=float(scale2), k_bias=k_bias)
 
 

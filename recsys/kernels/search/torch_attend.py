@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recsys.kernels.ordered_add import add_rows
 from recsys.kernels.search.scoring import Scoring
 
 NUMBERS = 1 << 20  # of gathered rows held at once
@@ -72,7 +73,8 @@ class _Piece:
 
     def of(self, x: Tensor) -> Tensor:
         """(c, H, K, width) rows, zero where nothing is kept."""
-        picked = x.flatten(0, 1).index_select(0, self.flat).to(self.scoring.dtype).view(*self.is_kept.shape, -1)
+        picked = x.flatten(0, 1).index_select(0, self.flat).to(self.scoring.dtype)
+        picked = picked.view(*self.is_kept.shape, x.shape[2])
         return picked if self.is_full else picked.masked_fill_(~self.is_kept[..., None], 0.0)
 
     def scores(self) -> Tensor:
@@ -96,10 +98,7 @@ class _Piece:
         if not self.is_full:
             kept = self.is_kept.flatten()
             flat, parts = flat[kept], parts[kept]
-        if total.device.type == "cpu":
-            total.flatten(0, 1).index_add_(0, flat, parts)
-        else:
-            total.flatten(0, 1).index_put_((flat,), parts, accumulate=True)  # sorts, where index_add_ has atomics
+        add_rows(total.flatten(0, 1), flat, parts)
 
 
 def _pieces(scoring: Scoring, v: Tensor, rows: Tensor) -> Iterator[_Piece]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recsys.kernels.backend import choose_backend
+from recsys.kernels.ordered_add import add_rows
 from recsys.kernels.segment_sum.order import SegmentOrder
 from recsys.kernels.segment_sum.reference import segment_sum_reference
 
@@ -58,9 +59,10 @@ def segment_sum(
         return launch_segment_sum(x, order, weights, scale, add_to, dtype)
     wide = torch.promote_types(x.dtype, torch.float32)
     sums = segment_sum_reference if backend == "reference" else _segment_sum_torch
-    total = sums(x.to(wide), ids, num_segments, weights=weights)
-    total = total if scale == 1.0 else total * scale
-    return (total if add_to is None else total + add_to).to(dtype)
+    with torch.no_grad():
+        total = sums(x.to(wide), ids, num_segments, weights=weights)
+        total = total if scale == 1.0 else total * scale
+        return (total if add_to is None else total + add_to).to(dtype)
 
 
 def _segment_sum_torch(x: Tensor, ids: Tensor, num_segments: int, *, weights: Tensor | None = None) -> Tensor:
@@ -72,25 +74,29 @@ def _segment_sum_torch(x: Tensor, ids: Tensor, num_segments: int, *, weights: Te
         return out
     lowest, highest = torch.aminmax(ids)
     if int(lowest) < 0 or int(highest) >= num_segments:
-        is_met = (ids >= 0) & (ids < num_segments)
-        weights = is_met.to(dtype) if weights is None else weights.view(ids.shape).masked_fill(~is_met, 0.0)
-        ids = ids.clamp(0, num_segments - 1)
+        return _sum_of_met(out, x, ids, weights)
     if weights is None and K == 1:
-        return _add(out, ids.flatten(), x.to(dtype))
+        return add_rows(out, ids.flatten(), x.to(dtype))
     weights = torch.ones_like(ids, dtype=dtype) if weights is None else weights.view(ids.shape)
     size = max(1, CHUNK_BYTES // max(1, K * x.shape[1] * dtype.itemsize))
     for start in range(0, rows, size):
         chunk = slice(start, start + size)
         weighted = weights[chunk, :, None] * x[chunk, None]  # (r, K, D)
-        _add(out, ids[chunk].flatten(), weighted.flatten(0, 1))
+        add_rows(out, ids[chunk].flatten(), weighted.flatten(0, 1))
     return out
 
 
-def _add(out: Tensor, ids: Tensor, rows: Tensor) -> Tensor:
-    """`out[ids] += rows`, in the order of `rows`: on a GPU only index_put_ keeps to it."""
-    if out.is_cuda:
-        return out.index_put_((ids,), rows, accumulate=True)
-    return out.index_add_(0, ids, rows)
+def _sum_of_met(out: Tensor, x: Tensor, ids: Tensor, weights: Tensor | None) -> Tensor:
+    """The sums where some pairs belong to no segment: only the others are looked at, chunk by chunk."""
+    row, column = ((ids >= 0) & (ids < len(out))).nonzero(as_tuple=True)
+    size = max(1, CHUNK_BYTES // max(1, x.shape[1] * out.element_size()))
+    for start in range(0, len(row), size):
+        r, k = row[start : start + size], column[start : start + size]
+        picked = x.index_select(0, r).to(out.dtype)
+        if weights is not None:
+            picked *= weights.view(ids.shape)[r, k, None]
+        add_rows(out, ids[r, k], picked)
+    return out
 
 
 def _check(x: Tensor, ids: Tensor, num_segments: int, weights: Tensor | None, add_to: Tensor | None) -> None:

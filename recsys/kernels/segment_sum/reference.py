@@ -8,10 +8,11 @@ from torch import Tensor
 
 
 def segment_sum_reference(x: Tensor, ids: Tensor, num_segments: int, *, weights: Tensor | None = None) -> Tensor:
-    """The definition; it allocates (R, K, S). Arguments as in segment_sum."""
+    """The definition, segment by segment. Arguments as in segment_sum."""
     ids = ids if ids.dim() == 2 else ids[:, None]  # (R, K)
-    is_met = ids[..., None] == torch.arange(num_segments, device=ids.device)  # (R, K, S)
-    shares = is_met.to(x.dtype)
-    if weights is not None:
-        shares = shares * weights.view(ids.shape)[..., None]
-    return torch.einsum("rks,rd->sd", shares, x.to(shares.dtype))
+    weights = torch.ones_like(ids, dtype=x.dtype) if weights is None else weights.view(ids.shape)
+    sums = [x.new_zeros((0, x.shape[1]), dtype=torch.promote_types(x.dtype, weights.dtype))]
+    for segment in range(num_segments):
+        row, column = (ids == segment).nonzero(as_tuple=True)
+        sums.append((weights[row, column, None] * x[row]).sum(0, keepdim=True))
+    return torch.cat(sums)

@@ -243,6 +243,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"bias": torch.zeros(4, dtype=torch.int64)}, "bias is torch.int64; wanted a floating dtype"),
     ({"x": torch.zeros(3, 5, dtype=torch.int64)}, "x is torch.int64; wanted a floating dtype"),
     ({"w": torch.zeros(4, 5, device="meta")}, "x is on cpu, w is on meta; they must be equal"),
+    ({"ignore_index": None}, "ignore_index=None; wanted a whole number, such as -100"),
     ({"reduction": "max"}, "reduction='max'; wanted 'mean', 'sum' or 'none'"),
     ({"label_smoothing": 1.5}, "label_smoothing=1.5; wanted 0 to 1"),
     ({"logits_dtype": torch.float16}, "logits_dtype=torch.float16; wanted torch.bfloat16 or None"),
@@ -255,3 +256,9 @@ def test_a_wrong_argument_is_refused_with_both_values(arguments: dict[str, Any],
     good = {"x": torch.zeros(3, 5), "w": torch.zeros(4, 5), "target": torch.zeros(3, dtype=torch.int64)}
     with pytest.raises(ValueError, match=message):
         linear_cross_entropy(**{**good, **arguments})
+
+
+def test_the_definition_refuses_a_target_outside_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_KERNELS", "reference")
+    with pytest.raises(ValueError, match=r"target\[1\]=3; wanted 0 to V-1=2, or ignore_index=-100"):
+        linear_cross_entropy(torch.zeros(2, 4), torch.zeros(3, 4), torch.tensor([-100, 3]))

@@ -336,6 +336,8 @@ GOOD: dict[str, Any] = {
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"w": torch.zeros(4, 2)}, r"x has the shape \(3, 5\), w has \(4, 2\); wanted \(N, D\) and \(V, D\)"),
     ({"w": torch.zeros(0, 5)}, "w has V=0 rows; wanted at least one item"),
+    ({"kind": "bce", "beta": 0.5}, "kind='bce' has no use for beta=0.5; wanted kind='gbce', or no beta"),
+    ({"kind": "logq", "log_q": torch.full((4,), -1e-9)}, r"log_q\[0\]=-9.99\S* wanted below -1e-7"),
     ({"target": torch.zeros(2, dtype=torch.int64)}, r"target has the shape \(2,\), x has N=3 rows; wanted \(3,\)"),
     ({"target": torch.zeros(3, dtype=torch.int32)}, "target is torch.int32; wanted int64"),
     ({"target": torch.tensor([0, 4, 1])}, "target holds 4; wanted 0 to 3"),
@@ -356,7 +358,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"kind": "gbce", "beta": 0.0}, "beta=0.0; wanted above 0, at most 1"),
     ({"kind": "logq"}, "kind='logq' needs log_q"),
     ({"kind": "bce", "log_q": torch.zeros(4)}, "kind='bce' has no use for log_q"),
-    ({"kind": "logq", "log_q": torch.zeros(4)}, r"log_q\[0\]=0.0; wanted below 0"),
+    ({"kind": "logq", "log_q": torch.zeros(4)}, r"log_q\[0\]=0.0; wanted below -1e-7"),
     ({"log_q": torch.tensor([0.0, -torch.inf, 0.0, 0.0])}, r"log_q\[1\]=-inf; wanted finite values"),
 ]
 
@@ -369,3 +371,18 @@ def test_a_wrong_argument_is_refused_with_its_value(arguments: dict[str, Any], m
 
 def test_the_good_arguments_of_that_test_are_good() -> None:
     assert sampled_loss(**GOOD).item() == pytest.approx(torch.tensor(3.0).log().item())
+
+
+def test_the_gradients_of_a_reduced_loss_are_handed_over_without_a_copy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(n, 4, generator=generator).requires_grad_() for n in (3, 9))
+    loss = sampled_loss(x, w, torch.tensor([0, 4, 8]), torch.tensor([1, 2]))
+    node: Any = loss.grad_fn
+    formed = node.grads[1].data_ptr()
+    once = torch.autograd.grad(2 * loss, (x, w), retain_graph=True)
+    assert once[1].data_ptr() == formed
+    kept = [grad.clone() for grad in once]
+    again = torch.autograd.grad(3 * loss, (x, w))
+    for first, held, second in zip(once, kept, again, strict=True):
+        assert torch.equal(first, held)
+        torch.testing.assert_close(second / 3, first / 2)

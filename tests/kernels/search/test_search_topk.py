@@ -139,6 +139,7 @@ def test_wrong_arguments_are_refused_by_name() -> None:
             search_topk(*tensors, **{"top_k": 2, **optional})
 
     refused(r"top_k=257; wanted an integer from 1 to 256", q, k, meta_c, meta_k, top_k=257)
+    refused(r"scale=inf; wanted a finite number", q, k, meta_c, meta_k, top_k=1, scale=float("inf"))
     refused(r"top_k=0; wanted", q, k, meta_c, meta_k, top_k=0)
     refused(r"q has the shape \(3, 8\), k has \(8, 4\)", q, k[:, :4], meta_c, meta_k)
     refused(r"q has the width 300; wanted 1 to 256", q.new_zeros(3, 300), q.new_zeros(8, 300), meta_c, meta_k)

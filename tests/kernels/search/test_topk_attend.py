@@ -198,3 +198,11 @@ def test_wrong_arguments_are_refused_by_name() -> None:
     past = idx.clone()
     past[2, 0] = 3
     refused(r"idx\[2, 0, 0\]=3 \(candidate, head, kept\), but its sequence has 3 behaviours", past)
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_nothing_to_attend_to_gives_zero(backend: str) -> None:
+    case = search_case([2], [5], top_k=3, is_integer=False)
+    out, *grads = case.attend(backend, torch.zeros(2, 0, dtype=torch.int32))
+    assert not out.any()
+    assert not any(grad.any() for grad in grads)

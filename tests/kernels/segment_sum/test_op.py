@@ -96,3 +96,16 @@ def test_a_wrong_argument_is_refused_with_its_value(arguments: dict[str, Any], m
 
 def test_the_good_arguments_of_that_test_are_good() -> None:
     assert segment_sum(**GOOD).shape == (5, 2)
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_a_row_that_belongs_to_no_segment_touches_none(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_KERNELS", backend)
+    x = torch.tensor([[float("nan")], [1.0], [2.0]], requires_grad=True)
+    for out in (-1, 3, 2**40):
+        found = segment_sum(x, torch.tensor([out, 1, 0]), 3, weights=torch.tensor([1.0, 1.0, 0.5]))
+        assert found.flatten().tolist() == [1.0, 1.0, 0.0]
+        assert not found.requires_grad
+    found = segment_sum(x, torch.tensor([2, 1, 0]), 3)
+    assert found[:2].flatten().tolist() == [2.0, 1.0]
+    assert found[2].isnan()
