@@ -106,17 +106,19 @@ class Objective(nn.Module):
             dtype = torch.bfloat16 if self.config.logits == "bfloat16" else None
             return linear_cross_entropy(states, item_weight, target, bias=bias, logits_dtype=dtype)
         self._check_size()
+        num_negatives = self.config.num_negatives
         negatives, groups = self._draw(batch, places, generator)
+        kind = _KERNEL_KINDS[self.config.kind]
         return sampled_loss(
             states,
             item_weight,
             target,
             negatives.to(states.device, non_blocking=True),
             groups=groups,
-            kind=_KERNEL_KINDS[self.config.kind],
+            kind=kind,
             bias=bias,
             log_q=None if self.log_q is None else self.log_q.to(states.device),
-            beta=gbce_beta(self.config.num_negatives, self.num_items, self.config.gbce_t),
+            beta=gbce_beta(num_negatives, self.num_items, self.config.gbce_t) if kind == "gbce" else 1.0,
         )
 
     def _draw(self, batch: JaggedBatch, places: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
