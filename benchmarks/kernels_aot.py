@@ -2,7 +2,7 @@
 
     python -m benchmarks.kernels_aot [--ops attention] [--targets sm_90 sm_80] [--no-page]
 
-Prints a table, puts it between the markers `kernels-aot` of docs/kernels.md, and appends it to
+Prints a table, puts it between the markers `kernels-aot` of docs/kernels-compiled.md, and appends it to
 benchmarks/results/kernels_aot.jsonl. A line of the table holds the worst of all launches with that row of the launch
 table: most registers, spills and shared memory, fewest tensor-core instructions. The exit code is 1 if a launch
 has a fault (`benchmarks/support/compiled.py` tells which those are).
@@ -21,7 +21,7 @@ from benchmarks.support.marked_part import markdown, rewrite
 from benchmarks.support.record import RESULTS, append
 
 MARK = "kernels-aot"
-PAGE = Path(__file__).parents[1] / "docs" / "kernels.md"
+PAGE = Path(__file__).parents[1] / "docs" / "kernels-compiled.md"
 COLUMNS = ["op", "kernel", "GPU", "row", "blocks, warps, stages", "registers", "spills", "shared, KB", "tensor-core"]
 FAULTS, NOTHING = 1, 2
 
