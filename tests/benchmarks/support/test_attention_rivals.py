@@ -37,6 +37,7 @@ def test_ragged_lengths_fill_two_fifths_and_the_first_is_the_longest(max_len: in
 def test_padded_attention_is_the_definition(shape: Shape) -> None:
     problem = Problem(shape, CPU)
     found = problem.found(padded_sdpa(problem))
+    assert len(found) == (5 if shape.bias else 4)
     for one, other in zip(found, problem.checked(torch.float64), strict=True):
         torch.testing.assert_close(one.double(), other, rtol=0.0, atol=1e-5)
 
