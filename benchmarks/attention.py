@@ -6,8 +6,9 @@
 Forward and backward of self attention, fp32, from one (T, 3, H, D) projection; the alternatives run in turn within one
 loop, and building the plan or the mask is timed apart. `--padded` takes B = 128 up to 200 tokens, B = 32 up to 2,048,
 and one user of 8,192 and of 16,384, causal, forward alone and with backward, without and with a learned time bias, and
-the peak memory of each, with what it needs to prepare, in a process of its own. The op's tests run first, and a red op
-is not timed.
+the peak memory (MB, 10^6 bytes) of each, with what it needs to prepare, in a process of its own. Padded rows stand with
+a mask and, without a bias, also with `is_causal=True` alone, which gives tokens the same since padding comes last. The
+op's tests run first, and a red op is not timed.
 """
 
 import argparse
@@ -115,11 +116,14 @@ def padded_case(shape: str, is_quick: bool) -> tuple[list[Tensor], Tensor, dict[
     share = torch.randn(total, NUM_HEADS, width, generator=generator)
     table = torch.randn(NUM_HEADS, NUM_BUCKETS, generator=generator).requires_grad_()
     bias, meta = TimeBias(table=table, ts_q=ts, ts_k=ts), JaggedMeta.from_lengths(lengths)
-    padded = cache(lambda: PaddedAttention.of([int(n) for n in lengths], causal=True))  # its memory is its own
+    # Each is made on first use, so that its memory is its own.
+    padded = cache(lambda: PaddedAttention.of([int(n) for n in lengths], causal=True))
+    maskless = cache(lambda: PaddedAttention.of([int(n) for n in lengths], causal=True, has_mask=False))
     thresholds = bias.thresholds().clamp(max=2**31 - 1).int()
     runs = {
         "ours": lambda: jagged_attention(q, k, v, meta, causal=True),
         "padded": lambda: padded()(q, k, v),
+        "padded, is_causal": lambda: maskless()(q, k, v),
         "ours, bias": lambda: jagged_attention(q, k, v, meta, causal=True, time_bias=bias),
         "padded, bias": lambda: padded().with_bias(q, k, v, table, ts, thresholds),
     }
@@ -135,7 +139,7 @@ def measure_padded(shape: str, options: argparse.Namespace) -> dict[str, Any]:
         del runs["padded, bias"]
         print(f"{shape}: padded with a bias would need some {square_gb:.0f} GB; not run")
     for name in [name for name in runs if name.startswith("padded")]:
-        torch.testing.assert_close(runs[name](), runs[name.replace("padded", "ours")](), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(runs[name](), runs[_ours(name)](), rtol=1e-4, atol=1e-4)
 
     def both(name: str) -> Callable[[], object]:
         return lambda: torch.autograd.grad(runs[name](), inputs[: 2 if "bias" in name else 1], share)
@@ -164,21 +168,26 @@ def _peak_mb(shape: str, name: str, options: argparse.Namespace) -> float:
 
 
 def say_peak(shape: str, name: str, is_quick: bool) -> None:
-    """Run one alternative, or nothing, and print this process's peak."""
+    """Run one alternative, or nothing, and print this process's peak in MB (10^6 bytes)."""
     inputs, share, runs = padded_case(shape, is_quick)
     if name in runs:
         torch.autograd.grad(runs[name](), inputs[: 2 if "bias" in name else 1], share)
-    print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}))
+    print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}))
+
+
+def _ours(name: str) -> str:
+    """What an alternative is compared with."""
+    return "ours, bias" if name.endswith(", bias") else "ours"
 
 
 def _print_padded(case: dict[str, Any]) -> None:
     print(f"{case['shape']}: {case['tokens']:,} tokens, fill {case['fill']}, median ms and peak MB above the inputs")
     for name, peak in case["peak_mb"].items():
         forward, both = (case[key][name]["median"] for key in ("ms_forward", "ms_both"))
-        ours = name.replace("padded", "ours")
+        ours = _ours(name)
         times = [case[key][name]["median"] / case[key][ours]["median"] for key in ("ms_forward", "ms_both")]
         ratios = "" if name == ours else f"   ours is {times[0]:.2f} and {times[1]:.2f} times as fast"
-        print(f"  {name:13} forward {forward:>9}  both {both:>9}  peak {peak:>6}{ratios}")
+        print(f"  {name:17} forward {forward:>9}  both {both:>9}  peak {peak:>6}{ratios}")
 
 
 def main() -> None:

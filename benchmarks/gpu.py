@@ -1,190 +1,140 @@
 """What is owed on a machine with a GPU, in one command: kernels, agreement with the CPU, speed, trainings to the end.
 
-    python -m benchmarks.gpu --runs runs --out OUT [--device cuda] [--seconds 20] [--epochs 40] [--kernels-only]
+    python -m benchmarks.gpu --kernels-only --out OUT [--budget-s 500]
+    python -m benchmarks.gpu --runs runs --out OUT [--device cuda] [--seconds 20] [--epochs 40]
 
-First the tests of the kernels that need a GPU (where pytest is there) and `python -m benchmarks.kernels`, each in a
-process of its own; then the models. Needs torch, triton, numpy, safetensors and PyYAML alone, and, for the models, the
-prepared datasets runs/ml-1m/data and runs/amazon-beauty/data (`python -m benchmarks.path` makes them; they are copied
-as they are). Writes OUT/gpu.json after every part, and OUT/kernels.json.
+First `python -m benchmarks.kernels`, then the tests of the kernels that need a GPU, a process each file; then the
+models. `--kernels-only` needs torch, triton, numpy and pytest alone; without pytest the tests are not run, and it says
+so. The models need safetensors and PyYAML, too, and the prepared datasets runs/ml-1m/data and runs/amazon-beauty/data
+(`python -m benchmarks.path` makes them; they are copied as they are).
+
+Writes OUT/kernels.json after every part, OUT/gpu_tests.json after every file, and OUT/gpu.json. With `--budget-s` no
+part of the kernels and no file begins after so many seconds; the same command goes on where it ended, for what passed
+is not run again: give other code another OUT.
+
+Exit code: 0, 1 where a part or a test failed or was not reached, 2 where it cannot run.
 """
 
 import argparse
-import importlib.util
 import json
-import statistics
+import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.support.op_contests import path
+from benchmarks.support.files_of_tests import run_test_files
 from benchmarks.support.record import machine
-from recsys import config as configs
-from recsys.features.batches import TrainBatches, query_batches
-from recsys.features.dataset import PreparedDataset
-from recsys.models import registry
-from recsys.models.bundle import load_bundle
-from recsys.models.ranking.score import scores_of
-from recsys.pipelines.evaluation.full_ranking import rank_targets
-from recsys.pipelines.evaluation.metrics import metrics_per_query
-from recsys.pipelines.optimization import build_batches, build_optimizer
-from recsys.pipelines.run_config import TrainConfig
-from recsys.pipelines.training import train
 
 CONFIGS = ("ml-1m/sasrec", "ml-1m/bert4rec", "amazon-beauty/sasrec", "amazon-beauty/bert4rec")
-WARM_UP_STEPS = 5
 # The dataset's conftest needs packages that a bare machine lacks, and its versions may warn where ours do not.
-KERNEL_TESTS = ("-m", "gpu", "-q", "-W", "default", "--confcutdir", "tests/kernels", "tests/kernels/gpu")
+TEST_OPTIONS = ("-m", "gpu", "-q", "-W", "default", "--confcutdir", "tests/kernels")
+TESTS = Path("tests/kernels/gpu")
+REFUSED = 2
 
 
-def kernel_tests(tests: Sequence[str] = KERNEL_TESTS) -> dict[str, Any]:
-    """The outcome of the kernels' tests on the GPU, and the end of what they print."""
-    if importlib.util.find_spec("pytest") is None:
-        return {"skipped": "pytest is not installed"}
-    run = subprocess.run([sys.executable, "-m", "pytest", *tests], capture_output=True, text=True, check=False)
-    return {"exit_code": run.returncode, "output": (run.stdout + run.stderr)[-4000:]}
-
-
-def kernel_speed(out: Path, device: str, more: Sequence[str] = ()) -> dict[str, Any]:
-    """Every part of `benchmarks.kernels`, in OUT/kernels.json: how many, and which failed."""
+def kernel_speed(out: Path, device: str, budget_s: float = math.inf, more: Sequence[str] = ()) -> dict[str, Any]:
+    """Every part of `benchmarks.kernels`, in OUT/kernels.json: how many, which failed, and which were not reached."""
     suite = ("h200",) if device == "cuda" else ("cpu", "--tiny")
     command = [sys.executable, "-m", "benchmarks.kernels", "--suite", *suite, "--out", str(out), *more]
+    if budget_s < math.inf:
+        command += ["--budget-s", str(budget_s)]
     exit_code = subprocess.run(command, check=False).returncode
     file = out / "kernels.json"
-    parts = json.loads(file.read_text(encoding="utf-8"))["parts"] if file.is_file() else {}
-    return {"exit_code": exit_code, "parts": len(parts), "failed": [n for n, part in parts.items() if "error" in part]}
-
-
-def load_config(name: str, runs: Path, device: str, epochs: int | None) -> TrainConfig:
-    """The config of configs/, on this device."""
-    mapping = configs.read(Path("configs") / f"{name}.yaml")
-    mapping |= {"data": str(runs / name.split("/")[0] / "data")}
-    mapping["train"] |= {"device": device, **({} if epochs is None else {"epochs": epochs})}
-    return configs.load(TrainConfig, mapping)
-
-
-def agreement(config: TrainConfig, device: str) -> dict[str, float]:
-    """Largest difference of loss, gradients and scores between this device and the CPU, dropout off, float32."""
-    dataset = PreparedDataset.open(config.data)
-    found = {}
-    for place in ("cpu", device):
-        torch.manual_seed(0)
-        model: Any = registry.build(config.model["name"], {**config.model_config, "dropout": 0.0}, dataset.num_items)
-        model.to(place)
-        batches = TrainBatches(dataset, max_len=model.train_len, tokens_per_batch=4096, seed=0)
-        batch = next(iter(batches.epoch(0))).to(place)
-        loss = model.loss(batch, torch.Generator().manual_seed(0))
-        torch.autograd.backward(loss)
-        gradients = torch.cat([parameter.grad.flatten().cpu() for parameter in model.parameters()])
-        _, asked = next(iter(query_batches(dataset, dataset.queries("valid"), max_len=model.max_len, max_rows=64)))
-        scores = scores_of(model.eval(), asked.to(place))[:, 1:].cpu()
-        found[place] = (float(loss.detach()), gradients, scores)
-    (loss_a, grad_a, score_a), (loss_b, grad_b, score_b) = found["cpu"], found[device]
+    report = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"parts": {}}
     return {
-        "loss": abs(loss_a - loss_b),
-        "gradient_relative": float((grad_a - grad_b).norm() / grad_a.norm()),
-        "score": float((score_a - score_b).abs().max()),
+        "exit_code": exit_code,
+        "parts": len(report["parts"]),
+        "failed": report.get("failed", []),
+        "not_run": report.get("not_run", []),
     }
 
 
-def speed(config: TrainConfig, device: str, seconds: float, kernels: str = "auto") -> dict[str, Any]:
-    """Real events per second of training steps by a path of the kernels, each timed to its end on the device."""
-    with path(kernels):
-        return _speed(config, device, seconds)
-
-
-def _speed(config: TrainConfig, device: str, seconds: float) -> dict[str, Any]:
-    dataset = PreparedDataset.open(config.data)
-    model: Any = registry.build(config.model["name"], config.model_config, dataset.num_items)
-    model.to(device).train()
-    optimizer = build_optimizer(model, config.train)
-    batches = build_batches(model, dataset, config.train, config.seed)
-    speeds: list[float] = []
-    until, number, epoch = time.perf_counter() + seconds, 0, 0
-    while time.perf_counter() < until:
-        for batch in batches.epoch(epoch):
-            began = time.perf_counter()
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(model.loss(batch.to(device), torch.Generator().manual_seed(number)))
-            optimizer.step()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            number += 1
-            if number > WARM_UP_STEPS:
-                speeds.append(len(batch.values) / (time.perf_counter() - began))
-            if time.perf_counter() >= until:
-                break
-        epoch += 1
-    return {"events_per_s": round(statistics.median(speeds)), "steps": len(speeds)}
-
-
-def quality(config: TrainConfig, out: Path) -> dict[str, Any]:
-    """Train to the end and rank the test part in full."""
-    began = time.perf_counter()
-    result = train(config, out)
-    seconds = time.perf_counter() - began
-    dataset, bundle = PreparedDataset.open(config.data), load_bundle(result.bundle)
-    queries = dataset.queries("test")
-    ranks = rank_targets(bundle.model, dataset, queries)
-    figures = {name: float(value.mean()) for name, value in metrics_per_query(ranks, queries.target_offsets).items()}
-    return {
-        "seconds": round(seconds, 1),
-        "epochs": result.epochs,
-        "best_epoch": result.best_epoch,
-        "protocol": dataset.protocol_string("test", "exclude"),
-        "validation": result.validation,
-        "test": figures,
-    }
+def kernel_faults(speed: dict[str, Any], tests: dict[str, Any]) -> Iterator[str]:
+    """What failed, was skipped or was not reached, a line each."""
+    yield from (f"kernel speed, {name}: failed" for name in speed["failed"])
+    yield from (f"kernel speed, {name}: not run: the budget was spent" for name in speed["not_run"])
+    if not speed["parts"] or (speed["exit_code"] and not speed["failed"] and not speed["not_run"]):
+        yield f"kernel speed: exit code {speed['exit_code']} after {speed['parts']} parts"
+    yield from (f"{file}: {row['outcome']}" for file, row in tests.items() if row["outcome"] != "passed")
+    if not tests:
+        yield f"{TESTS}: there are no tests here; run it in the root of the repository"
 
 
 def _write(out: Path, report: dict[str, Any]) -> None:
     (out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    """Run every part for every config and write the JSON after each."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def _kernels(options: argparse.Namespace, report: dict[str, Any]) -> list[str]:
+    """Measure and test the kernels; returns what is at fault."""
+    budget_s = math.inf if options.budget_s is None else options.budget_s
+    until = time.monotonic() + budget_s
+    speed = report["kernel speed"] = kernel_speed(options.out, options.device, budget_s)
+    _write(options.out, report)
+    print(f"kernel speed: {json.dumps(speed)}", flush=True)
+    files = sorted(TESTS.glob("test_*.py"))
+    found = run_test_files(files, TEST_OPTIONS, options.out / "gpu_tests.json", until)
+    report["kernel tests"] = {file: row["outcome"] for file, row in found.items()}
+    _write(options.out, report)
+    return list(kernel_faults(speed, found))
+
+
+def _models(options: argparse.Namespace, report: dict[str, Any]) -> None:
+    from benchmarks.support.gpu_models import model_parts
+
+    for name in (name for name in CONFIGS if options.only in name):
+        row = report["configs"].setdefault(name, {})
+        parts = model_parts(
+            name,
+            options.runs,
+            options.out,
+            device=options.device,
+            seconds=options.seconds,
+            epochs=options.epochs,
+        )
+        for part, measure in parts.items():
+            row[part] = measure()
+            _write(options.out, report)
+            print(f"{name} {part}: {json.dumps(row[part])}", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run every part and write the JSON after each; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the prepared datasets")
-    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder for gpu.json and the runs")
-    parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the script")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder for the JSON files and the runs")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu to try the script")
     parser.add_argument("--seconds", type=float, default=20.0, help="of timed steps for each config")
     parser.add_argument("--epochs", type=int, default=None, help="of the trainings; those of each config by default")
     parser.add_argument("--only", default="", help="configs whose name holds this")
     parser.add_argument("--kernels-only", action="store_true", help="leave the models out")
     parser.add_argument("--no-kernels", action="store_true", help="leave the kernels out")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    parser.add_argument(
+        "--budget-s", type=float, help="of the kernels: begin no part and no file after so many seconds"
+    )
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print(
+            f"error: --device cuda: torch {torch.__version__} finds no GPU, and nothing was run; "
+            "--device cpu tries the script without one",
+            file=sys.stderr,
+        )
+        return REFUSED
+    if options.kernels_only and options.no_kernels:
+        parser.error("--kernels-only and --no-kernels leave nothing to run; give one of them")
+    options.out.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"machine": machine(), "configs": {}}
-    if not arguments.no_kernels:
-        kernel_parts: dict[str, Callable[[], dict[str, Any]]] = {
-            "kernel tests": kernel_tests,
-            "kernel speed": partial(kernel_speed, arguments.out, arguments.device),
-        }
-        for part, measure in kernel_parts.items():
-            report[part] = measure()
-            _write(arguments.out, report)
-            print(f"{part}: {json.dumps(report[part])}", flush=True)
-    if arguments.kernels_only:
-        return
-    for name in (name for name in CONFIGS if arguments.only in name):
-        config = load_config(name, arguments.runs, arguments.device, arguments.epochs)
-        row = report["configs"].setdefault(name, {})
-        parts: dict[str, Callable[[], dict[str, Any]]] = {
-            "agreement": partial(agreement, config, arguments.device),
-            "speed": partial(speed, config, arguments.device, arguments.seconds),
-            "speed, torch path": partial(speed, config, arguments.device, arguments.seconds, "torch"),
-            "quality": partial(quality, config, arguments.out / name.replace("/", "-")),
-        }
-        for part, measure in parts.items():
-            row[part] = measure()
-            _write(arguments.out, report)
-            print(f"{name} {part}: {json.dumps(row[part])}", flush=True)
+    faults = [] if options.no_kernels else _kernels(options, report)
+    if not options.kernels_only:
+        _models(options, report)
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,8 +8,8 @@ L2 cache, and reports P10, median and P99 by the GPU's own clock: forward, backw
 `wall_ms` is forward and backward by the host's clock, whatever the host does included. FLOP are the definition's,
 4 H D sum(n^2) forward (half if causal) and 2.5 times that backward, whatever a rival really executes; rates are of P10.
 `max_error` is against the definition in float64 on the same inputs, beside that of the definition in the rivals' dtype
-(`definition_error`). A rival that cannot run is an `error` line. OUT/kernels.json is written after every part, and a
-part that stands there is not run again.
+(`definition_error`). A rival that cannot run is an `error` line; where it is ours, the part has failed.
+OUT/kernels.json is written after every part, and a part that stands there and has not failed is not run again.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from benchmarks.support.record import commit, machine
 from benchmarks.support.rival_figures import Contest, measure
 
 Part = Callable[[], dict[str, Any]]
-OUTPUTS = ("out", "grad_q", "grad_k", "grad_v")
+OUTPUTS = ("out", "grad_q", "grad_k", "grad_v", "grad_table")  # the last one with a bias alone
 SUITES = {"h200": "cuda", "cpu": "cpu"}
 TINY_TOKENS, TINY_LEN = 256, 64
 
@@ -75,7 +75,7 @@ def attention_part(shape: Shape, device: torch.device, repeats: int) -> dict[str
     right = problem.checked(torch.float64)
 
     def errors(found: list[torch.Tensor]) -> dict[str, float]:
-        pairs = zip(OUTPUTS, found, right, strict=True)
+        pairs = zip(OUTPUTS[: len(right)], found, right, strict=True)
         return {name: float((one.double() - other).abs().max()) for name, one, other in pairs}
 
     builds = {name: partial(build, problem) for name, build in RIVALS.items()}
@@ -155,7 +155,7 @@ class Suite:
 
     def run(self, name: str, part: Part) -> None:
         """Measure one part, print it, write the file; a part that fails is an error line."""
-        if name in self.report["parts"] and "error" not in self.report["parts"][name] and not self.is_again:
+        if self.is_measured(name):
             print(f"{name}: stands in {self.file}")
             return
         began = time.perf_counter()
@@ -164,10 +164,31 @@ class Suite:
         except Exception as error:  # noqa: BLE001  # the other parts are worth having
             figures = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
         self.report["parts"][name] = {**figures, "seconds": round(time.perf_counter() - began, 1)}
-        self.file.write_text(json.dumps(self.report, indent=1) + "\n", encoding="utf-8")
+        self._write()
         print("\n".join(told(name, figures)), flush=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def is_measured(self, name: str) -> bool:
+        """Whether the file has the part, it did not fail, and it is not asked for again."""
+        part = self.report["parts"].get(name)
+        return part is not None and not has_failed(part) and not self.is_again
+
+    def end(self, not_run: Sequence[str]) -> bool:
+        """Write down which parts failed and which were not reached; returns whether all is well."""
+        failed = [name for name, part in self.report["parts"].items() if has_failed(part)]
+        self.report |= {"failed": failed, "not_run": list(not_run)}
+        self._write()
+        return not failed and not not_run
+
+    def _write(self) -> None:
+        self.file.write_text(json.dumps(self.report, indent=1) + "\n", encoding="utf-8")
+
+
+def has_failed(part: dict[str, Any]) -> bool:
+    """Whether a part ended early, or ours, forward or backward; a rival may fail."""
+    ours = part.get("rivals", {}).get("ours", {})
+    return "error" in part or any(f"{kind}error" in ours for kind in ("", "backward_", "after_"))
 
 
 def told(name: str, figures: dict[str, Any]) -> Iterator[str]:
@@ -214,7 +235,7 @@ def _commit() -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the suite; the exit code: 0, 1 with parts that failed, 2 where it cannot run."""
+    """Run the suite; the exit code: 0, 1 with parts that failed or were not reached, 2 where it cannot run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=SUITES, default="h200")
     parser.add_argument("--out", type=Path, default=Path("runs/kernels"), help="folder of kernels.json")
@@ -230,15 +251,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("error: --suite h200 needs a GPU; --suite cpu --tiny tries the script without one", file=sys.stderr)
         return 2
     suite = Suite(options.out, device, options.again)
-    began = time.monotonic()
+    began, not_run = time.monotonic(), list[str]()
     for name, part in parts(device, 2 if options.tiny else options.repeats, options.tiny).items():
         if not re.search(options.only, name) or re.search(options.skip, name):
             continue
-        if options.budget_s is not None and time.monotonic() - began > options.budget_s:
-            print("the budget is spent; the same command goes on")
-            break
+        is_spent = options.budget_s is not None and time.monotonic() - began > options.budget_s
+        if is_spent and not suite.is_measured(name):
+            not_run.append(name)
+            continue
         suite.run(name, part)
-    return 1 if any("error" in part for part in suite.report["parts"].values()) else 0
+    if not_run:
+        print(f"the budget is spent, {len(not_run)} parts are left; the same command goes on")
+    return 0 if suite.end(not_run) else 1
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ import os
 import runpy
 import sys
 
-MODULES = (
+RUNS = (  # a module and its arguments
     "shop_world",
     "attention",
-    "linear_cross_entropy",
+    "attention --padded",
+    "linear_cross_entropy --large",
     "sampled_loss",
     "search_topk",
     "jagged_embedding",
@@ -42,19 +43,20 @@ WITH_PEERS = ("training_peers",)
 
 
 def main() -> None:
-    """Run each module with its defaults; those whose data is absent, or not asked for, are skipped and say so."""
+    """Run each module with its arguments; those whose data is absent, or not asked for, are skipped and say so."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", action="store_true", help="train beside RecTools and RecBole, too (hours)")
     has_peers = parser.parse_args().peers
-    for name in MODULES:
+    for run in RUNS:
+        name, *options = run.split()
         if name in WITH_PEERS and not has_peers:
-            print(f"== {name}: skipped, --peers was not given")
+            print(f"== {run}: skipped, --peers was not given")
             continue
         if name not in WITHOUT_DATA and not os.environ.get("RECSYS_DATA"):
-            print(f"== {name}: skipped, RECSYS_DATA is not set")
+            print(f"== {run}: skipped, RECSYS_DATA is not set")
             continue
-        print(f"== {name}", flush=True)
-        sys.argv = [name]
+        print(f"== {run}", flush=True)
+        sys.argv = [name, *options]
         runpy.run_module(f"benchmarks.{name}", run_name="__main__")
 
 

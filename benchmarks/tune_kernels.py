@@ -5,8 +5,10 @@
 
 For every row that the cases of `benchmarks/support/kernel_cases.py` look up: the row of the table (or a guess where it
 has none), and its neighbours, at most two settings a step away. Those that compile without a fault (spills, too much
-shared memory, ...) are timed, each launch alone on its real tensors, with a cold L2 cache; the fastest goes into
-recsys/kernels/launches/<op>.json at once. While a neighbour wins, its own neighbours are tried, --rounds times.
+shared memory, ...) are run; one whose results or gradients differ by more than rounding from those of the row at hand
+(of the torch path, where that row does not compile) is named and dropped. The others are timed, each launch alone on
+its real tensors, with a cold L2 cache; the fastest goes into recsys/kernels/launches/<op>.json at once. While a
+neighbour wins, its own neighbours are tried, --rounds times.
 
 Resumable: what was timed stands in OUT/<op>-<GPU>.json, and a row that is finished there is skipped. Compilation runs
 in --workers processes of their own.
@@ -30,12 +32,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.support.compiled import TARGETS, Launch, compile_launch, observed_launches
 from benchmarks.support.device_time import times_in_turn
 from benchmarks.support.kernel_cases import KernelCase, cases_of
 from benchmarks.support.kernel_reports import ops_with_a_table, record
 from benchmarks.support.launch_candidates import Row, candidates, first_guess
+from benchmarks.support.launch_results import difference
+from benchmarks.support.op_contests import path
 from recsys.kernels import launch as launches
 
 EVERY = "*"
@@ -168,12 +173,20 @@ class Tuner:
         rows = table[self.target][key.kernel]
         best: Row = dict(rows.get(key.row) or rows[EVERY])
         times: dict[str, float] = {}
+        differing: dict[str, str] = {}
+        wanted: list[Tensor] | None = None
         for _ in range(self.options.rounds):
-            fresh = [row for row in candidates(best, self.options.changes) if json.dumps(row) not in times]
+            fresh = [row for row in candidates(best, self.options.changes) if json.dumps(row) not in times | differing]
             tried = [item for item in self._compiled(key, table, fresh) if self._is_told(item)]
             if self.device is None:
                 return
             for item in tried:
+                if wanted is None:  # the first of the fresh ones is the row at hand
+                    wanted = self._results(key, table, fresh[0] if item.row == fresh[0] else None)
+                if fault := difference(self._results(key, table, item.row), wanted):
+                    differing[json.dumps(item.row)] = fault
+                    print(f"    differs, dropped  {item.row}  {fault}", flush=True)
+                    continue
                 times[json.dumps(item.row)] = self._time(key, table, item)
                 print(f"    {times[json.dumps(item.row)]:9.4f} ms  {item.row}", flush=True)
             fastest = json.loads(min(times, key=times.__getitem__)) if times else best
@@ -181,10 +194,11 @@ class Tuner:
                 break
             best = fastest
         if not times:
-            print("    no launch compiles without a fault; the table keeps what it has")
+            print("    no launch compiles without a fault and computes the same; the table keeps what it has")
             return
         table[self.target][key.kernel][key.row] = best
-        done[f"{key.kernel} {key.row}"] = {"is_finished": True, "best": best, "ms": times, "gpu": self._gpu()}
+        figures = {"best": best, "ms": times, "differing": differing, "gpu": self._gpu()}
+        done[f"{key.kernel} {key.row}"] = {"is_finished": True, **figures}
         self._write(key, best, done)
 
     def _compiled(self, key: Key, table: dict[str, Any], rows: Sequence[Row]) -> list[Tried]:
@@ -203,6 +217,16 @@ class Tuner:
                 flush=True,
             )
         return not item.faults
+
+    def _results(self, key: Key, table: dict[str, Any], row: Row | None) -> list[Tensor]:
+        """Results and gradients of the case with this row, or by the torch path, on the same random numbers."""
+        assert self.device is not None
+        torch.manual_seed(0)
+        if row is None:
+            with path("torch"):
+                return key.case.run(self.device, True)
+        with table_of(key.op, with_row(table, self.target, key, row)):
+            return key.case.run(self.device, True)
 
     def _time(self, key: Key, table: dict[str, Any], item: Tried) -> float:
         """Milliseconds of the launches that follow the row, one after another."""

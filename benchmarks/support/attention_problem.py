@@ -102,12 +102,19 @@ class Problem:
         return TimeBias(table=self.table if table is None else table, ts_q=self.seconds, ts_k=self.seconds)
 
     def checked(self, dtype: torch.dtype) -> list[Tensor]:
-        """Out and the gradients of q, k, v by the definition, in `dtype`, for the first sequence and heads."""
+        """Out and the gradients of q, k, v by the definition, in `dtype`, for the first sequence and heads.
+
+        With a bias, also the gradient (H, TIME_BUCKETS) of its table, in float32 at least.
+        """
         count, heads = int(self.lengths[0]), slice(0, CHECKED_HEADS)
         q, k, v, share = (
             x.detach()[:count, heads].to(dtype).requires_grad_() for x in (self.q, self.k, self.v, self.share)
         )
-        bias = self.time_bias(self.table.detach()[heads]) if self.shape.bias else None
+        leaves, bias = [q, k, v], None
+        if self.shape.bias:
+            wide = torch.promote_types(dtype, self.table.dtype)
+            leaves.append(self.table.detach()[heads].to(wide).requires_grad_())
+            bias = self.time_bias(leaves[-1])
         meta = JaggedMeta.from_lengths(self.lengths[:1], self.device)
         shape = self.shape
         visibility = Visibility(causal=shape.causal, window=shape.window, num_global=shape.num_global)
@@ -115,14 +122,19 @@ class Problem:
         out, _ = jagged_attention_reference(
             q, k, v, meta, meta, scale=self.scale, visibility=visibility, silu_norm=norm, time_bias=bias
         )
-        return [out.detach(), *torch.autograd.grad(out, (q, k, v), share)]
+        return [out.detach(), *torch.autograd.grad(out, leaves, share)]
 
     def found(self, run: Callable[[], Tensor]) -> list[Tensor]:
-        """The same of a rival."""
+        """The same of a rival; of the table, the gradient that comes from the first sequence alone."""
         out = run()
         grads = torch.autograd.grad(out, self.inputs[:3], self.share)
         count = int(self.lengths[0])
-        return [x.detach()[:count, :CHECKED_HEADS] for x in (out, *grads)]
+        found = [x.detach()[:count, :CHECKED_HEADS] for x in (out, *grads)]
+        if self.shape.bias:
+            share = self.share.detach().clone()
+            share[count:] = 0.0
+            found += [grad[:CHECKED_HEADS] for grad in torch.autograd.grad(run(), [self.table], share)]
+        return found
 
 
 def draw_lengths(shape: Shape) -> np.ndarray:

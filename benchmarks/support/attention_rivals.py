@@ -46,21 +46,35 @@ def padded_sdpa(problem: Problem) -> Run:
     """`scaled_dot_product_attention` on a padded rectangle with a mask; a learned bias is added in full."""
     _wants_softmax(problem)
     shape, meta = problem.shape, problem.meta
-    rows, cells, mask = _padding(problem)
+    rows, cells = _cells(problem)
+    mask = _mask(problem)
     size, longest = len(problem.lengths), meta.max_len
 
     def run() -> Tensor:
-        q, k, v = (
-            x.reshape(meta.total, -1).index_select(0, rows).view(size, longest, *x.shape[1:]).transpose(1, 2)
-            for x in (problem.q, problem.k, problem.v)
-        )
         added = mask
         if shape.bias:
             at = problem.seconds[rows].view(size, longest)
-            bias = problem.table[:, _bucket((at[:, :, None] - at[:, None, :]).abs())].transpose(0, 1)  # (B, H, L, L)
-            added = bias.to(shape.dtype).masked_fill(~mask, -torch.inf)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=added)
-        return out.transpose(1, 2).reshape(size * longest, *problem.q.shape[1:]).index_select(0, cells)
+            bucket = _bucket((at[:, :, None] - at[:, None, :]).abs())
+            # Indexing by a tensor has a gradient that is some hundred times slower.
+            bias = problem.table.index_select(1, bucket.flatten()).view(-1, *bucket.shape).transpose(0, 1)
+            added = bias.to(shape.dtype).masked_fill(~mask, -torch.inf)  # (B, H, L, L)
+        out = F.scaled_dot_product_attention(*_padded(problem, rows), attn_mask=added)
+        return out.transpose(1, 2).flatten(0, 1).index_select(0, cells)
+
+    return run
+
+
+def padded_sdpa_is_causal(problem: Problem) -> Run:
+    """The same by `is_causal=True` without a mask: padding stands at the end, where no token sees it."""
+    _wants_softmax(problem)
+    shape = problem.shape
+    if not shape.causal or shape.bias or shape.window != (-1, -1):
+        raise NotImplementedError("causal attention without bias or window alone")
+    rows, cells = _cells(problem)
+
+    def run() -> Tensor:
+        out = F.scaled_dot_product_attention(*_padded(problem, rows), is_causal=True)
+        return out.transpose(1, 2).flatten(0, 1).index_select(0, cells)
 
     return run
 
@@ -139,6 +153,7 @@ RIVALS: dict[str, Build] = {
     "ours": ours,
     "ours, meta included": ours_with_meta,
     "padded SDPA": padded_sdpa,
+    "padded SDPA, is_causal": padded_sdpa_is_causal,
     "FlexAttention": flex,
     "FlexAttention, mask included": flex_with_mask,
     "varlen_attn": varlen,
@@ -166,14 +181,30 @@ def _wants_softmax(problem: Problem) -> None:
         raise NotImplementedError("softmax alone")
 
 
-def _padding(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """Row of each padded cell, the cells that hold a token, and the mask, (B, 1, L, L) or (B, 1, 1, L)."""
-    meta, shape = problem.meta, problem.shape
-    length = meta.offsets.diff()
+def _cells(problem: Problem) -> tuple[Tensor, Tensor]:
+    """(B * L,) row of each padded cell, and (T,) the cells that hold a token."""
+    meta = problem.meta
+    length = meta.offsets.diff()[:, None]
     place = torch.arange(meta.max_len, device=problem.device)
-    is_key = place < length[:, None]
-    rows = (meta.offsets[:-1, None] + torch.minimum(place, length[:, None] - 1)).flatten()
-    mask = is_key[:, None, None, :]
+    rows = (meta.offsets[:-1, None] + torch.minimum(place, length - 1)).flatten()
+    return rows, (place < length).flatten().nonzero().squeeze(1)
+
+
+def _padded(problem: Problem, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v, (B, H, L, D)."""
+    size = len(problem.lengths)
+
+    def dense(x: Tensor) -> Tensor:
+        return x.reshape(len(x), -1).index_select(0, rows).view(size, -1, *x.shape[1:]).transpose(1, 2)
+
+    return dense(problem.q), dense(problem.k), dense(problem.v)
+
+
+def _mask(problem: Problem) -> Tensor:
+    """(B, 1, L, L) or (B, 1, 1, L) bool, True where a key is seen."""
+    meta, shape = problem.meta, problem.shape
+    place = torch.arange(meta.max_len, device=problem.device)
+    mask = (place < meta.offsets.diff()[:, None])[:, None, None, :]
     distance = place[:, None] - place[None, :]
     left, right = shape.window
     if shape.causal:
@@ -185,7 +216,7 @@ def _padding(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
         mask = mask & (near | (place[None, :] < shape.num_global) | (place[:, None] < shape.num_global))
     if shape.bias:
         mask = mask.expand(-1, -1, meta.max_len, -1)
-    return rows, is_key.flatten().nonzero().squeeze(1), mask
+    return mask
 
 
 def _bucket(seconds: Tensor) -> Tensor:

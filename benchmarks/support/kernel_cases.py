@@ -3,7 +3,7 @@
 Each case runs forward and backward. Shapes, dtypes and options are those that choose a kernel or a row of its table.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,13 +32,13 @@ class KernelCase:
     Attributes:
         op: its launch table's name.
         name: unique within the op.
-        run: forward and backward on a device, `is_large` for times worth comparing.
+        run: forward and backward on a device, `is_large` for times worth comparing; returns results and gradients.
         is_quick: whether `make test` compiles it.
     """
 
     op: str
     name: str
-    run: Callable[[torch.device, bool], None]
+    run: Callable[[torch.device, bool], list[Tensor]]
     is_quick: bool = False
 
 
@@ -184,7 +184,7 @@ def _attend(
     num_queries: int | None = None,
     num_targets: int | None = None,
     **options: Any,
-) -> None:
+) -> list[Tensor]:
     num_heads, size = (8, max(1, 65_536 // max_len)) if is_large else (2, 2)
     meta_k = JaggedMeta.from_lengths([max_len] * size, device)
     meta_q = meta_k if num_queries is None else JaggedMeta.from_lengths([num_queries] * size, device)
@@ -200,18 +200,18 @@ def _attend(
         kind, columns = ("t5", 32) if bias == "t5" else ("toeplitz", 2 * 128 - 1)
         options["pos_bias"] = PosBias(table=_random((num_heads, columns), torch.float32, device), kind=kind)
     out = jagged_attention(q, k, v, meta_q, meta_k if num_queries is not None else None, **options)
-    torch.autograd.backward(out, torch.ones_like(out))
+    return _with_gradients(out, [q, k, v, *(bias.table for name, bias in options.items() if name.endswith("_bias"))])
 
 
 def _linear_cross_entropy(
     device: torch.device, is_large: bool, *, width: int, dtype: torch.dtype, has_bias: bool = False, **options: Any
-) -> None:
+) -> list[Tensor]:
     num_rows, num_items = (16_384, 100_000) if is_large else (256, 1_600)
     x, w = _random((num_rows, width), dtype, device), _random((num_items, width), dtype, device)
     bias = _random((num_items,), dtype, device) if has_bias else None
     target = torch.randint(num_items, (num_rows,), device=device)
     loss = linear_cross_entropy(x, w, target, bias=bias, **options)
-    torch.autograd.backward(loss, torch.ones_like(loss))
+    return _with_gradients(loss, [x, w, bias])
 
 
 def _sampled_loss(
@@ -224,7 +224,7 @@ def _sampled_loss(
     has_bias: bool = False,
     has_log_q: bool = False,
     **options: Any,
-) -> None:
+) -> list[Tensor]:
     num_rows, num_items, K = (65_536, 1_000_000, 256) if is_large else (128, 160, 64)
     x, w = _random((num_rows, width), dtype, device), _random((num_items, width), dtype, device)
     options["bias"] = _random((num_items,), dtype, device) if has_bias else None
@@ -232,15 +232,17 @@ def _sampled_loss(
     target = torch.randint(num_items, (num_rows,), device=device)
     negatives = torch.randint(num_items, (K,) if is_shared else (num_rows, K), device=device)
     loss = sampled_loss(x, w, target, negatives, **options)
-    torch.autograd.backward(loss, torch.ones_like(loss))
+    return _with_gradients(loss, [x, w, options["bias"]])
 
 
-def _jagged_embedding(device: torch.device, is_large: bool, *, width: int, dtype: torch.dtype, **options: Any) -> None:
+def _jagged_embedding(
+    device: torch.device, is_large: bool, *, width: int, dtype: torch.dtype, **options: Any
+) -> list[Tensor]:
     num_items, num_tokens = (1_000_000, 262_144) if is_large else (160, 320)
     w, pos = _random((num_items, width), dtype, device), _random((160, width), dtype, device)
     ids, positions = (torch.randint(n, (num_tokens,), device=device) for n in (num_items, 160))
     out = jagged_embedding(w, ids, pos=pos, positions=positions, **options)
-    torch.autograd.backward(out, torch.ones_like(out))
+    return _with_gradients(out, [w, pos])
 
 
 def _search(
@@ -253,23 +255,30 @@ def _search(
     candidates: int,
     width2: int = 0,
     has_bias: bool = False,
-) -> None:
+) -> list[Tensor]:
     size, history = (64, 50_000) if is_large else (16, 400)
     meta_c, meta_k = (JaggedMeta.from_lengths([n] * size, device) for n in (candidates, history))
     q, k = (_random((meta.total, width), dtype, device) for meta in (meta_c, meta_k))
-    search_topk(q, k, meta_c, meta_k, top_k, **_second(meta_c, meta_k, width2, has_bias, dtype, device))
+    more = _second(meta_c, meta_k, width2, has_bias, dtype, device)
+    return [found.detach() for found in search_topk(q, k, meta_c, meta_k, top_k, **more)]
 
 
 def _topk_attend(
     device: torch.device, is_large: bool, *, width: int, dtype: torch.dtype, width2: int = 0, has_bias: bool = False
-) -> None:
+) -> list[Tensor]:
     size, history, candidates, top_k = (64, 50_000, 16, 128) if is_large else (16, 400, 2, 32)
     meta_c, meta_k = (JaggedMeta.from_lengths([n] * size, device) for n in (candidates, history))
     q, k, v = (_random((meta.total, width), dtype, device) for meta in (meta_c, meta_k, meta_k))
     idx = torch.randint(history, (meta_c.total, top_k), device=device, dtype=torch.int32)
     more = _second(meta_c, meta_k, width2, has_bias, dtype, device)
     out = topk_attend(q, k, v, idx, meta_c, meta_k, **more)
+    return _with_gradients(out, [q, k, v, *more.values()])
+
+
+def _with_gradients(out: Tensor, leaves: Sequence[Tensor | None]) -> list[Tensor]:
+    """The result, and the gradients of those leaves that it depends on, where all its cells weigh the same."""
     torch.autograd.backward(out, torch.ones_like(out))
+    return [out.detach(), *(leaf.grad for leaf in leaves if leaf is not None and leaf.grad is not None)]
 
 
 def _second(

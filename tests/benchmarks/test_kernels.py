@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from benchmarks import kernels, kernels_plot
-from benchmarks.gpu import kernel_speed, kernel_tests
-from benchmarks.kernels import Suite, attention_part, attention_shapes, main, parts
+from benchmarks.kernels import Suite, attention_part, attention_shapes, has_failed, main, parts
 
 CPU = torch.device("cpu")
 ABSENT_ON_A_BARE_MACHINE = ("polars", "pyarrow", "pydantic", "yaml", "rich", "typer", "pandas", "safetensors", "mlflow")
@@ -77,6 +76,25 @@ def test_a_part_that_fails_is_an_error_line_and_is_tried_again(tmp_path: Path) -
     assert written["other"]["figure"] == 1
 
 
+def test_a_part_has_failed_where_ours_has_and_not_where_a_rival_has() -> None:
+    assert not has_failed({"rivals": {"ours": {"forward": {}}, "varlen_attn": {"error": "none"}}})
+    for kind in ("error", "backward_error", "after_error"):
+        assert has_failed({"rivals": {"ours": {kind: "none"}}})
+    assert has_failed({"error": "none"})
+    assert not has_failed({"events_per_s": {}})
+
+
+def test_a_spent_budget_names_the_parts_that_are_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    only = ["--suite", "cpu", "--tiny", "--out", str(tmp_path), "--only", "^sampled_loss"]
+    assert main([*only, "--budget-s", "-1"]) == 1
+    assert "the budget is spent, 2 parts are left" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "kernels.json").read_text())["not_run"]) == 2
+    assert main(only) == 0
+    assert main([*only, "--budget-s", "-1"]) == 0
+    written = json.loads((tmp_path / "kernels.json").read_text())
+    assert written["not_run"] == written["failed"] == []
+
+
 def test_it_refuses_a_gpu_suite_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
@@ -86,19 +104,9 @@ def test_it_refuses_a_gpu_suite_without_a_gpu(capsys: pytest.CaptureFixture[str]
 
 def test_a_bare_machine_suffices() -> None:
     absent = "; ".join(f"sys.modules[{name!r}] = None" for name in ABSENT_ON_A_BARE_MACHINE)
-    program = f"import sys; {absent}; import benchmarks.kernels, benchmarks.tune_kernels"
+    program = f"import sys; {absent}; import benchmarks.kernels, benchmarks.tune_kernels, benchmarks.gpu"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-
-
-def test_the_command_for_gpu_machines_runs_tests_and_suite(tmp_path: Path) -> None:
-    file = tmp_path / "test_one.py"
-    file.write_text("def test_one():\n    assert True\n")
-    found = kernel_tests(["-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", str(tmp_path), str(file)])
-    assert found["exit_code"] == 0
-    assert "1 passed" in found["output"]
-    found = kernel_speed(tmp_path, "cpu", ["--only", "^sampled_loss.*shared"])
-    assert found == {"exit_code": 0, "parts": 1, "failed": []}
 
 
 def test_the_picture_shows_ours_and_the_rivals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks import tune_kernels
 from benchmarks.support.launch_candidates import Row, candidates
@@ -94,6 +95,10 @@ def test_the_fastest_goes_into_the_table_and_is_not_timed_again(
         timed.append(item.row)
         return float(item.row["BLOCK_N"] + item.row["num_stages"])
 
+    def results(self: Tuner, key: Key, content: dict[str, Any], row: Row | None) -> list[Tensor]:  # noqa: ARG001
+        return [torch.full((3,), 1.0 if row is None or row["num_stages"] != 1 else 1.5)]
+
+    monkeypatch.setattr(Tuner, "_results", results)
     monkeypatch.setattr(Tuner, "_time", pretend)
     monkeypatch.setattr(Tuner, "_gpu", lambda self: "a GPU")  # noqa: ARG005
     with tables_in(tmp_path / "tables"):
@@ -105,9 +110,13 @@ def test_the_fastest_goes_into_the_table_and_is_not_timed_again(
         number = len(timed)
         Tuner(options, "sm_90", torch.device("cpu"), None).run("gram", [gram_case(32)])
     assert len(timed) == number
-    assert "[1/1] gram forward width=32: finished before" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "[1/1] gram forward width=32: finished before" in said
+    assert f"differs, dropped  {ROW | {'num_stages': 1}}  tensor 0: off by" in said
+    assert all(row["num_stages"] != 1 for row in timed)
     done = json.loads((options.out / "gram-sm_90.json").read_text())
     assert done["forward width=32"]["best"] == best
+    assert json.dumps(ROW | {"num_stages": 1}) in done["forward width=32"]["differing"]
 
 
 def test_a_spent_budget_leaves_the_rest(

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmarks.support.kernel_cases import KernelCase
 
@@ -22,9 +23,9 @@ def write_table(folder: Path, rows: dict[str, dict[str, int]] | None = None) -> 
 def gram_case(width: int, dtype: torch.dtype = torch.bfloat16) -> KernelCase:
     """The op at one width."""
 
-    def run(device: torch.device, is_large: bool) -> None:
+    def run(device: torch.device, is_large: bool) -> list[Tensor]:
         from tests.benchmarks.triton_examples import gram
 
-        gram(torch.zeros(1000 if is_large else 40, width, dtype=dtype, device=device))
+        return [gram(torch.zeros(1000 if is_large else 40, width, dtype=dtype, device=device))]
 
     return KernelCase("gram", f"{width} {dtype}", run)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.support.attention_problem import FILL, Problem, Shape, draw_lengths
-from benchmarks.support.attention_rivals import RIVALS, _bucket, padded_sdpa
+from benchmarks.support.attention_rivals import RIVALS, _bucket, padded_sdpa, padded_sdpa_is_causal
 from benchmarks.support.rival_figures import Contest, measure
 from recsys.kernels.attention.bias import TimeBias
 
@@ -37,8 +37,23 @@ def test_ragged_lengths_fill_two_fifths_and_the_first_is_the_longest(max_len: in
 def test_padded_attention_is_the_definition(shape: Shape) -> None:
     problem = Problem(shape, CPU)
     found = problem.found(padded_sdpa(problem))
+    assert len(found) == (5 if shape.bias else 4)
     for one, other in zip(found, problem.checked(torch.float64), strict=True):
         torch.testing.assert_close(one.double(), other, rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_ragged", [True, False])
+def test_causal_attention_needs_no_mask_for_padding_at_the_end(is_ragged: bool) -> None:
+    problem = Problem(SMALL(is_ragged=is_ragged), CPU)
+    found = problem.found(padded_sdpa_is_causal(problem))
+    for one, other in zip(found, problem.checked(torch.float64), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [SMALL(causal=False), SMALL(bias=True), SMALL(window=(5, 0)), SMALL(kind="silu")])
+def test_what_is_causal_alone_cannot_say_is_refused(shape: Shape) -> None:
+    with pytest.raises(NotImplementedError):
+        padded_sdpa_is_causal(Problem(shape, CPU))
 
 
 def test_buckets_of_the_rival_are_ours() -> None:
