@@ -4,7 +4,8 @@
 
 Each mutation of `benchmarks/support/mutations.py` is made in a copy of the package; its tests, of the interpreter's
 tier, then run on the copy and must fail, after they passed on a copy without a change. Writes a table between the
-markers `kernels-mutations` of docs/kernels.md. The exit code is 1 if a mutation was not caught.
+markers `kernels-mutations` of docs/kernels.md; with `--only` it replaces or adds the rows of the mutations it made. The
+exit code is 1 if a mutation was not caught.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.support.marked_part import markdown, rewrite
+from benchmarks.support.marked_part import markdown, rewrite, table_rows
 from benchmarks.support.mutations import MUTATIONS, Mutation
 
 ROOT = Path(__file__).parents[1]
@@ -140,32 +141,39 @@ def outcomes(mutations: Sequence[Mutation], copy: Copy) -> Iterator[Outcome]:
         yield copy.outcome(mutation)
 
 
-def table(found: Sequence[Outcome]) -> str:
-    """For the page."""
-    return markdown(
-        COLUMNS, [[f"`{o.mutation.file}`", o.mutation.what, o.caught_by or "**not caught**"] for o in found]
-    )
+def rows_of(found: Sequence[Outcome]) -> list[list[str]]:
+    """For the page: file, change, caught by."""
+    return [[f"`{o.mutation.file}`", o.mutation.what, o.caught_by or "**not caught**"] for o in found]
+
+
+def merged(old: Sequence[list[str]], new: Sequence[list[str]]) -> list[list[str]]:
+    """`old` with its rows of the same file and change replaced by those of `new`, and the others of `new` behind."""
+    rows = {tuple(row[:2]): row for row in old}
+    return list({**rows, **{tuple(row[:2]): row for row in new}}.values())
 
 
 def main(arguments: Sequence[str] | None = None, mutations: Sequence[Mutation] = MUTATIONS, root: Path = ROOT) -> int:
     """Every mutation; the exit code: 0, 1 if one was not caught, 2 if there is none."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="mutations of files whose name holds this; the page is left alone")
+    parser.add_argument(
+        "--only", default="", help="mutations of which this is a part of `file: change`; others keep their row"
+    )
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "kernels.md", help="page with the two markers")
     parser.add_argument("--no-page", action="store_true", help="leave the page alone")
     options = parser.parse_args(arguments)
-    chosen = [mutation for mutation in mutations if options.only in mutation.file]
+    chosen = [mutation for mutation in mutations if options.only in f"{mutation.file}: {mutation.what}"]
     if not chosen:
-        print(f"there is no mutation of a file whose name holds {options.only!r}", file=sys.stderr)
+        print(f"there is no mutation whose file and change hold {options.only!r}", file=sys.stderr)
         return WRONG
+    kept = table_rows(options.page, MARK) if options.only and not options.no_page else []
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for outcome in outcomes(chosen, Copy(Path(folder), root)):
             found.append(outcome)
             told = outcome.caught_by or "NOT CAUGHT"
             print(f"[{len(found)}/{len(chosen)}] {outcome.mutation.file}: {outcome.mutation.what}: {told}", flush=True)
-    if not options.no_page and not options.only:
-        rewrite(options.page, MARK, table(found))
+    if not options.no_page:
+        rewrite(options.page, MARK, markdown(COLUMNS, merged(kept, rows_of(found))))
     return MISSED if any(outcome.caught_by is None for outcome in found) else 0
 
 

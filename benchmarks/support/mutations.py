@@ -93,6 +93,17 @@ _ATTENTION = (
     (GRADIENTS, "the last bucket of a tile is left out", "range(least, most + 1)", "range(least, most)"),
     (POSITIONS, "the diagonals are swapped", "is_same = r[:, None] >= r[None, :]", "is_same = r[:, None] > r[None, :]"),
 )
+_JOINED = (
+    (
+        FORWARD,
+        "parts are joined unshrunk",
+        "acc = acc * shrink[:, None] + part * weight[:, None]",
+        "acc = acc + part * weight[:, None]",
+    ),
+    (FORWARD, "the parts' sum keeps an old maximum", "total = total * shrink + weight", "total = total + weight"),
+    (FORWARD, "of SiLU's parts the last alone", "acc += part", "acc = part"),
+    (FORWARD, "all parts have the first's lse", "part_lse_ptr += part_lse_s", "part_lse_ptr += 0 * part_lse_s"),
+)
 _CROSS_ENTROPY = (
     (CE_FORWARD, "an item past the catalogue counts", "in_items = items < V", "in_items = items <= V"),
     (
@@ -173,9 +184,10 @@ _SEARCH = (
     (ATTEND, "each pair writes its run", "if row != before:", "if row >= 0:"),
 )
 
-TERMS, ROWS, SUMS, EMBEDDING = (
+TERMS, ROWS, TILES, SUMS, EMBEDDING = (
     "sampled_loss/triton_terms.py",
     "sampled_loss/triton_rows.py",
+    "sampled_loss/triton_tiles.py",
     "segment_sum/triton_segment_sum.py",
     "jagged_embedding/triton_embedding.py",
 )
@@ -189,6 +201,41 @@ _SAMPLED = (
     (TERMS, "what does not count has a slope", "tl.where(counts, sigmoid(a), 0.0)", "sigmoid(a)"),
     (ROWS, "the target is a negative too", "(ids[None, :] != target[:, None])", "(ids[None, :] != -2)"),
     (ROWS, "coefficients without their factor", "e * factor, mask=k < K", "e, mask=k < K"),
+    (
+        TILES,
+        "forward: a slot of -1 counts",
+        "counts = (ids != -1)[None, :] & (ids[None, :] != target[:, None])",
+        "counts = ids[None, :] != target[:, None]",
+    ),
+    (
+        TILES,
+        "forward: the target is a negative too",
+        "counts = (ids != -1)[None, :] & (ids[None, :] != target[:, None])",
+        "counts = (ids != -1)[None, :] & is_row[:, None]",
+    ),
+    (
+        TILES,
+        "dx: the target is a negative too",
+        "counts = is_row[:, None] & (ids != -1)[None, :] & (ids[None, :] != target[:, None])",
+        "counts = is_row[:, None] & (ids != -1)[None, :]",
+    ),
+    (TILES, "dx: nothing of the target", "dx += of_item * (weight", "dx += 0.0 * of_item * (weight"),
+    (TILES, "dx: no weight of the row", "dx *= (weight * tl.load(", "dx *= (1.0 * tl.load("),
+    (
+        TILES,
+        "dw: the target is a negative too",
+        "(ids != -1)[:, None] & (ids[:, None] != target[None, :])",
+        "(ids != -1)[:, None]",
+    ),
+    (
+        TILES,
+        "dw: no scale of the row",
+        "factor *= tl.load(states.scale + row, mask=is_row, other=0.0)",
+        "factor *= 1.0",
+    ),
+    (TILES, "dw: the bias has the last rows alone", "dbias += tl.sum(e, axis=1)", "dbias = tl.sum(e, axis=1)"),
+    (TILES, "slots past the list count", "mask=k < K, other=-1)", "mask=k < K, other=0)"),
+    (TILES, "a product has its last columns alone", "tl.dot(rows, columns, a, input", "tl.dot(rows, columns, input"),
 )
 _SUMS = (
     (
@@ -203,10 +250,22 @@ _SUMS = (
 _EMBEDDING = (
     (EMBEDDING, "the gradient without its scale", "scale=scale * factor)", "scale=factor)"),
     (EMBEDDING, "the padding row has a gradient", "grad_w[padding_idx] = 0.0", "pass"),
+    (EMBEDDING, "rows without their scale", "D, ACC) * SCALE", "D, ACC)"),
+    (EMBEDDING, "kept values are not made up for", "tl.where(is_kept, x * FACTOR, 0.0)", "tl.where(is_kept, x, 0.0)"),
+    (EMBEDDING, "a number of no row gives 0", 'tl.where(is_there[:, None], rows, float("nan"))', "rows"),
+    (EMBEDDING, "the kept are dropped", ".to(tl.int32) >= THRESHOLD", ".to(tl.int32) < THRESHOLD"),
+    (
+        EMBEDDING,
+        "dropped values have a gradient",
+        "tl.where(_is_kept(row_hash_ptr, column_hash_ptr, t, d, T, D, THRESHOLD), x, 0.0)",
+        "x",
+    ),
+    (EMBEDDING, "kept values have no gradient", "THRESHOLD), x, 0.0)", "THRESHOLD), 0.0, x)"),
 )
 
 MUTATIONS: tuple[Mutation, ...] = (
     *(Mutation(*change, ATTENTION_TESTS) for change in _ATTENTION),
+    *(Mutation(*change, ATTENTION_TESTS, "split_keys") for change in _JOINED),
     *(Mutation(*change, CE_TESTS) for change in _CROSS_ENTROPY),
     *(Mutation(*change, SEARCH_TESTS) for change in _SEARCH),
     *(Mutation(*change, SAMPLED_TESTS) for change in _SAMPLED),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import mutate_kernels
-from benchmarks.mutate_kernels import Copy, main, mutated, outcomes
+from benchmarks.mutate_kernels import Copy, Outcome, main, mutated, outcomes
 from benchmarks.support.marked_part import markers
 from benchmarks.support.mutations import MUTATIONS, Mutation
 
@@ -46,6 +46,36 @@ def test_each_mutation_gets_a_line_and_one_that_is_missed_fails(
     assert (root / "recsys/kernels/least.py").read_text() == SOURCE
 
 
+def test_a_part_replaces_its_own_rows_adds_new_ones_and_keeps_the_others(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caught = {FLIP: "test_new", TIE: None}
+    monkeypatch.setattr(mutate_kernels, "outcomes", lambda chosen, _: (Outcome(one, caught[one]) for one in chosen))
+    page = tmp_path / "page.md"
+    other, older, flipped, tie = (
+        "| `other.py` | flip `<` | test_other |",
+        "| `least.py` | an older change | **not caught** |",
+        "| `least.py` | flip `<` | test_new |",
+        "| `least.py` | take the first of two equals | **not caught** |",
+    )
+
+    def written(*rows: str) -> str:
+        return "\n".join(["a", BEGIN, "| file | change | caught by |", "|---|---|---|", *rows, END, "b", ""])
+
+    page.write_text(written(other, flipped.replace("test_new", "test_old"), older))
+    assert main(["--page", str(page), "--only", "flip", "--no-page"], [FLIP, TIE], root) == 0
+    assert "test_old" in page.read_text()
+    assert main(["--page", str(page), "--only", "flip"], [FLIP, TIE], root) == 0
+    assert page.read_text() == written(other, flipped, older)
+    assert main(["--page", str(page), "--only", "least.py: take"], [FLIP, TIE], root) == mutate_kernels.MISSED
+    assert page.read_text() == written(other, flipped, older, tie)
+    assert main(["--page", str(page)], [FLIP, TIE], root) == mutate_kernels.MISSED
+    assert page.read_text() == written(flipped, tie)
+    page.write_text(f"a\n{BEGIN}\n{END}\nb\n")
+    assert main(["--page", str(page), "--only", "flip"], [FLIP, TIE], root) == 0
+    assert page.read_text() == written(flipped)
+
+
 def test_a_file_is_as_before_after_its_mutation(root: Path, tmp_path: Path) -> None:
     copy = Copy(tmp_path / "copy", root)
     assert copy.outcome(FLIP).caught_by == "test_the_smaller_is_found"
@@ -71,7 +101,7 @@ def test_tests_that_are_missing_or_fail_without_a_mutation_are_told(root: Path, 
 
 def test_no_mutation_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--only", "no such file"]) == mutate_kernels.WRONG
-    assert "no mutation of a file whose name holds 'no such file'" in capsys.readouterr().err
+    assert "no mutation whose file and change hold 'no such file'" in capsys.readouterr().err
 
 
 def test_every_mutation_of_the_kernels_stands_in_its_file() -> None:
