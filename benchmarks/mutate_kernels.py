@@ -96,7 +96,8 @@ class Copy:
             SystemExit: pytest could not run them, or ran none.
         """
         chosen = ["-k", mutation.chosen] if mutation.chosen else []
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "--durations=0", *chosen, *self._tests(mutation)]
+        options = ["-x", "-q", "--durations=0", "--hypothesis-profile", "unshrunk"]
+        command = [sys.executable, "-m", "pytest", *options, *chosen, *self._tests(mutation)]
         environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": "."}
         try:
             run = subprocess.run(

@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import Phase, settings
 
 from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import PrepareConfig, prepare
 from recsys.features.splits import SplitConfig
 
 CIRCLE = 20
+
+settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.generate])  # a failure is enough
 
 
 # Tensors here are tiny: a second thread only waits.

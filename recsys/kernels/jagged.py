@@ -53,7 +53,8 @@ class JaggedMeta:
         """
         host = _host_lengths(lengths)
         ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(host, dtype=np.int64)])
-        offsets = torch.from_numpy(ends).to(device) if device is not None else torch.from_numpy(ends)
+        offsets = torch.from_numpy(ends)
+        offsets = offsets if device is None else offsets.to(device, non_blocking=True)
         meta = cls(
             offsets=offsets,
             lengths=host,
@@ -74,7 +75,7 @@ class JaggedMeta:
             offsets: (B+1,) int64, on the device of the batch.
         """
         with _recent_lock:
-            found = _recent.get((host_lengths.numpy().tobytes(), str(offsets.device)))
+            found = _recent.get(_key(host_lengths.numpy(), offsets.device))
         meta = cls.from_lengths(host_lengths, offsets.device) if found is None else found
         _remember(meta)
         return meta
@@ -96,18 +97,24 @@ class JaggedMeta:
         return cast(Plan, self._plans[key])
 
 
-_recent: dict[tuple[bytes, str], JaggedMeta] = {}
+_recent: dict[tuple[bytes, str, int], JaggedMeta] = {}
 _recent_lock = threading.Lock()
 
 
 def _remember(meta: JaggedMeta) -> None:
     """As the youngest of the recent ones."""
-    key = meta.lengths.tobytes(), str(meta.offsets.device)
+    key = _key(meta.lengths, meta.offsets.device)
     with _recent_lock:
         _recent.pop(key, None)
         _recent[key] = meta
         if len(_recent) > NUM_RECENT:
             del _recent[next(iter(_recent))]
+
+
+def _key(lengths: np.ndarray, device: torch.device) -> tuple[bytes, str, int]:
+    """What is on a GPU belongs to the stream that copied it there: another one might read it too early."""
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    return lengths.tobytes(), str(device), stream
 
 
 def _host_lengths(lengths: Sequence[int] | np.ndarray | Tensor) -> np.ndarray:

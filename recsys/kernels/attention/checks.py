@@ -54,7 +54,7 @@ def check_kind(kind: str, silu_norm: float | None, dropout_p: float, seed: int |
     if kind not in ("softmax", "silu"):
         raise ValueError(f"kind={kind!r}; wanted 'softmax' or 'silu'")
     if seed is not None and (not isinstance(seed, int) or not 0 <= seed < MAX_SEED):
-        raise ValueError(f"seed={seed}; wanted an integer from 0 to 2**63 - 1")
+        raise ValueError(f"seed={seed!r}; wanted an int from 0 to 2**63 - 1")
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p={dropout_p}; wanted 0 <= dropout_p < 1")
     if dropout_p > 0 and seed is None:

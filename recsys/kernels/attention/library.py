@@ -172,7 +172,7 @@ def attention_op(*given: Any) -> tuple[Tensor, Tensor]:
             out, lse = torch_forward(q, k, v, arguments)
         else:
             out, lse = jagged_attention_reference(q, k, v, **vars(arguments))
-    return out, lse.to(_wide(q)).t().contiguous()
+    return out.contiguous(), lse.to(_wide(q)).t().contiguous()
 
 
 @torch.library.custom_op(
@@ -200,7 +200,7 @@ def attention_backward_op(*given: Any) -> Grads:
         x if needed and x is not None else q.new_empty(0)
         for needed, x in ((up.needs_time, grads[3]), (up.needs_pos, grads[4]))
     )
-    return cast(Grads, (*(x.contiguous() for x in grads[:3]), *of_tables))
+    return cast(Grads, tuple(x.contiguous() for x in (*grads[:3], *of_tables)))
 
 
 @attention_op.register_fake
@@ -224,6 +224,7 @@ def _taken_apart(given: Sequence[Any]) -> tuple[Upstream, Operands]:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs[:TENSORS], *output)
     ctx.numbers = inputs[TENSORS:]
 

@@ -157,7 +157,7 @@ def jagged_attention(
         time_bias=time_bias,
         pos_bias=pos_bias,
         dropout_p=dropout_p,
-        seed=seed or 0,
+        seed=0 if seed is None else seed,
     )
     if torch.compiler.is_compiling():
         if isinstance(num_targets, list | tuple):

@@ -48,10 +48,10 @@ def _check_numbers(w: Tensor, dropout_p: float, seed: int | None, padding_idx: i
         raise ValueError(f"dropout_p={dropout_p}; wanted at least 0, below 1")
     if dropout_p > 0.0 and seed is None:
         raise ValueError(f"dropout_p={dropout_p}, seed=None; give a seed, one for each step")
-    if seed is not None and not 0 <= seed < MAX_SEED:
-        raise ValueError(f"seed={seed}; wanted an integer from 0 to 2**63 - 1")
-    if padding_idx is not None and not 0 <= padding_idx < w.shape[0]:
-        raise ValueError(f"padding_idx={padding_idx}; wanted 0 to {w.shape[0] - 1}, a row of w")
+    if seed is not None and (not isinstance(seed, int) or not 0 <= seed < MAX_SEED):
+        raise ValueError(f"seed={seed!r}; wanted an int from 0 to 2**63 - 1")
+    if padding_idx is not None and (not isinstance(padding_idx, int) or not 0 <= padding_idx < w.shape[0]):
+        raise ValueError(f"padding_idx={padding_idx!r}; wanted 0 to {w.shape[0] - 1}, a row of w")
 
 
 def check_numbers_of_rows(name: str, numbers: Tensor | None, num_rows: int) -> None:

@@ -1,13 +1,14 @@
 """Every kind of attention once, on inputs that are hard: shared by the tests of the interpreter and of the GPU."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from recsys.kernels.attention import PosBias, TimeBias, jagged_attention
+from recsys.kernels.attention import PosBias, TimeBias, jagged_attention, library
 from recsys.kernels.jagged import JaggedMeta
 
 LENGTHS = [37, 0, 17, 1, 40]
@@ -98,6 +99,8 @@ CASES = [
     Case(name="limits that no place reaches", arguments={"window": (2**31 - 1, 2**31 - 1), "num_global": 2**40}),
     Case(name="no scale", arguments={"causal": True, "scale": 0.0}),
     Case(name="negative scale", arguments={"causal": True, "scale": -0.5}),
+    Case(name="positions in a window", pos={"num_buckets": 21}, arguments={"window": (5, 3)}),
+    Case(name="values narrower than keys", width_v=5),
     Case(name="odd widths", width=24, width_v=40, arguments={"causal": True}),
     Case(name="width 8", width=8, arguments={"causal": True, "num_targets": TARGETS}),
 ]
@@ -177,3 +180,25 @@ def _seconds(meta: JaggedMeta, generator: torch.Generator) -> Tensor:
     times = torch.cumsum(steps, 0)
     starts = torch.repeat_interleave(torch.from_numpy(meta.starts), meta.host_lengths)
     return (times - times[starts]).int() if meta.total else times.int()
+
+
+def check_layouts(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both operators' results are contiguous, as their fakes promise to torch.compile."""
+    seen: list[bool] = []
+
+    def watched(op: Any) -> Any:
+        def call(*given: Any) -> Any:
+            results = op(*given)
+            seen.extend(result.is_contiguous() for result in results)
+            return results
+
+        return call
+
+    for name in ("attention_op", "attention_backward_op"):
+        monkeypatch.setattr(library, name, watched(getattr(library, name)))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    if "num_targets" in case.arguments:
+        case = replace(case, arguments={**case.arguments, "num_targets": torch.tensor(case.arguments["num_targets"])})
+    drawn = draw(case, torch.float64)
+    values_and_gradients(drawn, drawn.inputs)
+    assert seen == [True] * 7

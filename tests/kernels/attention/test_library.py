@@ -1,5 +1,6 @@
 """`jagged_attention` as an operator: what torch.compile and torch.library ask of one."""
 
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from recsys.kernels.attention import PosBias, TimeBias, jagged_attention
 from recsys.kernels.attention.library import attention_op
 from recsys.kernels.jagged import JaggedMeta
-from tests.kernels.attention.cases import CASES, Case, draw, values_and_gradients
+from tests.kernels.attention.cases import CASES, Case, check_layouts, draw, values_and_gradients
 
 
 def _operands(meta: JaggedMeta, dtype: torch.dtype = torch.float64) -> tuple[Any, ...]:
@@ -101,3 +102,26 @@ def test_the_same_batch_finds_its_meta_again() -> None:
     again = JaggedMeta.of(first.host_lengths, first.offsets)
     assert JaggedMeta.of(torch.tensor([2, 5]), first.offsets) is again
     assert JaggedMeta.of(torch.tensor([5, 2]), first.offsets).lengths.tolist() == [5, 2]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_the_operators_give_lies_as_their_fakes_say(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_layouts(case, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="inductor needs a C++ compiler")
+def test_a_call_compiles_with_narrow_values_and_a_table_a_head() -> None:
+    meta = JaggedMeta.from_lengths([3, 4])
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(7, 2, 8, generator=generator, requires_grad=True) for _ in range(2))
+    v = torch.randn(7, 2, 3, generator=generator, requires_grad=True)
+    table = torch.randn(2, 5, generator=generator, requires_grad=True)
+
+    def run(q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
+        return jagged_attention(q, k, v, meta, pos_bias=PosBias(table=table)).sum()
+
+    compiled = torch.compile(run, fullgraph=True)  # by inductor, which relies on the strides of the fakes
+    found = torch.autograd.grad(compiled(q, k, v, table), (q, k, v, table))
+    for one, other in zip(found, torch.autograd.grad(run(q, k, v, table), (q, k, v, table)), strict=True):
+        torch.testing.assert_close(one, other)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from recsys.kernels.attention import TimeBias, jagged_attention
+from recsys.kernels.attention import PosBias, TimeBias, jagged_attention
 from recsys.kernels.jagged import JaggedMeta
-from tests.kernels.attention.cases import CASES, Case, draw, values_and_gradients
+from tests.kernels.attention.cases import CASES, Case, check_layouts, draw, values_and_gradients
 
 LENGTHS = [33, 5, 0, 50]
 passes = pytest.importorskip("recsys.kernels.attention.triton_path.passes")
@@ -214,3 +214,33 @@ def test_bfloat16_is_refused_because_the_interpreter_is_wrong_there() -> None:
     x = torch.zeros(3, 1, 16, dtype=torch.bfloat16)
     with pytest.raises(RuntimeError, match="the interpreter computes bfloat16 wrongly; use float32"):
         jagged_attention(x, x, x, JaggedMeta.from_lengths([3]))
+
+
+@pytest.mark.parametrize("name", ["positions", "t5 and time", "dropout and biases", "values narrower than keys"])
+def test_what_the_operators_give_lies_as_their_fakes_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_layouts(next(case for case in CASES if case.name == name), monkeypatch)
+
+
+@pytest.mark.parametrize("is_short", [True, False])
+def test_a_query_that_sees_no_key_passes_on_no_nan(is_short: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not is_short:
+        monkeypatch.setattr(launching, "SHORT_KEYS", (0,))
+    meta_q, meta_k = JaggedMeta.from_lengths([5]), JaggedMeta.from_lengths([3])
+    q, k, v = (torch.randn(n, 1, 16, dtype=torch.float64, requires_grad=True) for n in (5, 3, 3))
+    table = torch.randn(1, 5, dtype=torch.float64, requires_grad=True)
+    bias = PosBias(table=table)
+    out, lse = jagged_attention(q, k, v, meta_q, meta_k, causal=True, pos_bias=bias, return_lse=True)
+    assert lse[:2].isneginf().all()
+    grad_lse = torch.where(lse.isfinite(), 1.0, float("nan"))
+    for grad in torch.autograd.grad([out, lse], (q, k, v, table), [torch.ones_like(out), grad_lse]):
+        assert grad.isfinite().all()
+
+
+def test_far_buckets_of_t5_need_no_table_as_long_as_they_are_far() -> None:
+    meta, q = JaggedMeta.from_lengths([20]), torch.randn(20, 1, 16, dtype=torch.float64)
+    table = torch.randn(1, 32, dtype=torch.float64)
+    bias = PosBias(table=table, kind="t5", max_distance=2**40)
+    found = jagged_attention(q, q, q, meta, pos_bias=bias)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECSYS_KERNELS", "reference")
+        torch.testing.assert_close(found, jagged_attention(q, q, q, meta, pos_bias=bias), rtol=1e-12, atol=1e-12)

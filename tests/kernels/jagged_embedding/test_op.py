@@ -169,7 +169,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"dropout_p": 1.0, "seed": 1}, "dropout_p=1.0; wanted at least 0, below 1"),
     ({"dropout_p": 0.1}, "dropout_p=0.1, seed=None; give a seed, one for each step"),
     ({"padding_idx": 4}, "padding_idx=4; wanted 0 to 3, a row of w"),
-    ({"dropout_p": 0.1, "seed": 2**63}, "seed=9223372036854775808; wanted an integer from 0 to"),
+    ({"dropout_p": 0.1, "seed": 2**63}, "seed=9223372036854775808; wanted an int from 0 to"),
 ]
 
 

@@ -85,7 +85,7 @@ class _OneBucket:
     bucket: int
 
     def add_to(self, scores: Tensor, factor: float) -> None:
-        scores.add_((self.table[:, self.bucket] * factor).to(scores.dtype)[:, None, None])
+        scores.add_((self.table[:, self.bucket].to(scores.dtype) * factor)[:, None, None])
 
     def add_gradient(self, grad_scores: Tensor) -> None:
         assert self.grad is not None
@@ -99,7 +99,7 @@ class _Looked:
     buckets: Tensor  # (n, queries, keys) int64
 
     def add_to(self, scores: Tensor, factor: float) -> None:
-        table = (self.table * factor).to(scores.dtype)
+        table = self.table.to(scores.dtype) * factor
         values = table.index_select(1, self.buckets.flatten())
         scores.add_(values.view(-1, *self.buckets.shape).transpose(0, 1))
 
@@ -120,7 +120,7 @@ class _ByDistance:
     def add_to(self, scores: Tensor, factor: float) -> None:
         num_queries, num_keys = scores.shape[2:]
         width = num_queries + num_keys - 1
-        row = (self.table * factor).to(scores.dtype)[:, self.buckets].transpose(0, 1)  # (n or 1, H or 1, width)
+        row = (self.table.to(scores.dtype) * factor)[:, self.buckets].transpose(0, 1)  # (n or 1, H or 1, width)
         rows = row[:, :, None].expand(-1, -1, num_queries, -1).contiguous()
         scores.add_(_diagonals(rows, num_queries, num_keys, width))
 

@@ -74,7 +74,8 @@ class Terms(NamedTuple):
             thresholds = unread if _steps(time) else time.thresholds()
         pos_table, reach = unread, 0
         if pos is not None:
-            pos_table, reach = _expanded(pos, arguments.visibility.causal, q), _reach(pos)
+            reach = _reach(pos, max(arguments.meta_q.max_len, arguments.meta_k.max_len))
+            pos_table = _expanded(pos, arguments.visibility.causal, q, reach)
         time_h, pos_h = (0 if table.shape[0] == 1 else table.stride(0) for table in (time_table, pos_table))
         return cls(time_table, time_h, num_buckets, ts_q, ts_k, thresholds, pos_table, pos_h, reach)
 
@@ -178,13 +179,16 @@ def _steps(time: TimeBias) -> int:
     return 0 if isinstance(time.buckets, Tensor) else LOG2_STEPS.get(time.buckets, 0)
 
 
-def _reach(pos: PosBias) -> int:
-    return pos.table.shape[1] // 2 if pos.kind == "toeplitz" else pos.max_distance
+def _reach(pos: PosBias, longest: int) -> int:
+    """The distance from which on all have one bucket, or none has a greater one."""
+    if pos.kind == "toeplitz":
+        return pos.table.shape[1] // 2
+    return min(pos.max_distance, max(16, triton.next_power_of_2(longest)))
 
 
-def _expanded(pos: PosBias, causal: bool, q: Tensor) -> Tensor:
+def _expanded(pos: PosBias, causal: bool, q: Tensor, reach: int) -> Tensor:
     """(H or 1, 2 * reach + 1): an entry for each distance from -reach to reach."""
-    table, reach = pos.table.detach().to(wide_dtype(q.dtype)), _reach(pos)
+    table = pos.table.detach().to(wide_dtype(q.dtype))
     if pos.kind == "toeplitz":
         return table.contiguous()
     distances = torch.arange(-reach, reach + 1, device=table.device)

@@ -195,7 +195,12 @@ def _position_pass(saved: _Saved, arguments: Arguments, bias: PosBias) -> Tensor
     block, num_sequences = launch["BLOCK"], arguments.meta_q.num_sequences
     looks_ahead = not causal or arguments.num_targets is not None  # within its group a target does, causal or not
     first = -triton.cdiv(arguments.meta_q.max_len, block) if looks_ahead else 0
-    diagonals = triton.cdiv(arguments.meta_k.max_len, block) - first
+    last = triton.cdiv(arguments.meta_k.max_len, block) - 1
+    if arguments.num_targets is None and arguments.visibility.num_global == 0:
+        left, right = arguments.visibility.window
+        first = first if right < 0 else max(first, -triton.cdiv(right, block))
+        last = last if left < 0 else min(last, triton.cdiv(left, block))
+    diagonals = last + 1 - first
     num_splits = min(POSITION_SPLITS, num_sequences)
     same = torch.empty(num_splits, num_heads, diagonals * block, dtype=saved.lse.dtype, device=q.device)
     before = torch.empty_like(same)
@@ -238,8 +243,9 @@ def _fold(by_distance: Tensor, lowest: int, bias: PosBias, causal: bool) -> Tens
     """(H, NB) sums of (H, distances from `lowest` on) over the distances of each bucket, in a fixed order."""
     distances = torch.arange(lowest, lowest + by_distance.shape[1], device=by_distance.device)
     buckets = bias.buckets(distances, causal)
-    order = torch.sort(buckets, stable=True).indices
-    counts = (buckets[:, None] == torch.arange(bias.table.shape[1], device=buckets.device)).sum(dim=0)
+    ordered, order = torch.sort(buckets, stable=True)
+    bounds = torch.arange(bias.table.shape[1] + 1, device=buckets.device)
+    counts = torch.searchsorted(ordered, bounds.to(ordered.dtype)).diff()
     return torch.segment_reduce(by_distance[:, order].t().contiguous(), "sum", lengths=counts, axis=0, unsafe=True).t()
 
 

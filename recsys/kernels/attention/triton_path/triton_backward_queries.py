@@ -89,8 +89,9 @@ def query_kernel(
         if HAS_GRAD_LSE:
             grad_lse = load_each(grad_lse_ptr + h * lse_h + start_q, m, in_m, 0.0, True)
             delta -= grad_lse
-        tl.store(delta_ptr + h * lse_h + start_q + m, delta, mask=in_m)
         lse = load_lse(lse_ptr + h * lse_h + start_q, m, in_m, True) * LOG2_E
+        delta = tl.where(lse == float("inf"), 0.0, delta)  # who sees no key passes nothing on, whatever it is given
+        tl.store(delta_ptr + h * lse_h + start_q + m, delta, mask=in_m)
     ts_m, rows = m, m
     if FLAGS.HAS_TIME:
         ts_m = load_each(terms.ts_q + start_q, m, in_m, 0, True)

@@ -86,8 +86,9 @@ def short_kernel(
             delta = tl.sum(out_tile.to(FLAGS.ACC) * do_tile.to(FLAGS.ACC), 1)
             if HAS_GRAD_LSE:
                 delta -= load_each(grad_lse_ptr + h * lse_h + start_q, m, in_m, 0.0, True)
-            tl.store(delta_ptr + h * lse_h + start_q + m, delta, mask=in_m)
             lse = load_lse(lse_ptr + h * lse_h + start_q, m, in_m, True)
+            delta = tl.where(lse == float("inf"), 0.0, delta)  # who sees no key passes nothing on
+            tl.store(delta_ptr + h * lse_h + start_q + m, delta, mask=in_m)
         if FLAGS.HAS_TIME:
             ts_m = load_each(terms.ts_q + start_q, m, in_m, 0, True)
         if FLAGS.HAS_DROPOUT:

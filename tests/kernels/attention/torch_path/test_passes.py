@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from recsys.kernels.attention.bias import PosBias, TimeBias
 from recsys.kernels.attention.op import jagged_attention
 from recsys.kernels.attention.torch_path import passes
 from recsys.kernels.attention.torch_path.plan import Cut, make_plan
@@ -288,3 +289,17 @@ def test_one_meta_serves_every_mask_and_partner(attend: Attend) -> None:
             _assert_same(attend("torch", *inputs, meta, None, **arguments), expected)
     for partner in partners:
         _assert_same(attend("torch", *cross, meta, partner), attend("reference", *cross, meta, partner))
+
+
+def test_a_narrow_table_is_read_as_it_is() -> None:
+    meta, generator = JaggedMeta.from_lengths([30, 200]), torch.Generator().manual_seed(0)
+    q = torch.randn(230, 2, 8, generator=generator)
+    time = torch.arange(230, dtype=torch.int32) * 7
+    for dtype in (torch.bfloat16, torch.float16):
+        pos = PosBias(table=torch.randn(2, 9, generator=generator).to(dtype))
+        bias = TimeBias(table=torch.randn(2, 32, generator=generator).to(dtype), ts_q=time, ts_k=time)
+        found = jagged_attention(q, q, q, meta, pos_bias=pos, time_bias=bias)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RECSYS_KERNELS", "reference")
+            expected = jagged_attention(q, q, q, meta, pos_bias=pos, time_bias=bias)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
