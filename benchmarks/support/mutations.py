@@ -240,9 +240,9 @@ _SAMPLED = (
 _SUMS = (
     (
         SUMS,
-        "the last pair stays out",
-        "last_chunk = (begin + CHUNK - 1) // CHUNK, end // CHUNK",
-        "last_chunk = (begin + CHUNK) // CHUNK, end // CHUNK",
+        "the first pair behind the chunks stays out",
+        "tail_begin = tl.maximum(last_chunk * CHUNK, head_end)",
+        "tail_begin = tl.maximum(last_chunk * CHUNK + 1, head_end)",
     ),
     (SUMS, "a chunk too many", "here = (chunk < last_chunk)", "here = (chunk <= last_chunk)"),
     (SUMS, "chunks are never summed beforehand", "if (first == last) & (first >= 0):", "if first < -5:"),
