@@ -175,7 +175,7 @@ _SEARCH = (
     (
         ATTEND,
         "what is not kept has a gradient",
-        "weights = tl.where(is_kept, tl.exp(scores - lse), 0.0)",
+        'weights = tl.exp(tl.where(is_kept, scores, float("-inf")) - lse)',
         "weights = tl.exp(scores - lse)",
     ),
     (ATTEND, "no mean is taken off the rates", "grad[None, :], axis=1) - mean_rate)", "grad[None, :], axis=1))"),

@@ -24,6 +24,7 @@ def root(tmp_path: Path) -> Path:
         "recsys/__init__.py": "",
         "recsys/kernels/__init__.py": "",
         "recsys/kernels/least.py": SOURCE,
+        "tests/conftest.py": "from hypothesis import settings\nsettings.register_profile('unshrunk')\n",
         "tests/kernels/interp/test_least.py": TEST,
         "pyproject.toml": "[tool.pytest.ini_options]\n",
     }.items():

@@ -193,7 +193,7 @@ def _backward_kernel(
         row = tl.load(rows_ptr + pair * K + j, mask=j < K, other=-1)
         is_kept = row >= 0
         scores, k_rows, k2_rows = _scores(q_row, q2_row, k, k2, bias, row, is_kept, h, scale, scale2, FLAGS)
-        weights = tl.where(is_kept, tl.exp(scores - lse), 0.0)
+        weights = tl.exp(tl.where(is_kept, scores, float("-inf")) - lse)
         v_rows = _gathered(v.ptr + h * v.h, row, v.t, FLAGS.DV, FLAGS.BLOCK_DV, FLAGS.ACC)
         rates = weights * (tl.sum(v_rows * grad[None, :], axis=1) - mean_rate)
         dq += tl.sum(rates[:, None] * k_rows, axis=0)

@@ -139,3 +139,13 @@ def test_nan_of_a_candidate_reaches_no_row_that_it_does_not_keep() -> None:
     for grad in (dk, dv, dk2, dbias):
         assert bool(grad[:5].isfinite().all())
         assert bool(grad[5].isnan().any())
+
+
+def test_an_empty_place_weighs_nothing_beside_very_low_scores() -> None:
+    case = search_case([2], [3], top_k=5, has_bias=True, is_integer=False)
+    case.optional["k_bias"].fill_(-2_000.0)
+    idx, _ = case.search("reference")
+    assert (idx < 0).any()
+    for one, other in zip(case.attend("triton", idx), case.attend("reference", idx), strict=True):
+        assert one.isfinite().all()
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
