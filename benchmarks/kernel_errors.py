@@ -102,7 +102,8 @@ def _sampled() -> Iterator[Case]:
                     groups: Tensor | None = groups if name == "grouped lists" else None,
                 ) -> list[Tensor]:
                     q = log_q.to(x.dtype) if kind == "logq" else None
-                    given: dict[str, Any] = {"groups": groups, "kind": kind, "bias": bias, "beta": 0.3, "log_q": q}
+                    given: dict[str, Any] = {"groups": groups, "kind": kind, "bias": bias, "log_q": q}
+                    given |= {"beta": 0.3} if kind == "gbce" else {}
                     return [sampled_loss(x, w, target, negatives, reduction="none", **given)]
 
                 yield Case("sampled_loss", f"{kind}, {name}{suffix}", inputs, call)
