@@ -131,7 +131,7 @@ def recorded_launches(target: str) -> Iterator[Recording]:
     _check()
     recording = Recording()
 
-    def note(kernel: Any, *args: Any, grid: Any, warmup: bool = False, **kwargs: Any) -> None:  # noqa: ARG001
+    def note(kernel: Any, *args: Any, grid: Any, warmup: bool = False, **kwargs: Any) -> None:  # noqa: ARG001  # triton gives it
         recording.launches.append(Launch(kernel, grid, args, kwargs, len(recording.lookups)))
 
     with _kernels_by_triton(), compiling_for(target) as recording.lookups, _running_by(note):

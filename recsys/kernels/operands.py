@@ -1,10 +1,12 @@
 """The schema of an operator whose operands are the fields of named tuples, so that each is named in one place."""
 
 from collections.abc import Sequence
-from typing import get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from torch import Tensor
 
+First = TypeVar("First")
+Rest = TypeVar("Rest")
 _TYPES = {
     Tensor: "Tensor",
     Tensor | None: "Tensor?",
@@ -25,3 +27,9 @@ def schema_of(*bundles: type, returns: int) -> str:
     """
     fields = [f"{_TYPES[hint]} {name}" for bundle in bundles for name, hint in get_type_hints(bundle).items()]
     return f"({', '.join(fields)}) -> ({', '.join(['Tensor'] * returns)})"
+
+
+def taken_apart(given: Sequence[Any], first: type[First], rest: type[Rest]) -> tuple[First, Rest]:
+    """What an operator was given, as the two bundles of its schema."""
+    count = len(get_type_hints(first))
+    return first(*given[:count]), rest(*given[count:])

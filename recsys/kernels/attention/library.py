@@ -20,7 +20,7 @@ from recsys.kernels.attention.torch_path.passes import torch_backward, torch_for
 from recsys.kernels.attention.visibility import Visibility
 from recsys.kernels.backend import Backend, choose_backend, is_interpreting, named_backend
 from recsys.kernels.jagged import JaggedMeta
-from recsys.kernels.operands import schema_of
+from recsys.kernels.operands import schema_of, taken_apart
 
 OP = "jagged_attention"
 MAX_WIDTH_FLOAT32 = 128  # of a head on a GPU: the tiles of wider ones do not fit into registers
@@ -180,7 +180,7 @@ def attention_op(*given: Any) -> tuple[Tensor, Tensor]:
 )
 def attention_backward_op(*given: Any) -> Grads:
     """Gradients of q, k, v and of the tables; an empty tensor for a table that is absent or needs none."""
-    up, operands = _taken_apart(given)
+    up, operands = taken_apart(given, Upstream, Operands)
     q, k, v = operands[:3]
     arguments, backend = operands.arguments(), path_of(q, v)
     grad_lse = None if up.grad_lse is None else up.grad_lse.t()
@@ -212,15 +212,10 @@ def _(*given: Any) -> tuple[Tensor, Tensor]:
 
 @attention_backward_op.register_fake
 def _(*given: Any) -> Grads:
-    up, operands = _taken_apart(given)
+    up, operands = taken_apart(given, Upstream, Operands)
     tables = (up.needs_time, operands.time_table), (up.needs_pos, operands.pos_table)
     of_tables = (x.new_empty(x.shape) if needed and x is not None else operands.q.new_empty(0) for needed, x in tables)
     return cast(Grads, (*(x.new_empty(x.shape) for x in operands[:3]), *of_tables))
-
-
-def _taken_apart(given: Sequence[Any]) -> tuple[Upstream, Operands]:
-    count = len(Upstream._fields)
-    return Upstream(*given[:count]), Operands(*given[count:])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from recsys.kernels.backend import is_interpreting
+from recsys.kernels.bundles import unit_stride
 from recsys.kernels.launch import compile_target, launch_of
 from recsys.kernels.linear_cross_entropy.operands import Operands, Upstream
 
@@ -44,7 +45,7 @@ def fused_forward(operands: Operands, needs_slope: bool) -> tuple[Tensor, Tensor
     state = x.new_empty((2, N), dtype=acc)
     if N == 0:
         return losses, slope, state
-    x, w, bias = _inner_stride_1(x), _inner_stride_1(w), _contiguous(bias)
+    x, w, bias = unit_stride(x), unit_stride(w), _contiguous(bias)
     rows = _rows(x, target, ignore_index, V, dtype)
     launch = _launch("forward", x.device, D, dtype)
     blocks = _cdiv(N, launch["BLOCK_M"])
@@ -90,7 +91,7 @@ def fused_backward(up: Upstream, operands: Operands) -> tuple[Tensor, Tensor]:
     parts = _num_parts(blocks, _cdiv(len(x), launch["BLOCK_M"]), x.device)
     grad_w = w.new_empty((parts, V if needs_w else 0, D), dtype=w.dtype if parts == 1 else acc)
     grad_bias = w.new_empty((parts, V if needs_bias else 0), dtype=bias_dtype if parts == 1 else acc)
-    narrow_w, bias, rows = _inner_stride_1(w).to(dtype), _contiguous(bias), _rows(x, target, ignore_index, V, dtype)
+    narrow_w, bias, rows = unit_stride(w).to(dtype), _contiguous(bias), _rows(x, target, ignore_index, V, dtype)
     rates, unit = _rates((grad * logit_scale).to(acc).index_select(0, rows.order), rows.count, dtype)
     from recsys.kernels.linear_cross_entropy.triton_backward import _item_grads_kernel
 
@@ -157,10 +158,6 @@ def _launch(kernel: str, device: torch.device, width: int, dtype: torch.dtype) -
 
 def _block_width(width: int) -> int:
     return max(16, 1 << (width - 1).bit_length()) if width else 16
-
-
-def _inner_stride_1(x: Tensor) -> Tensor:
-    return x if x.stride(1) == 1 else x.contiguous()
 
 
 def _contiguous(bias: Tensor | None) -> Tensor | None:

@@ -8,7 +8,6 @@ the same path; the torch path needs none.
 """
 
 import logging
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -21,7 +20,7 @@ from recsys.kernels.linear_cross_entropy.checks import check_targets
 from recsys.kernels.linear_cross_entropy.chunked import chunked_rows
 from recsys.kernels.linear_cross_entropy.fused import MAX_WIDTH, OP, fused_backward, fused_forward
 from recsys.kernels.linear_cross_entropy.operands import Operands, Upstream, Wanted
-from recsys.kernels.operands import schema_of
+from recsys.kernels.operands import schema_of, taken_apart
 
 _log = logging.getLogger("recsys.kernels")
 
@@ -73,7 +72,7 @@ def _(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
 )
 def item_grads_op(*given: Any) -> tuple[Tensor, Tensor]:
     """Gradients of sum(grad * losses) for w and bias; empty where not needed."""
-    up, operands = _taken_apart(given)
+    up, operands = taken_apart(given, Upstream, Operands)
     x, w, bias, target, ignore_index = operands[:5]
     if path_of(x, w) == "triton":
         return fused_backward(up, operands)
@@ -86,7 +85,7 @@ def item_grads_op(*given: Any) -> tuple[Tensor, Tensor]:
 
 @item_grads_op.register_fake
 def _(*given: Any) -> tuple[Tensor, Tensor]:
-    up, operands = _taken_apart(given)
+    up, operands = taken_apart(given, Upstream, Operands)
     return _item_grads_like(operands, up.needs_w, up.needs_bias)
 
 
@@ -95,11 +94,6 @@ def _item_grads_like(operands: Operands, needs_w: bool, needs_bias: bool) -> tup
     dtype = operands.result_dtype if bias is None else bias.dtype
     V, D = w.shape
     return w.new_empty((V if needs_w else 0, D)), w.new_empty(V if needs_bias else 0, dtype=dtype)
-
-
-def _taken_apart(given: Sequence[Any]) -> tuple[Upstream, Operands]:
-    count = len(Upstream._fields)
-    return Upstream(*given[:count]), Operands(*given[count:])
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
