@@ -21,3 +21,8 @@ class Rows(NamedTuple):
 def unit_stride(x: Tensor) -> Tensor:
     """x itself if the numbers of a row lie side by side, else a copy."""
     return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def block_of(width: int) -> int:
+    """Numbers of a row in a tile: a power of two that a product takes; 0 where there is no row."""
+    return max(16, 1 << (width - 1).bit_length()) if width else 0

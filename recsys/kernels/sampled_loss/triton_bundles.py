@@ -6,10 +6,10 @@ No field is None: what is absent is a tensor at hand, and never read.
 from typing import Any, NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
+from recsys.kernels.bundles import block_of
 from recsys.kernels.sampled_loss.settings import Kind
 from recsys.kernels.sampled_loss.triton_terms import BINARY, LOGQ, SOFTMAX
 
@@ -54,7 +54,7 @@ class Flags(NamedTuple):
             HAS_BIAS=has_bias,
             HAS_LOG_Q=has_log_q,
             D=x.shape[1],
-            BLOCK_D=max(16, triton.next_power_of_2(x.shape[1])),
+            BLOCK_D=block_of(max(1, x.shape[1])),
             ACC=tl.float64 if x.dtype == torch.float64 else tl.float32,
             PRECISION="tf32" if x.element_size() == 2 else "ieee",
         )

@@ -3,11 +3,10 @@
 from typing import Any, NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from recsys.kernels.bundles import Rows, unit_stride
+from recsys.kernels.bundles import Rows, block_of, unit_stride
 from recsys.kernels.search.scoring import Scoring
 
 
@@ -31,9 +30,9 @@ class Flags(NamedTuple):
             D=D,
             D2=D2,
             DV=DV,
-            BLOCK_D=_block(D),
-            BLOCK_D2=_block(D2),
-            BLOCK_DV=_block(DV),
+            BLOCK_D=block_of(D),
+            BLOCK_D2=block_of(D2),
+            BLOCK_DV=block_of(DV),
             HAS_BIAS=scoring.k_bias is not None,
             ACC=tl.float64 if scoring.dtype == torch.float64 else tl.float32,
         )
@@ -46,7 +45,3 @@ def scored_rows(scoring: Scoring) -> tuple[Rows, ...]:
     k2 = k if scoring.k2 is None else unit_stride(scoring.k2)
     bias = k if scoring.k_bias is None else scoring.k_bias
     return tuple(Rows.of(x) for x in (q, k, q2, k2, bias))
-
-
-def _block(width: int) -> int:
-    return max(16, triton.next_power_of_2(width)) if width else 0

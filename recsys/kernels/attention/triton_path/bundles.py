@@ -15,6 +15,7 @@ from recsys.kernels.attention.arguments import Arguments
 from recsys.kernels.attention.bias import LOG2_STEPS, PosBias, TimeBias
 from recsys.kernels.attention.dropout import column_state, row_state, threshold
 from recsys.kernels.attention.visibility import Visibility
+from recsys.kernels.bundles import block_of
 from recsys.kernels.jagged import JaggedMeta
 
 FAR = 1 << 29  # places: beyond every sequence, and still an int32 when places are added to it
@@ -150,11 +151,6 @@ def bundles_of(q: Tensor, arguments: Arguments) -> tuple[Any, ...]:
         arguments.scale,
         1.0 / (arguments.silu_norm or 1.0),
     )
-
-
-def block_of(width: int) -> int:
-    """Numbers of a row in a tile: a power of two that a product takes."""
-    return max(16, triton.next_power_of_2(width))
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from recsys.kernels.attention.arguments import Arguments
-from recsys.kernels.attention.triton_path.bundles import block_of
+from recsys.kernels.bundles import block_of
 from recsys.kernels.launch import find_launch, launch_of
 
 OP = "attention"
