@@ -14,7 +14,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,48 +21,22 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.support.record import append
+from benchmarks.support.training_steps import events_per_s, trained
 from recsys import config as configs
-from recsys.features.dataset import PreparedDataset
-from recsys.models import registry
-from recsys.pipelines.optimization import build_batches, build_optimizer
 from recsys.pipelines.run_config import TrainConfig
 
 CONFIGS = ("ml-1m/sasrec", "ml-1m/bert4rec", "amazon-beauty/sasrec", "amazon-beauty/bert4rec")
-WARM_UP_STEPS = 5
 
 
 def measure(name: str, seconds: float) -> dict[str, Any]:
     """Events per second of one config, and the share of each part of a step."""
     config = configs.load(TrainConfig, configs.read(Path("configs") / f"{name}.yaml"))
-    dataset = PreparedDataset.open(config.data)
-    torch.manual_seed(0)
-    model: Any = registry.build(config.model["name"], config.model_config, dataset.num_items)
-    batches = build_batches(model, dataset, config.train, config.seed)
-    optimizer = build_optimizer(model, config.train)
-    model.train()
-
-    def step(batch: Any, number: int) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        model.loss(batch, torch.Generator().manual_seed(number)).backward()
-        optimizer.step()
-
-    speeds: list[float] = []
-    until, epoch, number = time.perf_counter() + seconds, 0, 0
-    while time.perf_counter() < until:
-        for batch in batches.epoch(epoch):
-            began = time.perf_counter()
-            step(batch, number)
-            number += 1
-            if number > WARM_UP_STEPS:
-                speeds.append(len(batch.values) / (time.perf_counter() - began))
-            if time.perf_counter() >= until:
-                break
-        epoch += 1
+    subject = trained(config)
+    speeds = events_per_s(subject, seconds)
+    batches = subject.batches
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for number, batch in enumerate(batches.epoch(0)):
-            step(batch, number)
-            if number == 4:
-                break
+        for number, batch in zip(range(5), batches.epoch(0), strict=False):
+            subject.step(batch, number)
     median = statistics.median(speeds)
     return {
         "config": name,
@@ -73,7 +46,7 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
         "steps": len(speeds),
         "epoch_s": round(batches.num_tokens / median, 2),
         "events_per_epoch": batches.num_tokens,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in subject.model.parameters()),
         "profile": _shares(profiler),
     }
 
@@ -87,7 +60,10 @@ def _shares(profiler: Any) -> dict[str, float]:
 
 
 def compare(names: list[str], commit: str, seconds: float, rounds: int) -> list[dict[str, Any]]:
-    """Events per second of each config here and at `commit`, in turn: all runs, and the ratio of the medians."""
+    """Events per second of each config here and at `commit`, in turn: all runs, and the median of the rounds' ratios.
+
+    A machine has faster and slower minutes; the two runs of a round share theirs.
+    """
     here = Path.cwd()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +77,7 @@ def compare(names: list[str], commit: str, seconds: float, rounds: int) -> list[
                     now.append(_events_per_s(name, seconds, here, ["--no-record"]))
                     then.append(_events_per_s(name, seconds, there, []))
                     print(f"{name} round {number + 1} of {rounds}: {now[-1]:,} now, {then[-1]:,} then", file=sys.stderr)
-                ratio = round(statistics.median(now) / statistics.median(then), 3)
+                ratio = round(statistics.median(a / b for a, b in zip(now, then, strict=True)), 3)
                 rows.append({"config": name, "now": now, "then": then, "ratio": ratio})
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", str(there)], check=True)
@@ -131,7 +107,8 @@ def main() -> None:
         rows = compare(names, arguments.against, arguments.seconds, arguments.rounds)
         for row in rows:
             now, then = (statistics.median(row[key]) for key in ("now", "then"))
-            print(f"{row['config']:<24} {now:>8,.0f} events/s, {then:>8,.0f} then: {row['ratio']:.3f} times as fast")
+            speeds = f"{now:>8,.0f} events/s, {then:>8,.0f} then"
+            print(f"{row['config']:<24} {speeds}: {row['ratio']:.3f} times as fast in a round")
         figures: dict[str, Any] = {"against": arguments.against, "rows": rows}
     else:
         figures = {"rows": []}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.support.op_contests import path
+from benchmarks.support.training_steps import events_per_s, trained
 from recsys import config as configs
 from recsys.features.batches import TrainBatches, query_batches
 from recsys.features.dataset import PreparedDataset
@@ -18,11 +19,8 @@ from recsys.models.bundle import load_bundle
 from recsys.models.ranking.score import scores_of
 from recsys.pipelines.evaluation.full_ranking import rank_targets
 from recsys.pipelines.evaluation.metrics import metrics_per_query
-from recsys.pipelines.optimization import build_batches, build_optimizer
 from recsys.pipelines.run_config import TrainConfig
 from recsys.pipelines.training import train
-
-WARM_UP_STEPS = 5
 
 
 def model_parts(
@@ -81,31 +79,7 @@ def _agreement(config: TrainConfig, device: str) -> dict[str, float]:
 def _speed(config: TrainConfig, device: str, seconds: float, kernels: str = "auto") -> dict[str, Any]:
     """Real events per second of training steps by a path of the kernels, each timed to its end on the device."""
     with path(kernels):
-        return _steps(config, device, seconds)
-
-
-def _steps(config: TrainConfig, device: str, seconds: float) -> dict[str, Any]:
-    dataset = PreparedDataset.open(config.data)
-    model: Any = registry.build(config.model["name"], config.model_config, dataset.num_items)
-    model.to(device).train()
-    optimizer = build_optimizer(model, config.train)
-    batches = build_batches(model, dataset, config.train, config.seed)
-    speeds: list[float] = []
-    until, number, epoch = time.perf_counter() + seconds, 0, 0
-    while time.perf_counter() < until:
-        for batch in batches.epoch(epoch):
-            began = time.perf_counter()
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(model.loss(batch.to(device), torch.Generator().manual_seed(number)))
-            optimizer.step()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            number += 1
-            if number > WARM_UP_STEPS:
-                speeds.append(len(batch.values) / (time.perf_counter() - began))
-            if time.perf_counter() >= until:
-                break
-        epoch += 1
+        speeds = events_per_s(trained(config, device), seconds)
     return {"events_per_s": round(statistics.median(speeds)), "steps": len(speeds)}
 
 
