@@ -1,6 +1,5 @@
 """What `jagged_attention` refuses, each by one line with the value got and the value wanted."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,11 +8,13 @@ from torch import Tensor
 
 from recsys.kernels.attention.bias import PosBias, TimeBias, time_thresholds
 from recsys.kernels.attention.visibility import Visibility
+from recsys.kernels.factors import as_factor
 from recsys.kernels.jagged import JaggedMeta
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 MAX_WIDTH = 256
 MAX_SEED = 1 << 63
+MAX_REACH = 1 << 61  # of a window, a prefix or a group: beyond any batch, and a sum of two is an int64
 
 
 def check_tensors(q: Tensor, k: Tensor, v: Tensor, meta_q: JaggedMeta, meta_k: JaggedMeta) -> None:
@@ -62,6 +63,8 @@ def check_kind(kind: str, silu_norm: float | None, dropout_p: float, seed: int |
     if kind == "softmax" and silu_norm is not None:
         raise ValueError(f"silu_norm={silu_norm} with kind='softmax'; it belongs to kind='silu'")
     if kind == "silu":
+        if silu_norm is not None:
+            silu_norm = as_factor("silu_norm", silu_norm)
         if silu_norm is None or not silu_norm > 0:
             raise ValueError(
                 f"silu_norm={silu_norm} with kind='silu'; wanted a number > 0, such as the model's max_len"
@@ -76,12 +79,13 @@ def checked_visibility(
     causal: bool, window: tuple[int, int], num_global: int, has_targets: bool, target_group: int
 ) -> Visibility:
     """The mask arguments in one; ValueError if one is out of range or two contradict each other."""
-    if not (isinstance(window, tuple | list) and len(window) == 2 and all(isinstance(x, int) for x in window)):
+    if not (isinstance(window, tuple | list) and len(window) == 2 and all(_is_integer(x) for x in window)):
         raise ValueError(f"window={window!r}; wanted two integers >= 0, or -1 for no limit")
     for name, number in (("num_global", num_global), ("target_group", target_group)):
-        if not isinstance(number, int):
+        if not _is_integer(number):
             raise ValueError(f"{name}={number!r}; wanted an integer")
-    left, right = window
+    left, right = (min(int(x), MAX_REACH) for x in window)
+    num_global, target_group = min(int(num_global), MAX_REACH), min(int(target_group), MAX_REACH)
     if left < -1 or right < -1:
         raise ValueError(f"window={window}; wanted two numbers >= 0, or -1 for no limit")
     if num_global < 0:
@@ -93,6 +97,10 @@ def checked_visibility(
     if has_targets and not causal and (left, right) != (-1, -1):
         raise ValueError(f"window={window} with num_targets and causal=False; set causal=True, or drop the window")
     return Visibility(causal=causal, window=(left, right), num_global=num_global, target_group=target_group)
+
+
+def _is_integer(number: object) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
 
 
 def host_targets(num_targets: Sequence[int] | np.ndarray | Tensor | None, meta_k: JaggedMeta) -> np.ndarray | None:
@@ -113,6 +121,9 @@ def host_targets(num_targets: Sequence[int] | np.ndarray | Tensor | None, meta_k
 
 def check_biases(q: Tensor, k: Tensor, time_bias: TimeBias | None, pos_bias: PosBias | None, causal: bool) -> None:
     """Raise ValueError or TypeError unless tables, times and thresholds fit q and k."""
+    for name, given, kind in (("time_bias", time_bias, TimeBias), ("pos_bias", pos_bias, PosBias)):
+        if given is not None and not isinstance(given, kind):
+            raise TypeError(f"{name} is {type(given).__name__}; wanted {kind.__name__}")
     if time_bias is not None:
         _check_table("time_bias.table", time_bias.table, q)
         _check_times("time_bias.ts_q", time_bias.ts_q, "q", q)
@@ -123,6 +134,8 @@ def check_biases(q: Tensor, k: Tensor, time_bias: TimeBias | None, pos_bias: Pos
 
 
 def _check_table(name: str, table: Tensor, q: Tensor) -> None:
+    if not isinstance(table, Tensor):
+        raise TypeError(f"{name} is {type(table).__name__}; wanted a tensor")
     if table.dim() != 2 or table.shape[0] not in (1, q.shape[1]) or table.shape[1] < 1:
         raise ValueError(f"{name} has the shape {tuple(table.shape)}; wanted (1, NB) or ({q.shape[1]}, NB)")
     if not table.is_floating_point():
@@ -177,12 +190,6 @@ def _check_pos_kind(pos_bias: PosBias, causal: bool) -> None:
             f"pos_bias has NB={num_buckets} and max_distance={pos_bias.max_distance}; "
             "t5 wants NB >= 4 and a max_distance above NB"
         )
-
-
-def check_scale(scale: float) -> None:
-    """Raise ValueError unless the scale of the scores is a number."""
-    if not math.isfinite(scale):
-        raise ValueError(f"scale={scale}; wanted a finite number")
 
 
 def check_metas(meta_q: object, meta_k: object) -> None:

@@ -22,7 +22,6 @@ from recsys.kernels.attention.checks import (
     check_biases,
     check_kind,
     check_metas,
-    check_scale,
     check_tensors,
     check_thresholds,
     checked_visibility,
@@ -31,6 +30,7 @@ from recsys.kernels.attention.checks import (
 from recsys.kernels.attention.library import attend_through_library, path_of
 from recsys.kernels.attention.reference import jagged_attention_reference
 from recsys.kernels.attention.torch_path.passes import jagged_attention_torch
+from recsys.kernels.factors import as_factor
 from recsys.kernels.jagged import JaggedMeta
 
 Kind = Literal["softmax", "silu"]
@@ -146,8 +146,7 @@ def jagged_attention(
     check_tensors(q, k, v, meta_q, meta_k)
     check_kind(kind, silu_norm, dropout_p, seed, return_lse)
     check_biases(q, k, time_bias, pos_bias, causal)
-    scale = 1.0 / math.sqrt(q.shape[2]) if scale is None else float(scale)
-    check_scale(scale)
+    scale = 1.0 / math.sqrt(q.shape[2]) if scale is None else as_factor("scale", scale)
     arguments = Arguments(
         meta_q=meta_q,
         meta_k=meta_k,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from recsys.kernels.backend import choose_backend
+from recsys.kernels.factors import as_factor
 from recsys.kernels.jagged_embedding.checks import check_numbers_of_rows, check_shapes
 from recsys.kernels.jagged_embedding.reference import jagged_embedding_reference
 from recsys.kernels.jagged_embedding.rows import JaggedEmbedding, table_gradients, token_vectors
@@ -49,6 +50,7 @@ def jagged_embedding(
     Raises:
         ValueError: shapes, dtypes or devices do not agree, or a number lies out of range (on a GPU: see above).
     """
+    scale = as_factor("scale", scale)
     check_shapes(w, ids, pos, positions, dropout_p, seed, padding_idx)
     padding, step = -1 if padding_idx is None else padding_idx, 0 if seed is None else seed
     if torch.compiler.is_compiling():

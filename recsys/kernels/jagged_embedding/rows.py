@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from recsys.kernels.derivatives import first_only
 from recsys.kernels.jagged_embedding.mask import Mask
 from recsys.kernels.segment_sum import segment_sum
 
@@ -77,7 +77,7 @@ class JaggedEmbedding(torch.autograd.Function):
         return token_vectors(w, ids, pos, positions, scale, dropout_p, seed)
 
     @staticmethod
-    @once_differentiable
+    @first_only("jagged_embedding")
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         ids, positions = ctx.saved_tensors
         needs = ctx.needs_input_grad[0], ctx.needs_input_grad[1]

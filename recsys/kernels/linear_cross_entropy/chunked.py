@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from recsys.kernels.cross_entropy_rows import Settings, rows_of
+from recsys.kernels.derivatives import first_only
 from recsys.kernels.linear_cross_entropy.checks import check_targets
 
 Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -80,7 +80,7 @@ class _Chunked(torch.autograd.Function):
         return losses.sum() * _share(settings, len(x))
 
     @staticmethod
-    @once_differentiable
+    @first_only("linear_cross_entropy")
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads, ctx.grads = ctx.grads, None
         if grads is None:

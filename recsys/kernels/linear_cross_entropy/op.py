@@ -25,6 +25,7 @@ from torch import Tensor
 
 from recsys.kernels.backend import named_backend
 from recsys.kernels.cross_entropy_rows import Reduction, Settings
+from recsys.kernels.factors import as_factor
 from recsys.kernels.linear_cross_entropy.checks import check, check_targets
 from recsys.kernels.linear_cross_entropy.chunked import chunked_loss
 from recsys.kernels.linear_cross_entropy.library import path_of, rows_op
@@ -67,9 +68,11 @@ def linear_cross_entropy(
         mean, the sum and the gradients.
 
     Raises:
-        ValueError: shapes, dtypes, devices or ranges do not agree, or a target lies outside [0, V).
+        ValueError: shapes, dtypes, devices or ranges do not agree, a target lies outside [0, V), or `logit_scale` is
+            not finite or requires a gradient.
     """
     check(x, w, target, bias, ignore_index, reduction, label_smoothing, memory_budget_bytes)
+    logit_scale = as_factor("logit_scale", logit_scale)
     if logits_dtype not in (None, torch.bfloat16):
         raise ValueError(f"logits_dtype={logits_dtype}; wanted torch.bfloat16 or None")
     if named_backend() == "reference":
@@ -86,7 +89,7 @@ def linear_cross_entropy(
             logit_scale=logit_scale,
             label_smoothing=label_smoothing,
         )
-    logit_scale, label_smoothing = float(logit_scale), float(label_smoothing)
+    label_smoothing = float(label_smoothing)
     if not torch.compiler.is_compiling() and path_of(x, w) == "torch":
         settings = Settings(reduction, logit_scale, label_smoothing, logits_dtype, memory_budget_bytes)
         return chunked_loss(x, w, bias, target, ignore_index, settings)

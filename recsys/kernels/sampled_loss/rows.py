@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from recsys.kernels.derivatives import first_only
 from recsys.kernels.ordered_add import add_rows
 from recsys.kernels.sampled_loss.settings import Settings
 from recsys.kernels.sampled_loss.tiles import Tile, plan_tiles, row_terms
@@ -38,7 +38,7 @@ class SampledLoss(torch.autograd.Function):
         return losses.sum() * settings.share(len(x))
 
     @staticmethod
-    @once_differentiable
+    @first_only("sampled_loss")
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads, ctx.grads = ctx.grads, None  # handed over as they were formed; who asks twice has them formed again
         if grads is None:

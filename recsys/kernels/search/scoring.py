@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from recsys.kernels.factors import as_factor
 from recsys.kernels.jagged import JaggedMeta
 
 MAX_WIDTH = 256
@@ -96,13 +97,11 @@ def checked_scoring(
     num_c, num_k = meta_c.offsets.shape[0] - 1, meta_k.offsets.shape[0] - 1
     if num_c != num_k:
         raise ValueError(f"meta_c has {num_c} sequences, meta_k has {num_k}; they must be equal")
-    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else as_factor("scale", scale)
     if scale2 is None:
         scale2 = 1.0 if q2 is None else 1.0 / math.sqrt(q2.shape[-1])
-    for name, factor in (("scale", scale), ("scale2", scale2)):
-        if not math.isfinite(factor):
-            raise ValueError(f"{name}={factor}; wanted a finite number")
-    return Scoring(q=q, k=k, scale=scale, q2=q2, k2=k2, scale2=float(scale2), k_bias=k_bias)
+    scale2 = as_factor("scale2", scale2)
+    return Scoring(q=q, k=k, scale=scale, q2=q2, k2=k2, scale2=scale2, k_bias=k_bias)
 
 
 def check_rows(name: str, x: Tensor, like_name: str, like: Tensor) -> None:
@@ -138,6 +137,8 @@ def _check_pair(name_q: str, q: Tensor, name_k: str, k: Tensor) -> None:
 
 
 def _check_meta(name: str, x: Tensor, name_meta: str, meta: JaggedMeta) -> None:
+    if not isinstance(meta, JaggedMeta):
+        raise TypeError(f"{name_meta} is {type(meta).__name__}; wanted JaggedMeta.from_lengths(lengths)")
     if x.shape[0] != meta.total:
         raise ValueError(f"{name} has {x.shape[0]} rows, {name_meta} has {meta.total} tokens; they must be equal")
     if meta.offsets.device != x.device:

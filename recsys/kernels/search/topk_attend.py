@@ -104,8 +104,8 @@ def _check_idx(idx: Tensor, q: Tensor) -> None:
     is_per_head = idx.dim() == 3 and q.dim() == 3
     wanted = q.shape[:2] if is_per_head else q.shape[:1]
     if (idx.dim() != 2 and not is_per_head) or idx.shape[:-1] != wanted:
-        per_head = f" or {(*q.shape[:2], 'K')}" if q.dim() == 3 else ""
-        raise ValueError(f"idx has the shape {tuple(idx.shape)}; wanted {(q.shape[0], 'K')}{per_head}")
+        per_head = f" or ({q.shape[0]}, {q.shape[1]}, K)" if q.dim() == 3 else ""
+        raise ValueError(f"idx has the shape {tuple(idx.shape)}; wanted ({q.shape[0]}, K){per_head}")
 
 
 def _kept_rows(idx: Tensor, offsets_c: Tensor, offsets_k: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ def segment_sum(
         weights: like `ids`, float; absent: 1.
         scale: factor of the sums; a Triton kernel is compiled for each value.
         add_to: (S, D), what the sums are added to; it stays as it is.
-        order: `SegmentOrder.of(ids, num_segments)`, if it is at hand; the torch path has no use for it.
+        order: `SegmentOrder.of(ids, num_segments)`, if it is at hand; the torch path has no use for it. One of
+            other ids gives wrong sums: only its size is looked at.
         out_dtype: of the result; absent: that of `x`. Sums are formed in float32 at least.
 
     Returns:
@@ -51,6 +52,13 @@ def segment_sum(
     """
     _check(x, ids, num_segments, weights, add_to)
     dtype = out_dtype or x.dtype
+    if not dtype.is_floating_point:
+        raise ValueError(f"out_dtype is {dtype}; wanted a floating dtype")
+    if order is not None and (len(order.ids), len(order.starts)) != (ids.numel(), num_segments + 1):
+        raise ValueError(
+            f"order is of {len(order.ids)} numbers and {len(order.starts) - 1} segments; wanted "
+            f"SegmentOrder.of(ids, num_segments), of {ids.numel()} and {num_segments}"
+        )
     backend = choose_backend("segment_sum", x)
     if backend == "triton":
         from recsys.kernels.segment_sum.triton_segment_sum import launch_segment_sum

@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ def _time(**changes: Any) -> TimeBias:
     return TimeBias(**{"table": torch.zeros(2, 4), "ts_q": TIMES, "ts_k": TIMES, **changes})
 
 
+NO_TENSOR: Any = [1.0]
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"q": torch.zeros(5, 16)}, r"q has the shape \(5, 16\); wanted \(T, H, D\)"),
     ({"q": Q.long()}, "q is torch.int64; wanted bfloat16, float16, float32 or float64"),
@@ -43,6 +45,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"window": 3}, "window=3; wanted two integers >= 0, or -1"),
     ({"window": (1, 2, 3)}, r"window=\(1, 2, 3\); wanted two integers"),
     ({"window": (1.5, 2)}, r"window=\(1.5, 2\); wanted two integers"),
+    ({"window": (True, 2)}, r"window=\(True, 2\); wanted two integers"),
+    ({"num_global": True}, "num_global=True; wanted an integer"),
+    ({"kind": "silu", "silu_norm": float("inf")}, "silu_norm=inf; wanted a finite number"),
     ({"num_global": 1.5}, "num_global=1.5; wanted an integer"),
     ({"dropout_p": 0.1, "seed": 2**70}, r"seed=1180591620717411303424; wanted an int from 0 to 2\*\*63 - 1"),
     ({"dropout_p": 0.1, "seed": 1.5}, "seed=1.5; wanted an int"),
@@ -85,6 +90,10 @@ def test_a_wrong_argument_is_refused_with_both_values(arguments: dict[str, Any],
         ({"time_bias": _time(buckets=[1, 2, 3])}, "time_bias.buckets is list; wanted a name or a tensor"),
         ({"meta_k": [3, 2]}, r"meta_k is list; wanted JaggedMeta.from_lengths\(lengths\)"),
         ({"q": [1.0]}, "q is list; wanted a tensor"),
+        ({"time_bias": (TIMES, TIMES)}, "time_bias is tuple; wanted TimeBias"),
+        ({"pos_bias": torch.zeros(1, 3)}, "pos_bias is Tensor; wanted PosBias"),
+        ({"pos_bias": PosBias(table=NO_TENSOR, kind="toeplitz")}, "pos_bias.table is list; wanted a tensor"),
+        ({"kind": "silu", "silu_norm": "a"}, "silu_norm='a'; wanted a number"),
         ({"time_bias": _time(buckets=torch.zeros(3))}, "time_bias.buckets is torch.float32; wanted int32 thresholds"),
     ],
 )
@@ -109,6 +118,15 @@ def test_every_path_that_needs_no_gpu_knows_every_argument(
 ) -> None:
     monkeypatch.setenv("RECSYS_KERNELS", backend)
     _call(**arguments)
+
+
+def test_integers_of_numpy_and_far_windows_are_good() -> None:
+    q = torch.randn(5, 2, 8)
+    none: Any = np.int64(0)
+    everywhere = jagged_attention(q, q, q, META, window=(2**70, 2**70), num_global=none)
+    assert torch.equal(everywhere, jagged_attention(q, q, q, META))
+    near: Any = np.int64(1), np.int64(1)
+    assert torch.equal(jagged_attention(q, q, q, META, window=near), jagged_attention(q, q, q, META, window=(1, 1)))
 
 
 def test_dropout_with_silu_is_not_built() -> None:

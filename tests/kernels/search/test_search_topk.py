@@ -152,3 +152,10 @@ def test_wrong_arguments_are_refused_by_name() -> None:
     refused(r"q2 has the shape \(2, 8\), q has \(3, 8\)", q, k, meta_c, meta_k, q2=q[:2], k2=k)
     refused(r"k_bias has the shape \(3,\) in torch.float32; wanted \(8,\)", q, k, meta_c, meta_k, k_bias=q[:, 0])
     refused(r"q is on cpu, k is on meta", q, k.to("meta"), meta_c, meta_k)
+
+
+def test_lengths_that_are_no_meta_are_refused() -> None:
+    q, meta = torch.zeros(3, 4), JaggedMeta.from_lengths([3])
+    wrong: Any = [3]
+    with pytest.raises(TypeError, match=r"meta_c is list; wanted JaggedMeta.from_lengths\(lengths\)"):
+        search_topk(q, q, wrong, meta, 1)

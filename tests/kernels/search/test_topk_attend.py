@@ -191,8 +191,8 @@ def test_wrong_arguments_are_refused_by_name() -> None:
             topk_attend(case.q, case.k, v, idx, case.meta_c, case.meta_k)
 
     refused(r"idx is torch.float32; wanted int32 or int64", idx.float())
-    refused(r"idx has the shape \(2, 5\); wanted \(3, 'K'\)", idx[:2])
-    refused(r"idx has the shape \(3, 1, 5\); wanted \(3, 'K'\)", idx[:, None])
+    refused(r"idx has the shape \(2, 5\); wanted \(3, K\)", idx[:2])
+    refused(r"idx has the shape \(3, 1, 5\); wanted \(3, K\)", idx[:, None])
     refused(r"v has the shape \(7, 8\), k has \(8, 8\)", idx, case.v[:7])
     refused(r"q is torch.float32, v is torch.float64", idx, case.v.double())
     past = idx.clone()

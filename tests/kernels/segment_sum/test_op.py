@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recsys.kernels.segment_sum import op, segment_sum, segment_sum_reference
+from recsys.kernels.segment_sum import SegmentOrder, op, segment_sum, segment_sum_reference
 
 
 def _inputs(R: int, K: int, S: int, D: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,6 +84,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"num_segments": -1}, "num_segments=-1; wanted at least 0"),
     ({"weights": torch.zeros(3, 1)}, r"weights has the shape \(3, 1\) and torch.float32; wanted \(3, 4\)"),
     ({"add_to": torch.zeros(5, 3)}, r"add_to has the shape \(5, 3\); wanted \(num_segments, D\) = \(5, 2\)"),
+    ({"out_dtype": torch.int32}, "out_dtype is torch.int32; wanted a floating dtype"),
+    (
+        {"order": SegmentOrder.of(torch.zeros(6, dtype=torch.int64), 5)},
+        r"order is of 6 numbers and 5 segments; wanted SegmentOrder.of\(ids, num_segments\), of 12 and 5",
+    ),
     ({"weights": torch.zeros(3, 4, device="meta")}, "x is on cpu, weights is on meta; they must be equal"),
 ]
 

@@ -12,7 +12,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from recsys.kernels.attention.arguments import Arguments
 from recsys.kernels.attention.torch_path.merging import merge, merge_slots
@@ -20,6 +19,7 @@ from recsys.kernels.attention.torch_path.pieces import Kernel, Run, wide
 from recsys.kernels.attention.torch_path.plan import Cut, make_plan
 from recsys.kernels.attention.torch_path.sides import Side
 from recsys.kernels.attention.torch_path.tiles import Piece, Plan
+from recsys.kernels.derivatives import first_only
 
 MASK_CELLS = 1 << 20  # of a mask beside the fused kernel
 SCORE_CELLS = 1 << 20  # of explicit scores, all heads: more leave the cache, fewer start too many small operations
@@ -99,7 +99,7 @@ class _JaggedAttention(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    @once_differentiable
+    @first_only("jagged_attention")
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
         return *_backward(grad_out, grad_lse, ctx.saved_tensors, ctx.saved), None
 
@@ -123,6 +123,9 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, arguments: Arguments) -> tuple[Ten
             _keep(piece, (tile_out, tile_lse), part_out, part_lse)
     rows_out, rows_lse = _rows_of(plan.queries, out, lse, kernel.is_softmax)
     rows_out = rows_out.to(q.dtype)
+    if not kernel.is_dense and not bool(torch.isfinite(q.sum())):
+        lost = (q * 0).sum(-1)  # NaN for queries that are not finite: of few keys the fused kernel makes zeros of them
+        rows_out, rows_lse = rows_out + lost.unsqueeze(-1), rows_lse + lost.to(rows_lse.dtype)
     kept = (rows_out, rows_lse) if plan.queries.repeats else (out, lse)
     tables = (None if bias is None else bias.table for bias in biases)  # saved: to notice that one has changed
     saved = _Saved(tensors=(*slots, *kept, *tables), plan=plan, run=run, widths=(q.shape[2], v.shape[2]))
