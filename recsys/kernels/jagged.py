@@ -132,3 +132,9 @@ def _host_lengths(lengths: Sequence[int] | np.ndarray | Tensor) -> np.ndarray:
         b = int(np.argmax(host < 0))
         raise ValueError(f"lengths[{b}]={host[b]}; wanted a length >= 0")
     return host
+
+
+def check_is_meta(name: str, meta: object) -> None:
+    """Raise TypeError unless lengths come as a JaggedMeta."""
+    if not isinstance(meta, JaggedMeta):
+        raise TypeError(f"{name} is {type(meta).__name__}; wanted JaggedMeta.from_lengths(lengths)")

@@ -190,10 +190,3 @@ def _check_pos_kind(pos_bias: PosBias, causal: bool) -> None:
             f"pos_bias has NB={num_buckets} and max_distance={pos_bias.max_distance}; "
             "t5 wants NB >= 4 and a max_distance above NB"
         )
-
-
-def check_metas(meta_q: object, meta_k: object) -> None:
-    """Raise TypeError unless the lengths come as JaggedMeta."""
-    for name, meta in (("meta_q", meta_q), ("meta_k", meta_k)):
-        if not isinstance(meta, JaggedMeta):
-            raise TypeError(f"{name} is {type(meta).__name__}; wanted JaggedMeta.from_lengths(lengths)")

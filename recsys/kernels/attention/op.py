@@ -21,7 +21,6 @@ from recsys.kernels.attention.bias import PosBias, TimeBias
 from recsys.kernels.attention.checks import (
     check_biases,
     check_kind,
-    check_metas,
     check_tensors,
     check_thresholds,
     checked_visibility,
@@ -31,7 +30,7 @@ from recsys.kernels.attention.library import attend_through_library, path_of
 from recsys.kernels.attention.reference import jagged_attention_reference
 from recsys.kernels.attention.torch_path.passes import jagged_attention_torch
 from recsys.kernels.factors import as_factor
-from recsys.kernels.jagged import JaggedMeta
+from recsys.kernels.jagged import JaggedMeta, check_is_meta
 
 Kind = Literal["softmax", "silu"]
 
@@ -142,7 +141,8 @@ def jagged_attention(
         NotImplementedError: dropout with silu, or an argument that the chosen path has not built.
     """
     meta_k = meta_q if meta_k is None else meta_k
-    check_metas(meta_q, meta_k)
+    check_is_meta("meta_q", meta_q)
+    check_is_meta("meta_k", meta_k)
     check_tensors(q, k, v, meta_q, meta_k)
     check_kind(kind, silu_norm, dropout_p, seed, return_lse)
     check_biases(q, k, time_bias, pos_bias, causal)

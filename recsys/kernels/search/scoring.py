@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from recsys.kernels.factors import as_factor
-from recsys.kernels.jagged import JaggedMeta
+from recsys.kernels.jagged import JaggedMeta, check_is_meta
 
 MAX_WIDTH = 256
 
@@ -137,8 +137,7 @@ def _check_pair(name_q: str, q: Tensor, name_k: str, k: Tensor) -> None:
 
 
 def _check_meta(name: str, x: Tensor, name_meta: str, meta: JaggedMeta) -> None:
-    if not isinstance(meta, JaggedMeta):
-        raise TypeError(f"{name_meta} is {type(meta).__name__}; wanted JaggedMeta.from_lengths(lengths)")
+    check_is_meta(name_meta, meta)
     if x.shape[0] != meta.total:
         raise ValueError(f"{name} has {x.shape[0]} rows, {name_meta} has {meta.total} tokens; they must be equal")
     if meta.offsets.device != x.device:
