@@ -23,6 +23,7 @@ EXTRAS = {
     "matplotlib": "tracking",
     "torchrec": "torchrec",
     "triton": "triton",
+    "numba": "table",
 }
 # Imported in a process of their own: slow, or noisy.
 APART = ("mlflow", "torchrec")

@@ -1,0 +1,1 @@
+"""What kernels that numba compiles stand on."""

@@ -1,0 +1,169 @@
+# mypy: allow-untyped-decorators
+"""Rows in pages, by kernels that numba compiles: gathered, and updated by an optimizer from the sum of their gradients.
+
+A page's address stands in a table, so that no row ever moves. Rows that stand several times in a call are summed in the
+order of the call; each row is one thread's, so nothing depends on the number of threads.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import carray, njit
+
+from recsys.kernels.cpu.memory import pointer, prefetch
+
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+SGD, ROW_WISE_ADAGRAD, ADAGRAD, ADAM = 0, 1, 2, 3
+LINE_BYTES = 64
+AHEAD = 6  # rows whose lines are asked for before they are read
+DIGIT_BITS = 11
+
+_options = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
+
+
+@njit(inline="always", **_options)
+def address_of(row: Any, pages: Any, log_page: Any, row_bytes: Any) -> Any:
+    """Address of a row."""
+    return pages[row >> log_page] + (row & ((1 << log_page) - 1)) * row_bytes
+
+
+@njit(inline="always", **_options)
+def asked_for(row: Any, pages: Any, log_page: Any, row_bytes: Any) -> Any:
+    """Ask for the lines of a row, if it is one."""
+    if row >= 0:
+        address = address_of(row, pages, log_page, row_bytes)
+        for at in range(0, row_bytes, LINE_BYTES):
+            prefetch(address + at)
+
+
+@njit(**_options)
+def gather(rows: Ids, start: int, stop: int, pages: Ids, log_page: int, out: Floats) -> None:
+    """Copy rows to out[start:stop]; row -1 is zero."""
+    width = out.shape[1]
+    for n in range(start, min(stop, start + AHEAD)):
+        asked_for(rows[n], pages, log_page, 4 * width)
+    for n in range(start, stop):
+        if n + AHEAD < stop:
+            asked_for(rows[n + AHEAD], pages, log_page, 4 * width)
+        if rows[n] < 0:
+            out[n] = np.float32(0)
+            continue
+        row = carray(pointer(address_of(rows[n], pages, log_page, 4 * width)), (width,), np.float32)
+        for d in range(width):
+            out[n, d] = row[d]
+
+
+@njit(**_options)
+def ordered(rows: Ids, num_rows: int) -> Any:
+    """The places of the call by row, those of a row in the order of the call, without rows below 0."""
+    count = 0
+    order, other = np.empty(rows.size, np.int64), np.empty(rows.size, np.int64)
+    for n in range(rows.size):
+        if rows[n] >= 0:
+            order[count] = n
+            count += 1
+    order, other = order[:count], other[:count]
+    shift = 0
+    while num_rows >> shift > 0:
+        starts = np.zeros((1 << DIGIT_BITS) + 1, np.int64)
+        for place in order:
+            starts[((rows[place] >> shift) & ((1 << DIGIT_BITS) - 1)) + 1] += 1
+        starts = np.cumsum(starts)
+        for place in order:
+            digit = (rows[place] >> shift) & ((1 << DIGIT_BITS) - 1)
+            other[starts[digit]] = place
+            starts[digit] += 1
+        order, other = other, order
+        shift += DIGIT_BITS
+    return order
+
+
+@njit(**_options)
+def segments(rows: Ids, order: Ids) -> Any:
+    """Where each row begins in `order`, and behind the last its end."""
+    starts = np.empty(order.size + 1, np.int64)
+    count = 0
+    for n in range(order.size):
+        if n == 0 or rows[order[n]] != rows[order[n - 1]]:
+            starts[count] = n
+            count += 1
+    starts[count] = order.size
+    return starts[: count + 1]
+
+
+@njit(inline="always", **_options)
+def mean_of_squares(values: Any) -> Any:
+    """In eight sums, so that it is done by vectors."""
+    sums = np.zeros(8, np.float32)
+    whole = values.size // 8 * 8
+    for start in range(0, whole, 8):
+        for d in range(8):
+            sums[d] += values[start + d] * values[start + d]
+    for d in range(whole, values.size):
+        sums[d - whole] += values[d] * values[d]
+    return sums.sum() / np.float32(values.size)
+
+
+@njit(**_options)
+def update(
+    rows: Ids,
+    gradients: Floats,
+    order: Ids,
+    starts: Ids,
+    start: int,
+    stop: int,
+    pages: Ids,
+    states: Ids,
+    ticks: Ids,
+    log_page: int,
+    state_width: int,
+    kind: int,
+    numbers: Any,
+    tick: int,
+) -> None:
+    """Update the rows of the segments from `start` to `stop`. numbers (float64): lr, weight decay, eps, both betas."""
+    width = gradients.shape[1]
+    lr, kept, eps = np.float32(numbers[0]), np.float32(1 - numbers[0] * numbers[1]), np.float32(numbers[2])
+    beta1, beta2 = np.float32(numbers[3]), np.float32(numbers[4])
+    rest1, rest2 = np.float32(1 - numbers[3]), np.float32(1 - numbers[4])
+    total = np.empty(width, np.float32)
+    for s in range(start, stop):
+        first, last = starts[s], starts[s + 1]
+        if s + 2 < stop:
+            ahead = rows[order[starts[s + 2]]]
+            asked_for(ahead, pages, log_page, 4 * width)
+            asked_for(ahead, states, log_page, 4 * state_width)
+        total[:] = gradients[order[first]]
+        for n in range(first + 1, last):
+            place = order[n]
+            for d in range(width):
+                total[d] += gradients[place, d]
+        row = rows[order[first]]
+        vector = carray(pointer(address_of(row, pages, log_page, 4 * width)), (width,), np.float32)
+        state = carray(pointer(address_of(row, states, log_page, 4 * state_width)), (state_width,), np.float32)
+        carray(pointer(address_of(row, ticks, log_page, 4)), (1,), np.int32)[0] = tick
+        if kept != 1:
+            for d in range(width):
+                vector[d] *= kept
+        if kind == SGD:
+            for d in range(width):
+                vector[d] -= lr * total[d]
+        elif kind == ROW_WISE_ADAGRAD:
+            state[0] += mean_of_squares(total)
+            rate = lr / (np.sqrt(state[0]) + eps)
+            for d in range(width):
+                vector[d] -= rate * total[d]
+        elif kind == ADAGRAD:
+            for d in range(width):
+                state[d] += total[d] * total[d]
+                vector[d] -= lr * total[d] / (np.sqrt(state[d]) + eps)
+        else:
+            state[2 * width] += np.float32(1)
+            step = np.float64(state[2 * width])
+            of_mean, of_square = np.float32(1 - numbers[3] ** step), np.float32(1 - numbers[4] ** step)
+            for d in range(width):
+                state[d] = beta1 * state[d] + rest1 * total[d]
+                state[width + d] = beta2 * state[width + d] + rest2 * total[d] * total[d]
+                vector[d] -= lr * (state[d] / of_mean) / (np.sqrt(state[width + d] / of_square) + eps)

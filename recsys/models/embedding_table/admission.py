@@ -1,0 +1,175 @@
+"""Which new ids get a row: those seen often enough lately, or a chance share of them.
+
+An id that is rare is not worth a row. Monolith counts sightings in a sketch of 4 bits a cell, where strangers share cells
+and 15 is the most; here ids have counters of their own, so no id is admitted for another's sightings, and any threshold
+can be asked for.
+
+Paper: Liu et al. 2022, arXiv:2209.07663, section 2.2.2; its code keeps a window of splits, as this does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from recsys.kernels.hash_table import HashTable
+
+Mode = Literal["all", "threshold", "probability"]
+
+
+@dataclass(frozen=True)
+class AdmissionConfig:
+    """Which new ids get a row.
+
+    Attributes:
+        mode: all; threshold: those seen at least `threshold` times within the window; probability: each sighting has
+            the chance that lets 95 % in by `threshold` of them.
+        threshold: sightings, at least 1.
+        capacity: ids that are counted at a time, in mode threshold; the window holds so many different ones.
+        splits: parts of the window. The oldest is forgotten at a time.
+    """
+
+    mode: Mode = "all"
+    threshold: int = 1
+    capacity: int = 1_000_000
+    splits: int = 4
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("all", "threshold", "probability"):
+            raise ValueError(f"admission mode {self.mode!r}; wanted all, threshold or probability")
+        if self.threshold < 1:
+            raise ValueError(f"admission threshold={self.threshold}; wanted at least 1")
+        if self.splits < 2:
+            raise ValueError(f"admission splits={self.splits}; wanted at least 2")
+        if self.capacity < self.splits:
+            raise ValueError(f"admission capacity={self.capacity}; wanted at least splits={self.splits}")
+
+
+class Admission(Protocol):
+    """Says which new ids get a row, and remembers what it must."""
+
+    def admit(self, ids: Tensor, counts: Tensor) -> Tensor:
+        """(M,) bool of the new ids (M,) int64, each once, seen `counts` (M,) times in this call."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What must be kept for exactly the same answers later."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+
+
+def build_admission(config: AdmissionConfig, seed: int) -> Admission | None:
+    """What the config names; None lets all in."""
+    if config.mode == "all" or (config.mode == "threshold" and config.threshold == 1):
+        return None
+    if config.mode == "threshold":
+        return ThresholdAdmission(config.threshold, SlidingCounter(config.capacity, config.splits))
+    return ChanceAdmission(config.threshold, seed)
+
+
+class SlidingCounter:
+    """How often ids were seen within a window of as many different ids as its capacity.
+
+    The window is a ring of splits. An id is counted in the newest; when it is seen again there, its count comes along
+    from the older split where it stood. When the newest is full the oldest is forgotten: so an id is forgotten only if
+    it was not seen while capacity * (splits - 1) / splits other ids were.
+    """
+
+    def __init__(self, capacity: int, splits: int) -> None:
+        self._split_size = max(1, capacity // splits)
+        self._num_splits = splits
+        self._splits = [_Split()]  # the newest last
+
+    def add(self, ids: Tensor, counts: Tensor) -> Tensor:
+        """(M,) how often each of `ids` (M,) int64, each once, was seen until now, `counts` (M,) included."""
+        if len(self._splits[-1]) >= self._split_size:
+            self._splits.append(_Split())
+            self._splits = self._splits[-self._num_splits :]
+        known, newest = torch.zeros_like(ids), self._splits[-1]
+        for split in self._splits:  # the newest count is the highest
+            known = torch.maximum(known, split.counts_of(ids))
+        totals = known + counts
+        newest.put(ids, totals)
+        return totals
+
+    def state(self) -> dict[str, Tensor]:
+        """Ids and counts of all splits, and where each begins."""
+        parts = [split.export() for split in self._splits]
+        return {
+            "ids": torch.cat([ids for ids, _ in parts]),
+            "counts": torch.cat([counts for _, counts in parts]),
+            "sizes": torch.tensor([len(ids) for ids, _ in parts]),
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        sizes = state["sizes"].tolist()
+        self._splits = []
+        for ids, counts in zip(state["ids"].split(sizes), state["counts"].split(sizes), strict=True):
+            self._splits.append(_Split())
+            self._splits[-1].put(ids, counts)
+
+
+class _Split:
+    def __init__(self) -> None:
+        self._table = HashTable()
+        self._counts = torch.zeros(16, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def counts_of(self, ids: Tensor) -> Tensor:
+        rows = self._table.find(ids)
+        return torch.where(rows < 0, 0, self._counts[rows])
+
+    def put(self, ids: Tensor, counts: Tensor) -> None:
+        rows = self._table.find_or_insert(ids).rows
+        if len(self._table) > len(self._counts):
+            self._counts = torch.cat([self._counts, self._counts.new_zeros(2 * len(self._table))])
+        self._counts[rows] = counts
+
+    def export(self) -> tuple[Tensor, Tensor]:
+        ids, rows, _ = self._table.export()
+        return ids, self._counts[rows]
+
+
+class ThresholdAdmission:
+    """Ids seen often enough within the window."""
+
+    def __init__(self, threshold: int, counter: SlidingCounter) -> None:
+        self._threshold, self._counter = threshold, counter
+
+    def admit(self, ids: Tensor, counts: Tensor) -> Tensor:
+        """(M,) bool of the new ids (M,) int64, each once, seen `counts` (M,) times in this call."""
+        return self._counter.add(ids, counts) >= self._threshold
+
+    def state(self) -> dict[str, Tensor]:
+        """The counts."""
+        return self._counter.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        self._counter.load_state(state)
+
+
+class ChanceAdmission:
+    """Each sighting has the chance that lets 95 % of ids in by `threshold` sightings: 1 - .05^(1 / threshold)."""
+
+    def __init__(self, threshold: int, seed: int) -> None:
+        self._missed = 0.05 ** (1 / threshold)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def admit(self, ids: Tensor, counts: Tensor) -> Tensor:
+        """(M,) bool of the new ids (M,) int64, each once, seen `counts` (M,) times in this call."""
+        drawn = torch.rand(len(ids), generator=self._generator, dtype=torch.float64)
+        return drawn.to(ids.device) >= self._missed ** counts.double()
+
+    def state(self) -> dict[str, Tensor]:
+        """The state of the random numbers."""
+        return {"generator": self._generator.get_state()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        self._generator.set_state(state["generator"])

@@ -1,0 +1,129 @@
+"""Rows in pages: both paths against the definition, which knows no pages."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from recsys.kernels.row_pages import RowOptimizer, RowPages, pages
+from recsys.kernels.row_pages.optimizers import NAMES
+
+WIDTH = 12
+
+
+@pytest.fixture(params=["numba", "torch"], autouse=True)
+def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "has_numba", lambda: request.param == "numba")
+
+
+def filled(optimizer: RowOptimizer, num_rows: int = 50, width: int = WIDTH) -> RowPages:
+    rows = RowPages(width, optimizer, page_rows=8)
+    rows.grow(num_rows)
+    generator = torch.Generator().manual_seed(0)
+    rows.write(torch.arange(num_rows), torch.randn(num_rows, width, generator=generator), None, 1)
+    return rows
+
+
+def test_rows_are_gathered_and_one_below_zero_is_zeros() -> None:
+    rows = filled(RowOptimizer())
+    every = rows.read(torch.arange(50))[0]
+    wanted = torch.tensor([49, -1, 0, 7, 8, 8])
+    assert torch.equal(rows.gather(wanted), torch.where(wanted[:, None] < 0, 0.0, every[wanted]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("width", [1, 5, 12, 64])
+def test_an_update_is_the_optimizers_step_on_the_sums(name: Any, width: int) -> None:
+    optimizer = RowOptimizer(name, weight_decay=0.1, eps=1e-3, initial_accumulator=0.1)
+    rows = filled(optimizer, width=width)
+    vectors, states, ticks = rows.read(torch.arange(50))
+    generator = torch.Generator().manual_seed(1)
+    for tick in range(2, 5):
+        given = torch.randint(-1, 40, (300,), generator=generator)
+        gradients = torch.randn(300, width, generator=generator)
+        rows.update(given, gradients, lr=0.05, tick=tick)
+        for row in set(given[given >= 0].tolist()):
+            total = torch.zeros(1, width)
+            for gradient in gradients[given == row]:
+                total += gradient
+            optimizer.step(vectors[row : row + 1], states[row : row + 1], total, 0.05)
+            ticks[row] = tick
+    found = rows.read(torch.arange(50))
+    torch.testing.assert_close(found[0], vectors, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[1], states, rtol=1e-5, atol=1e-6)
+    assert torch.equal(found[2], ticks)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_first_step_is_that_of_torch(name: Any) -> None:
+    optimizer = RowOptimizer(name, eps=1e-3)
+    rows = filled(optimizer)
+    parameter = torch.nn.Parameter(rows.read(torch.arange(50))[0].clone())
+    gradients = torch.randn(50, WIDTH, generator=torch.Generator().manual_seed(1))
+    parameter.grad = gradients.clone()
+    rivals: dict[str, Any] = {
+        "sgd": torch.optim.SGD([parameter], lr=0.1),
+        "adagrad": torch.optim.Adagrad([parameter], lr=0.1, eps=1e-3),
+        "adam": torch.optim.Adam([parameter], lr=0.1, eps=1e-3),
+    }
+    if name not in rivals:
+        pytest.skip("torch has no row-wise Adagrad")
+    for tick in range(3):
+        rivals[name].step()
+        rows.update(torch.arange(50), gradients, lr=0.1, tick=tick)
+    torch.testing.assert_close(rows.gather(torch.arange(50)), parameter.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    generator, before, found = torch.Generator().manual_seed(0), torch.get_num_threads(), []
+    given = torch.randint(-1, 50, (20_000,), generator=generator)
+    gradients = torch.randn(20_000, WIDTH, generator=generator)
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            rows = filled(RowOptimizer("adam"))
+            rows.update(given, gradients, lr=0.1, tick=3)
+            found.append(torch.cat([rows.gather(given), *rows.read(torch.arange(50))[:1]]))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0], other) for other in found)
+
+
+def test_growth_moves_no_row() -> None:
+    rows = filled(RowOptimizer("adagrad", initial_accumulator=0.5))
+    addresses = [page.data_ptr() for page in rows.vectors]
+    before = rows.read(torch.arange(50))
+    rows.grow(500)
+    assert [page.data_ptr() for page in rows.vectors][: len(addresses)] == addresses
+    assert all(torch.equal(a, b) for a, b in zip(before, rows.read(torch.arange(50)), strict=True))
+    vectors, states, ticks = rows.read(torch.tensor([499]))
+    assert not vectors.any()
+    assert torch.equal(states, torch.full((1, WIDTH), 0.5))
+    assert not ticks.any()
+    assert rows.num_rows == 504
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 0}, "width=0; wanted at least 1"),
+        ({"width": 4, "page_rows": 12}, "page_rows=12; wanted a power of two"),
+    ],
+)
+def test_what_are_no_pages_is_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RowPages(optimizer=RowOptimizer(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "lion"}, "optimizer 'lion'; wanted sgd, row_wise_adagrad, adagrad, adam"),
+        ({"eps": 0.0}, "eps=0.0; wanted above 0"),
+        ({"beta2": 1.0}, r"beta2=1.0; wanted in \[0, 1\)"),
+        ({"weight_decay": -0.1}, "weight_decay=-0.1; wanted at least 0"),
+    ],
+)
+def test_what_is_no_optimizer_is_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RowOptimizer(**arguments)
