@@ -1,38 +1,60 @@
 """Rows in pages, by the kernels of `numba_rows.py` on the threads of the hash table."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from recsys.kernels.cpu.threads import in_parts, num_parts, on_threads
+from recsys.kernels.row_pages import initial_rows
 from recsys.kernels.row_pages import numba_rows as kernels
-from recsys.kernels.row_pages.optimizers import NAMES, RowOptimizer
+from recsys.kernels.row_pages.optimizers import NAMES
+
+if TYPE_CHECKING:
+    from recsys.kernels.row_pages.column import Column
+    from recsys.kernels.row_pages.pages import RowPages
 
 KINDS = {name: kind for kind, name in enumerate(NAMES)}
 
 
-def gather(rows: Tensor, addresses: kernels.Ids, log_page: int, width: int) -> Tensor:
+def gather(rows: Tensor, column: "Column") -> Tensor:
     """(N, width) the rows (N,) int64, zeros where one is below 0."""
-    numbers, out = rows.contiguous().numpy(), np.empty((len(rows), width), dtype=np.float32)
-    in_parts(lambda start, stop: kernels.gather(numbers, start, stop, addresses[0], log_page, out), len(numbers))
-    return torch.from_numpy(out)
+    numbers, out = rows.contiguous().numpy(), torch.empty(len(rows), column.width, dtype=column.dtype)
+    words, addresses, log_page = out.numpy().view(np.int32), column.addresses, column.log_page
+    in_parts(lambda start, stop: kernels.gather(numbers, start, stop, addresses, log_page, words), len(numbers))
+    return out
 
 
-def update(
-    rows: Tensor,
-    gradients: Tensor,
-    addresses: kernels.Ids,
-    log_page: int,
-    optimizer: RowOptimizer,
-    lr: float,
-    tick: int,
-) -> None:
+def put(rows: Tensor, column: "Column", values: Tensor) -> None:
+    """Write `values` (N, width) to the rows (N,) int64 that are not below 0."""
+    numbers, words = rows.contiguous().numpy(), values.to(column.dtype).contiguous().numpy().view(np.int32)
+    addresses, log_page = column.addresses, column.log_page
+    in_parts(lambda start, stop: kernels.put(numbers, start, stop, addresses, log_page, words), len(numbers))
+
+
+def put_initial(rows: Tensor, ids: Tensor, vectors: "Column", seed: int, scale: float) -> None:
+    """Write what `initial_rows` draws for ids (N,) to their rows (N,)."""
+    numbers, keys = rows.contiguous().numpy(), ids.contiguous().numpy()
+    mixed_seed = initial_rows.mixed(np.array([seed], dtype=np.uint64))[0]
+    factor, addresses = np.float32(scale / initial_rows.SPREAD), vectors.addresses
+
+    def work(start: int, stop: int) -> None:
+        kernels.put_initial(
+            numbers, keys, start, stop, addresses, vectors.log_page, vectors.width, mixed_seed, factor
+        )
+
+    in_parts(work, len(numbers))
+
+
+def update(pages: "RowPages", rows: Tensor, gradients: Tensor, lr: float, tick: int) -> None:
     """One step of the optimizer for every row, by the sum of its gradients in the order of the call."""
     numbers, values = rows.contiguous().numpy(), gradients.contiguous().numpy()
-    order = kernels.ordered(numbers, addresses.shape[1] << log_page)
+    order = kernels.ordered(numbers, pages.num_rows)
     starts = kernels.segments(numbers, order)
+    optimizer = pages.optimizer
     constants = np.array([lr, optimizer.weight_decay, optimizer.eps, optimizer.beta1, optimizer.beta2])
-    kind, state_width = KINDS[optimizer.name], optimizer.state_width(values.shape[1])
+    counts = np.empty(0, dtype=np.int64) if pages.counts is None else pages.counts.addresses
     parts = num_parts(len(order))
     # Each part has about as many gradients, and whole rows.
     cuts = np.searchsorted(starts[:-1], [len(order) * part // parts for part in range(parts)])
@@ -46,10 +68,13 @@ def update(
             starts,
             cuts[part],
             cuts[part + 1],
-            *addresses,
-            log_page,
-            state_width,
-            kind,
+            pages.vectors.addresses,
+            pages.states.addresses,
+            pages.ticks.addresses,
+            counts,
+            pages.log_page,
+            pages.state_width,
+            KINDS[optimizer.name],
             constants,
             tick,
         )

@@ -11,9 +11,11 @@ import numpy as np
 from numba import carray, njit
 
 from recsys.kernels.cpu.memory import pointer, prefetch
+from recsys.kernels.row_pages.initial_rows import MEAN
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
+Words = np.ndarray[Any, np.dtype[np.int32]]
 
 SGD, ROW_WISE_ADAGRAD, ADAGRAD, ADAM = 0, 1, 2, 3
 LINE_BYTES = 64
@@ -39,7 +41,7 @@ def asked_for(row: Any, pages: Any, log_page: Any, row_bytes: Any) -> Any:
 
 
 @njit(**_options)
-def gather(rows: Ids, start: int, stop: int, pages: Ids, log_page: int, out: Floats) -> None:
+def gather(rows: Ids, start: int, stop: int, pages: Ids, log_page: int, out: Words) -> None:
     """Copy rows to out[start:stop]; row -1 is zero."""
     width = out.shape[1]
     for n in range(start, min(stop, start + AHEAD)):
@@ -48,11 +50,46 @@ def gather(rows: Ids, start: int, stop: int, pages: Ids, log_page: int, out: Flo
         if n + AHEAD < stop:
             asked_for(rows[n + AHEAD], pages, log_page, 4 * width)
         if rows[n] < 0:
-            out[n] = np.float32(0)
+            out[n] = np.int32(0)
             continue
-        row = carray(pointer(address_of(rows[n], pages, log_page, 4 * width)), (width,), np.float32)
+        row = carray(pointer(address_of(rows[n], pages, log_page, 4 * width)), (width,), np.int32)
         for d in range(width):
             out[n, d] = row[d]
+
+
+@njit(**_options)
+def put(rows: Ids, start: int, stop: int, pages: Ids, log_page: int, values: Words) -> None:
+    """Copy values[start:stop] to their rows; row -1 is none."""
+    width = values.shape[1]
+    for n in range(start, stop):
+        if rows[n] >= 0:
+            row = carray(pointer(address_of(rows[n], pages, log_page, 4 * width)), (width,), np.int32)
+            for d in range(width):
+                row[d] = values[n, d]
+
+
+@njit(inline="always", **_options)
+def mixed(value: Any) -> Any:
+    """The finaliser of splitmix64."""
+    h = value + np.uint64(0x9E3779B97F4A7C15)
+    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return h ^ (h >> np.uint64(31))
+
+
+@njit(**_options)
+def put_initial(
+    rows: Ids, ids: Ids, start: int, stop: int, pages: Ids, log_page: int, width: int, seed: Any, factor: Any
+) -> None:
+    """Write the vectors of new ids, as `initial_rows` defines them; `seed` is mixed."""
+    low = np.uint64(0xFFFF)
+    for n in range(start, stop):
+        row = carray(pointer(address_of(rows[n], pages, log_page, 4 * width)), (width,), np.float32)
+        key = mixed(np.uint64(ids[n]) ^ seed)
+        for d in range(width):
+            h = mixed(key + np.uint64(d))
+            total = (h & low) + ((h >> np.uint64(16)) & low) + ((h >> np.uint64(32)) & low) + (h >> np.uint64(48))
+            row[d] = (np.float32(total) - np.float32(MEAN)) * factor
 
 
 @njit(**_options)
@@ -117,6 +154,7 @@ def update(
     pages: Ids,
     states: Ids,
     ticks: Ids,
+    counts: Ids,
     log_page: int,
     state_width: int,
     kind: int,
@@ -144,6 +182,8 @@ def update(
         vector = carray(pointer(address_of(row, pages, log_page, 4 * width)), (width,), np.float32)
         state = carray(pointer(address_of(row, states, log_page, 4 * state_width)), (state_width,), np.float32)
         carray(pointer(address_of(row, ticks, log_page, 4)), (1,), np.int32)[0] = tick
+        if counts.size > 0:
+            carray(pointer(address_of(row, counts, log_page, 4)), (1,), np.int32)[0] += 1
         if kept != 1:
             for d in range(width):
                 vector[d] *= kept

@@ -1,31 +1,37 @@
-"""Rows in pages of equal size, each with the state of its optimizer and when it was last touched.
+"""Rows in pages of equal size, each with the state of its optimizer, its id and when it was last touched.
 
     vectors   (page, width) float32
     states    (page, state_width) float32
-    ticks     (page,) int32
+    ticks     (page, 1) int32           -1: the row is free
+    ids       (page, 1) int64
+    counts    (page, 1) int32           of touches, where they are asked for
 
 A table grows by pages: no row moves, and no step copies the table.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.kernels.cpu.available import has_numba
-from recsys.kernels.row_pages import torch_rows
+from recsys.kernels.row_pages import initial_rows, torch_rows
+from recsys.kernels.row_pages.column import Column, is_compiled
 from recsys.kernels.row_pages.optimizers import RowOptimizer
 
 PAGE_BYTES = 1 << 22  # of vectors: from here on numpy asks for large pages of memory
+FREE = -1  # tick of a row that is no id's
 
 
 class RowPages:
-    """Rows of float32, their states and ticks. A row below 0 is none: it reads as zeros, and is not updated.
+    """Rows of float32 and what belongs to them. A row below 0 is none: it reads as zeros, and is not updated.
 
     Args:
         width: numbers of a row.
         optimizer: of the updates; it says how wide the state is.
         page_rows: rows of a page, a power of two; by default as many as 4 MB hold.
         device: of all of it.
+        are_counted: whether touches are.
+
+    Raises:
+        ValueError: `width` or `page_rows` is no such number.
     """
 
     def __init__(
@@ -35,6 +41,7 @@ class RowPages:
         *,
         page_rows: int | None = None,
         device: torch.device | str = "cpu",
+        are_counted: bool = False,
     ) -> None:
         if width < 1:
             raise ValueError(f"width={width}; wanted at least 1")
@@ -43,10 +50,21 @@ class RowPages:
         self.width, self.optimizer, self.device = width, optimizer, torch.device(device)
         self.state_width = optimizer.state_width(width)
         self.log_page = (max(1, PAGE_BYTES // (4 * width)) if page_rows is None else page_rows).bit_length() - 1
-        self.vectors: list[Tensor] = []
-        self.states: list[Tensor] = []
-        self.ticks: list[Tensor] = []
-        self._addresses = np.empty((3, 0), dtype=np.int64)
+
+        def column(width: int, dtype: torch.dtype, fill: float) -> Column:
+            return Column(width, dtype, fill, self.log_page, self.device)
+
+        self.vectors = column(width, torch.float32, 0.0)
+        self.states = column(self.state_width, torch.float32, optimizer.initial_state)
+        self.ticks = column(1, torch.int32, FREE)
+        self.ids = column(1, torch.int64, 0)
+        self.counts = column(1, torch.int32, 0) if are_counted else None
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """All columns by name."""
+        counts = {} if self.counts is None else {"counts": self.counts}
+        return {"vectors": self.vectors, "states": self.states, "ticks": self.ticks, "ids": self.ids} | counts
 
     @property
     def page_rows(self) -> int:
@@ -56,32 +74,23 @@ class RowPages:
     @property
     def num_rows(self) -> int:
         """For how many rows there is memory."""
-        return len(self.vectors) << self.log_page
+        return len(self.vectors.pages) << self.log_page
 
     @property
     def num_bytes(self) -> int:
         """Memory of the pages."""
-        return sum(page.nbytes for kind in (self.vectors, self.states, self.ticks) for page in kind)
+        return sum(column.num_bytes for column in self.columns.values())
 
     def grow(self, num_rows: int) -> None:
-        """Take pages until there are so many rows; new ones are zeros, their states those of a new row."""
-        before = len(self.vectors)
-        while self.num_rows < num_rows:
-            self.vectors.append(self._zeros(self.page_rows, self.width))
-            state = self._zeros(self.page_rows, self.state_width)
-            self.states.append(state.fill_(self.optimizer.initial_state) if self.optimizer.initial_state else state)
-            self.ticks.append(torch.zeros(self.page_rows, dtype=torch.int32, device=self.device))
-        if len(self.vectors) > before:
-            kinds = self.vectors, self.states, self.ticks
-            self._addresses = np.array([[page.data_ptr() for page in kind] for kind in kinds], dtype=np.int64)
+        """Take pages until there are so many rows; new ones are zeros and free, their states those of a new row."""
+        num_pages = -(-num_rows // self.page_rows)
+        if num_pages > len(self.vectors.pages):
+            for column in self.columns.values():
+                column.grow(num_pages)
 
     def gather(self, rows: Tensor) -> Tensor:
         """(N, width) the rows (N,) int64; zeros where one is below 0."""
-        if self._is_compiled:
-            from recsys.kernels.row_pages import numba_path
-
-            return numba_path.gather(rows, self._addresses, self.log_page, self.width)
-        return torch_rows.gather(rows, self.vectors, self.log_page, self.width)
+        return self.vectors.gather(rows)
 
     def update(self, rows: Tensor, gradients: Tensor, lr: float, tick: int) -> None:
         """One step of the optimizer, and the tick, for every row that is not below 0.
@@ -92,35 +101,52 @@ class RowPages:
             lr: learning rate.
             tick: when.
         """
-        if self._is_compiled:
+        if is_compiled(self.device):
             from recsys.kernels.row_pages import numba_path
 
-            numba_path.update(rows, gradients, self._addresses, self.log_page, self.optimizer, lr, tick)
+            numba_path.update(self, rows, gradients, lr, tick)
         else:
             torch_rows.update(self, rows, gradients, lr, tick)
 
+    def begin(self, rows: Tensor, ids: Tensor, seed: int, scale: float, tick: int) -> None:
+        """Make rows (N,) int64, each once, those of new ids (N,) int64: vectors by `initial_rows`, states of new rows."""
+        if is_compiled(self.device):
+            from recsys.kernels.row_pages import numba_path
+
+            numba_path.put_initial(rows, ids, self.vectors, seed, scale)
+        else:
+            self.vectors.put(rows, initial_rows.drawn(ids, self.width, seed, scale))
+        self.states.put_all(rows, self.states.fill)
+        self.ids.put(rows, ids[:, None])
+        self.ticks.put_all(rows, tick)
+        if self.counts is not None:
+            self.counts.put_all(rows, 0)
+
+    def free(self, rows: Tensor) -> None:
+        """Make rows (N,) int64 those of no id: nothing of what they held stays."""
+        for column in self.columns.values():
+            column.put_all(rows, column.fill)
+
     def read(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, width) vectors, (N, state_width) states and (N,) ticks of rows (N,) int64, none below 0."""
-        log_page = self.log_page
-        return (
-            torch_rows.gather(rows, self.vectors, log_page, self.width),
-            torch_rows.gather(rows, self.states, log_page, self.state_width),
-            torch_rows.gather_flat(rows, self.ticks, log_page),
-        )
+        return self.vectors.gather(rows), self.states.gather(rows), self.ticks.gather(rows).squeeze(1)
 
     def write(self, rows: Tensor, vectors: Tensor, states: Tensor | None, ticks: Tensor | int) -> None:
         """Put numbers in rows (N,) int64, each once and none below 0. Without states they are those of a new row."""
-        parts = torch_rows.by_page(rows, self.log_page)
-        for page, places, slots in parts:
-            self.vectors[page][slots] = vectors[places]
-            self.states[page][slots] = self.optimizer.initial_state if states is None else states[places]
-            self.ticks[page][slots] = ticks if isinstance(ticks, int) else ticks[places]
+        self.vectors.put(rows, vectors)
+        if states is None:
+            self.states.put_all(rows, self.states.fill)
+        else:
+            self.states.put(rows, states)
+        if isinstance(ticks, int):
+            self.ticks.put_all(rows, ticks)
+        else:
+            self.ticks.put(rows, ticks[:, None])
 
-    @property
-    def _is_compiled(self) -> bool:
-        return self.device.type == "cpu" and has_numba()
-
-    def _zeros(self, rows: int, width: int) -> Tensor:
-        if self.device.type == "cpu":
-            return torch.from_numpy(np.zeros((rows, width), dtype=np.float32))
-        return torch.zeros(rows, width, device=self.device)
+    def all_of(self, column: Column, num_rows: int) -> Tensor:
+        """(num_rows, width) of the first rows of a column, copied into one tensor."""
+        if not column.pages:
+            return torch.empty(0, column.width, dtype=column.dtype, device=self.device)
+        whole, rest = divmod(num_rows, self.page_rows)
+        parts = column.pages[:whole] + ([column.pages[whole][:rest]] if rest else [])
+        return torch.cat(parts) if parts else column.pages[0][:0].clone()

@@ -1,12 +1,13 @@
 """Rows in pages, by torch alone: a call goes page by page."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from recsys.kernels.row_pages.column import Column
     from recsys.kernels.row_pages.pages import RowPages
 
 
@@ -22,20 +23,18 @@ def by_page(rows: Tensor, log_page: int) -> Iterator[tuple[int, Tensor, Tensor]]
         start += count
 
 
-def gather(rows: Tensor, pages: Sequence[Tensor], log_page: int, width: int) -> Tensor:
+def gather(rows: Tensor, column: "Column") -> Tensor:
     """(N, width) the rows, zeros where one is below 0."""
-    out = torch.zeros(len(rows), width, device=rows.device)
-    for page, places, slots in by_page(rows, log_page):
-        out[places] = pages[page][slots]
+    out = torch.zeros(len(rows), column.width, dtype=column.dtype, device=rows.device)
+    for page, places, slots in by_page(rows, column.log_page):
+        out[places] = column.pages[page][slots]
     return out
 
 
-def gather_flat(rows: Tensor, pages: Sequence[Tensor], log_page: int) -> Tensor:
-    """(N,) the numbers of int32 pages."""
-    out = torch.zeros(len(rows), dtype=torch.int32, device=rows.device)
-    for page, places, slots in by_page(rows, log_page):
-        out[places] = pages[page][slots]
-    return out
+def put(rows: Tensor, column: "Column", values: Tensor) -> None:
+    """Write `values` to the rows that are not below 0."""
+    for page, places, slots in by_page(rows, column.log_page):
+        column.pages[page][slots] = values[places]
 
 
 def update(pages: "RowPages", rows: Tensor, gradients: Tensor, lr: float, tick: int) -> None:
@@ -46,3 +45,5 @@ def update(pages: "RowPages", rows: Tensor, gradients: Tensor, lr: float, tick: 
     vectors, states, _ = pages.read(unique)
     pages.optimizer.step(vectors, states, sums, lr)
     pages.write(unique, vectors, states, tick)
+    if pages.counts is not None:
+        pages.counts.put(unique, pages.counts.gather(unique) + 1)

@@ -5,15 +5,16 @@ from typing import Any
 import pytest
 import torch
 
-from recsys.kernels.row_pages import RowOptimizer, RowPages, pages
+from recsys.kernels.row_pages import RowOptimizer, RowPages, column
 from recsys.kernels.row_pages.optimizers import NAMES
+from recsys.kernels.row_pages.pages import FREE
 
 WIDTH = 12
 
 
 @pytest.fixture(params=["numba", "torch"], autouse=True)
 def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "has_numba", lambda: request.param == "numba")
+    monkeypatch.setattr(column, "has_numba", lambda: request.param == "numba")
 
 
 def filled(optimizer: RowOptimizer, num_rows: int = 50, width: int = WIDTH) -> RowPages:
@@ -91,15 +92,15 @@ def test_the_number_of_threads_changes_no_bit() -> None:
 
 def test_growth_moves_no_row() -> None:
     rows = filled(RowOptimizer("adagrad", initial_accumulator=0.5))
-    addresses = [page.data_ptr() for page in rows.vectors]
+    addresses = [page.data_ptr() for page in rows.vectors.pages]
     before = rows.read(torch.arange(50))
     rows.grow(500)
-    assert [page.data_ptr() for page in rows.vectors][: len(addresses)] == addresses
+    assert [page.data_ptr() for page in rows.vectors.pages][: len(addresses)] == addresses
     assert all(torch.equal(a, b) for a, b in zip(before, rows.read(torch.arange(50)), strict=True))
     vectors, states, ticks = rows.read(torch.tensor([499]))
     assert not vectors.any()
     assert torch.equal(states, torch.full((1, WIDTH), 0.5))
-    assert not ticks.any()
+    assert torch.equal(ticks, torch.tensor([FREE], dtype=torch.int32))
     assert rows.num_rows == 504
 
 

@@ -1,0 +1,77 @@
+"""One number, or a vector of them, for every row, in pages of equal size."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.kernels.cpu.available import has_numba
+from recsys.kernels.row_pages import torch_rows
+
+WORD_BYTES = 4
+
+
+class Column:
+    """Rows of `width` numbers in pages; a page never moves.
+
+    Args:
+        width: numbers of a row; 0 is none.
+        dtype: float32, int32 or int64.
+        fill: every number of a new row.
+        log_page: a page has 2 ** log_page rows.
+        device: of the pages.
+    """
+
+    def __init__(self, width: int, dtype: torch.dtype, fill: float, log_page: int, device: torch.device) -> None:
+        self.width, self.dtype, self.fill, self.log_page, self.device = width, dtype, fill, log_page, device
+        self.pages: list[Tensor] = []  # each (page_rows, width)
+        self.addresses = np.empty(0, dtype=np.int64)  # of the pages
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the pages."""
+        return sum(page.nbytes for page in self.pages)
+
+    def grow(self, num_pages: int) -> None:
+        """Take pages until there are so many."""
+        before = len(self.pages)
+        while len(self.pages) < num_pages:
+            self.pages.append(self._new_page())
+        if len(self.pages) > before:
+            self.read_addresses()
+
+    def read_addresses(self) -> None:
+        """Look where the pages lie; needed after one of them was replaced."""
+        self.addresses = np.array([page.data_ptr() for page in self.pages], dtype=np.int64)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """(N, width) the rows (N,) int64; zeros where one is below 0."""
+        if is_compiled(self.device):
+            from recsys.kernels.row_pages import numba_path
+
+            return numba_path.gather(rows, self)
+        return torch_rows.gather(rows, self)
+
+    def put(self, rows: Tensor, values: Tensor) -> None:
+        """Write `values` (N, width) to rows (N,) int64. Of a row that stands there again, any one value stays."""
+        if is_compiled(self.device):
+            from recsys.kernels.row_pages import numba_path
+
+            numba_path.put(rows, self, values)
+        else:
+            torch_rows.put(rows, self, values)
+
+    def put_all(self, rows: Tensor, value: float) -> None:
+        """Write one number all over rows (N,) int64."""
+        self.put(rows, torch.tensor(value, dtype=self.dtype, device=self.device).expand(len(rows), self.width))
+
+    def _new_page(self) -> Tensor:
+        size = 1 << self.log_page, self.width
+        if self.device.type != "cpu":
+            return torch.full(size, self.fill, dtype=self.dtype, device=self.device)
+        page = torch.from_numpy(np.zeros(size, dtype=torch.empty(0, dtype=self.dtype).numpy().dtype))
+        return page.fill_(self.fill) if self.fill else page
+
+
+def is_compiled(device: torch.device) -> bool:
+    """Whether rows there are worked on by kernels that numba compiles."""
+    return device.type == "cpu" and has_numba()
