@@ -15,6 +15,9 @@ class Index(Protocol):
     def num_bytes(self) -> int:
         """Memory of the index."""
 
+    def gauges(self) -> dict[str, float]:
+        """Of `load`, `mean_probe` and `max_probe` those that it knows of."""
+
     def find(self, ids: Tensor) -> Tensor:
         """(N,) row of each id, -1 for one that is not there."""
 

@@ -59,6 +59,14 @@ class NumbaIndex:
         arrays = self._entries, self._regions, self._local_depth, self._loads, self._free
         return self._memory.num_bytes + sum(array.nbytes for array in arrays)
 
+    def gauges(self) -> dict[str, float]:
+        """Share of slots that are taken, and buckets that are read to find an id: mean and most."""
+        total = ids = most = 0
+        for entry in np.unique(self._entries).tolist():
+            read, here, longest = kernels.probed(entry)
+            total, ids, most = total + read, ids + here, max(most, longest)
+        return {"load": ids / self.num_slots, "mean_probe": total / ids if ids else 0.0, "max_probe": float(most)}
+
     def find(self, ids: Tensor) -> Tensor:
         """(N,) row of each id, -1 for one that is not there."""
         keys, rows = ids.numpy(), np.empty(len(ids), dtype=np.int64)

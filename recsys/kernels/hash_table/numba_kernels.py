@@ -392,3 +392,17 @@ def exported(entry: int, keys: Ids, rows: Ids, at: int) -> int:
                 keys[at], rows[at] = load_i64(base + b * BUCKET_BYTES + 8 * s), field - 1
                 at += 1
     return at
+
+
+@njit(**_options)
+def probed(entry: int) -> tuple[int, int, int]:
+    """Buckets that are read to find all ids of a region, one by one; how many ids there are; the most for one."""
+    base, num_buckets = entry & ~CODE_BITS, (entry & CODE_BITS) * UNIT
+    total, count, most = 0, 0, 0
+    for b in range(num_buckets):
+        for s in range(SLOTS):
+            if load_i32(base + b * BUCKET_BYTES + FIELDS_AT + 4 * s) != 0:
+                own = home_of(mixed(load_i64(base + b * BUCKET_BYTES + 8 * s)), entry)[2]
+                steps = (b - own + num_buckets) % num_buckets + 1
+                total, count, most = total + steps, count + 1, max(most, steps)
+    return total, count, most

@@ -91,6 +91,15 @@ class HashTable:
         """How many more ids there may be."""
         return self.max_rows - len(self)
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the index."""
+        return self._index.num_bytes
+
+    def gauges(self) -> dict[str, float]:
+        """Of the index: `load` of its slots, `mean_probe` and `max_probe` steps to an id; those that it knows of."""
+        return self._index.gauges()
+
     def find(self, ids: Tensor) -> Tensor:
         """(N,) int64 rows of `ids` (N,) int64, -1 for unknown ones."""
         self._abandon()

@@ -7,9 +7,13 @@ The sum is of four uniform numbers: mean 0, deviation `scale`, nearly normal, ne
 number until the last product, so that every path has the same bits.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
+
+Bits = np.ndarray[Any, np.dtype[np.uint64]]
 
 SPREAD = 65_536 / 3**0.5  # deviation of the sum of four uniform 16-bit numbers
 MEAN = 4 * 65_535 / 2
@@ -19,14 +23,16 @@ _GOLDEN, _FIRST, _SECOND = (np.uint64(v) for v in (0x9E3779B97F4A7C15, 0xBF58476
 def drawn(ids: Tensor, width: int, seed: int, scale: float) -> Tensor:
     """(N, width) float32 of ids (N,) int64."""
     with np.errstate(over="ignore"):
-        keys = mixed(ids.cpu().numpy().view(np.uint64) ^ mixed(np.array([seed], dtype=np.uint64)))
+        keys = mixed(np.bitwise_xor(ids.cpu().numpy().astype(np.uint64), mixed(np.full(1, seed, dtype=np.uint64))))
         bits = mixed(keys[:, None] + np.arange(width, dtype=np.uint64))
     total = sum((bits >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48))
     centred = np.asarray(total).astype(np.float32) - np.float32(MEAN)
     return torch.from_numpy(centred * np.float32(scale / SPREAD)).to(ids.device)
 
 
-def mixed(values: "np.ndarray[tuple[int, ...], np.dtype[np.uint64]]") -> "np.ndarray[tuple[int, ...], np.dtype[np.uint64]]":
+def mixed(
+    values: "np.ndarray[tuple[int, ...], np.dtype[np.uint64]]",
+) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint64]]":
     """64 bits in which those of each number are mixed: the finaliser of splitmix64."""
     with np.errstate(over="ignore"):
         h = values + _GOLDEN

@@ -40,9 +40,7 @@ def put_initial(rows: Tensor, ids: Tensor, vectors: "Column", seed: int, scale: 
     factor, addresses = np.float32(scale / initial_rows.SPREAD), vectors.addresses
 
     def work(start: int, stop: int) -> None:
-        kernels.put_initial(
-            numbers, keys, start, stop, addresses, vectors.log_page, vectors.width, mixed_seed, factor
-        )
+        kernels.put_initial(numbers, keys, start, stop, addresses, vectors.log_page, vectors.width, mixed_seed, factor)
 
     in_parts(work, len(numbers))
 

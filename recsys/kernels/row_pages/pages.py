@@ -49,7 +49,7 @@ class RowPages:
             raise ValueError(f"page_rows={page_rows}; wanted a power of two")
         self.width, self.optimizer, self.device = width, optimizer, torch.device(device)
         self.state_width = optimizer.state_width(width)
-        self.log_page = (max(1, PAGE_BYTES // (4 * width)) if page_rows is None else page_rows).bit_length() - 1
+        self.log_page = (default_page_rows(width) if page_rows is None else page_rows).bit_length() - 1
 
         def column(width: int, dtype: torch.dtype, fill: float) -> Column:
             return Column(width, dtype, fill, self.log_page, self.device)
@@ -88,6 +88,12 @@ class RowPages:
             for column in self.columns.values():
                 column.grow(num_pages)
 
+    def clear(self) -> None:
+        """Give all pages back."""
+        for column in self.columns.values():
+            column.pages.clear()
+            column.read_addresses()
+
     def gather(self, rows: Tensor) -> Tensor:
         """(N, width) the rows (N,) int64; zeros where one is below 0."""
         return self.vectors.gather(rows)
@@ -109,7 +115,7 @@ class RowPages:
             torch_rows.update(self, rows, gradients, lr, tick)
 
     def begin(self, rows: Tensor, ids: Tensor, seed: int, scale: float, tick: int) -> None:
-        """Make rows (N,) int64, each once, those of new ids (N,) int64: vectors by `initial_rows`, states of new rows."""
+        """Make rows (N,) int64, each once, those of new ids (N,) int64; the vectors are drawn by `initial_rows`."""
         if is_compiled(self.device):
             from recsys.kernels.row_pages import numba_path
 
@@ -150,3 +156,8 @@ class RowPages:
         whole, rest = divmod(num_rows, self.page_rows)
         parts = column.pages[:whole] + ([column.pages[whole][:rest]] if rest else [])
         return torch.cat(parts) if parts else column.pages[0][:0].clone()
+
+
+def default_page_rows(width: int) -> int:
+    """The power of two of rows that 4 MB of vectors hold."""
+    return 1 << (max(1, PAGE_BYTES // (4 * width)).bit_length() - 1)

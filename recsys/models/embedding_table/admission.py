@@ -1,8 +1,8 @@
 """Which new ids get a row: those seen often enough lately, or a chance share of them.
 
-An id that is rare is not worth a row. Monolith counts sightings in a sketch of 4 bits a cell, where strangers share cells
-and 15 is the most; here ids have counters of their own, so no id is admitted for another's sightings, and any threshold
-can be asked for.
+An id that is rare is not worth a row. Monolith counts sightings in a sketch of 4 bits a cell, where strangers share
+cells and 15 is the most; here ids have counters of their own, so no id is admitted for another's sightings, and any
+threshold can be asked for.
 
 Paper: Liu et al. 2022, arXiv:2209.07663, section 2.2.2; its code keeps a window of splits, as this does.
 """
@@ -107,7 +107,7 @@ class SlidingCounter:
         """Take up what `state` gave."""
         sizes = state["sizes"].tolist()
         self._splits = []
-        for ids, counts in zip(state["ids"].split(sizes), state["counts"].split(sizes), strict=True):
+        for ids, counts in zip(torch.split(state["ids"], sizes), torch.split(state["counts"], sizes), strict=True):
             self._splits.append(_Split())
             self._splits[-1].put(ids, counts)
 

@@ -1,0 +1,93 @@
+"""Ticks of a table: a tick is one step, and a row's tick is that of its last touch.
+
+Ticks are 4 bytes a row and never go back. In which second a tick fell is written down once a second, so that times cost
+as much as the seconds that a table has trained, not as its rows.
+"""
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MOST_TICKS = 2**31 - 2
+
+
+class Clock:
+    """The step that is running, and when the steps before it were.
+
+    Until a time is set it is the machine's; from then on it is what was set last.
+    """
+
+    def __init__(self) -> None:
+        self.tick = 0
+        self._given: float | None = None
+        self._starts: list[int] = []  # ticks at which a new second began
+        self._seconds: list[int] = []
+
+    @property
+    def now_s(self) -> float:
+        """Seconds, of the machine or as they were set."""
+        return time.time() if self._given is None else self._given
+
+    def set(self, seconds: float) -> None:
+        """Say what time it is.
+
+        Raises:
+            ValueError: it was later before.
+        """
+        stood_at = self._given if self._given is not None else self._seconds[-1] if self._seconds else seconds
+        if seconds < stood_at:
+            raise ValueError(f"the clock is set to {seconds}, but stood at {stood_at}; time may not go back")
+        self._given = seconds
+
+    def advance(self) -> int:
+        """The next tick; the one that ends belongs to this second.
+
+        Raises:
+            OverflowError: there were 2^31 - 2 ticks; `renumber` makes room.
+        """
+        if self.tick >= MOST_TICKS:
+            raise OverflowError(f"there were {MOST_TICKS} steps; renumber the ticks")
+        second = int(self.now_s)
+        if not self._seconds or second > self._seconds[-1]:
+            self._starts.append(self.tick)
+            self._seconds.append(second)
+        self.tick += 1
+        return self.tick
+
+    def first_tick_after(self, seconds: float) -> int:
+        """The first tick that ended later than so many seconds; the running one if none did."""
+        place = int(np.searchsorted(self._seconds, seconds, side="right"))
+        return self._starts[place] if place < len(self._starts) else self.tick
+
+    def seconds_of(self, ticks: Tensor) -> Tensor:
+        """(N,) int64 seconds in which ticks (N,) ended; the running one's are those of now."""
+        numbers = ticks.cpu().numpy()
+        places = np.maximum(np.searchsorted(self._starts, numbers, side="right") - 1, 0)
+        seconds = np.array(self._seconds or [0], dtype=np.int64)[places]
+        return torch.from_numpy(np.where(numbers >= self.tick, int(self.now_s), seconds))
+
+    def renumber(self, kept: Tensor) -> None:
+        """Let ticks `kept` (K,) int64, ascending, each once and over, be numbers 0 to K - 1; the running one is K."""
+        seconds = self.seconds_of(kept).tolist()
+        self._starts, self._seconds, self.tick = [], [], len(kept)
+        for number, second in enumerate(seconds):
+            if not self._seconds or second > self._seconds[-1]:
+                self._starts.append(number)
+                self._seconds.append(second)
+
+    def state(self) -> dict[str, Tensor]:
+        """All of it."""
+        return {
+            "now": torch.tensor([] if self._given is None else [self._given], dtype=torch.float64),
+            "ticks": torch.tensor([self.tick, *self._starts], dtype=torch.int64),
+            "seconds": torch.tensor(self._seconds, dtype=torch.int64),
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        self._given = float(state["now"][0]) if len(state["now"]) else None
+        self.tick, *self._starts = state["ticks"].tolist()
+        self._seconds = state["seconds"].tolist()

@@ -1,0 +1,101 @@
+"""64-bit ids of strings, and of several features in one table.
+
+A string's id is the first 8 bytes of its BLAKE2b hash: the same in every process, on every machine. Two of n strings
+share an id with odds of about n^2 / 2^65: 1 in 37 million for a million of them, 1 in 37 for a billion. `IdCheck` finds
+a pair that does.
+
+Several features share a table by the upper bits of their ids, as in Monolith (there 10 or 15 bits); below them is room
+for ids from 0 on, or for a hash that is shorter by so many bits.
+
+Paper: Liu et al. 2022, arXiv:2209.07663.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def string_ids(strings: Iterable[str]) -> Tensor:
+    """(N,) int64 ids of strings."""
+    digests = b"".join(hashlib.blake2b(string.encode(), digest_size=8).digest() for string in strings)
+    return torch.from_numpy(np.frombuffer(digests, dtype="<i8").astype(np.int64))
+
+
+class FeatureIds:
+    """Ids that carry their feature's number in their upper bits.
+
+    Args:
+        features: their names; a name's place is its number, so append, and never remove.
+        bits: for the number.
+
+    Raises:
+        ValueError: a name stands there twice, or the bits are too few.
+    """
+
+    def __init__(self, features: Sequence[str], bits: int = 10) -> None:
+        if not 1 <= bits <= 32:
+            raise ValueError(f"bits={bits}; wanted 1 to 32")
+        if len(features) > 1 << bits:
+            raise ValueError(f"{len(features)} features do not fit {bits} bits; wanted at most {1 << bits}")
+        self.numbers = {name: number for number, name in enumerate(features)}
+        if len(self.numbers) < len(features):
+            raise ValueError(f"features {list(features)} holds a name twice")
+        self.bits, self._below = bits, 64 - bits
+
+    def of(self, feature: str, ids: Tensor) -> Tensor:
+        """(…) int64 table ids of a feature's own ids, which lie in [0, 2^(64 - bits)): exact.
+
+        Raises:
+            ValueError: unknown feature, or an id does not fit.
+        """
+        most = 1 << self._below
+        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= most):
+            raise ValueError(
+                f"ids of {feature!r} lie in [{int(ids.min())}, {int(ids.max())}]; wanted 0 to {most - 1}; "
+                "take `hashed` for ids of 64 bits"
+            )
+        return ids | self._upper(feature)
+
+    def hashed(self, feature: str, ids: Tensor) -> Tensor:
+        """(…) int64 table ids of any ids, mixed to 64 - bits bits: two of n share one with odds n^2 / 2^(65-bits)."""
+        h = ids.cpu().numpy().astype(np.int64).view(np.uint64)
+        with np.errstate(over="ignore"):
+            h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        lower = (h ^ (h >> np.uint64(31))) >> np.uint64(self.bits)
+        return torch.from_numpy(lower.view(np.int64)).to(ids.device) | self._upper(feature)
+
+    def _upper(self, feature: str) -> int:
+        if feature not in self.numbers:
+            raise ValueError(f"feature {feature!r} is unknown; wanted {', '.join(self.numbers)}")
+        number = self.numbers[feature] << self._below
+        return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def feature_numbers(ids: Tensor, bits: int) -> Tensor:
+    """(N,) int64 feature of each id."""
+    return (ids >> (64 - bits)) & ((1 << bits) - 1) if bits else torch.zeros_like(ids)
+
+
+class IdCheck:
+    """Remembers which string has which id, and finds two that share one. For preparation: it keeps every string."""
+
+    def __init__(self) -> None:
+        self._strings: dict[int, str] = {}
+
+    def add(self, strings: Iterable[str]) -> list[tuple[str, str]]:
+        """The pairs of different strings that share an id, with those that were added before."""
+        given = list(strings)
+        return self.add_ids(given, string_ids(given))
+
+    def add_ids(self, strings: Sequence[str], ids: Tensor) -> list[tuple[str, str]]:
+        """The same for ids (N,) of another hash."""
+        pairs = []
+        for string, id_ in zip(strings, ids.tolist(), strict=True):
+            other = self._strings.setdefault(id_, string)
+            if other != string:
+                pairs.append((other, string))
+        return pairs

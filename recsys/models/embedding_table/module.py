@@ -1,0 +1,161 @@
+"""Embeddings of 64-bit ids without collisions: an nn.Module whose rows come, learn, age and go.
+
+    embedding = CollisionlessEmbedding(TableConfig(width=64))
+    loss = model(embedding(ids)); loss.backward(); embedding.step(lr=0.05)
+
+In training mode a new id gets a row at its first look-up; in evaluation mode nothing changes. The gradients of rows are
+no parameters' and wait for `step`, which applies the rows' own optimizer; the learned vector of unknown ids is a
+parameter, `unknown`, and belongs to the optimizer of the rest.
+
+Paper: Liu et al. 2022, arXiv:2209.07663.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recsys.models.embedding_table.config import TableConfig
+from recsys.models.embedding_table.table import EmbeddingTable
+
+PART = "table."  # of the keys in a state_dict
+
+
+class CollisionlessEmbedding(nn.Module):
+    """Vectors by id.
+
+    Args:
+        config: of the table.
+        page_rows: rows of a page of memory, a power of two; by default as many as 4 MB hold.
+        device: of ids and rows.
+    """
+
+    def __init__(
+        self, config: TableConfig, *, page_rows: int | None = None, device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.table = EmbeddingTable(config, page_rows=page_rows, device=device)
+        learned = torch.zeros(config.width, device=device)
+        self.unknown = nn.Parameter(learned) if config.unknown == "learned" else None
+        self._anchor = torch.zeros(0, requires_grad=True)  # autograd calls nobody back who has no input to learn
+        self._generator = torch.Generator().manual_seed(config.seed)  # of the id dropout
+        self._waiting: list[tuple[Tensor, Tensor]] = []  # rows and their gradients
+
+    @property
+    def width(self) -> int:
+        """Numbers of a row."""
+        return self.config.width
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(…, width) vectors of ids (…) int64; an id without a row reads the unknown vector."""
+        flat = ids.reshape(-1)
+        rows = self.table.look_up(flat) if self.training else self.table.find(flat)
+        if self.training and self.config.id_dropout:
+            drawn = torch.rand(len(rows), generator=self._generator).to(rows.device)
+            rows = torch.where(drawn < self.config.id_dropout, -1, rows)
+        return self.of_rows(rows).view(*ids.shape, self.width)
+
+    def of_rows(self, rows: Tensor) -> Tensor:
+        """(N, width) vectors of rows (N,) int64 of the table; -1 reads the unknown vector."""
+        vectors: Tensor = _Gathered.apply(self._anchor, self, rows)  # type: ignore[no-untyped-call]
+        if self.unknown is None:
+            return vectors
+        return torch.where((rows < 0)[:, None], self.unknown, vectors)
+
+    def step(self, lr: float) -> None:
+        """Apply the gradients of all look-ups since the last step, and begin the next one."""
+        if self._waiting:
+            rows, gradients = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+            self.table.update(rows, gradients, lr)
+            self._waiting.clear()
+        self.table.advance()
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients since the last step, as `zero_grad` does for parameters."""
+        self._waiting.clear()
+
+    def gradient_norm(self) -> Tensor:
+        """Scalar: the length of all gradients since the last step, those of a row summed."""
+        if not self._waiting:
+            return torch.zeros(())
+        rows, gradients = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        unique, inverse = torch.unique(rows, return_inverse=True)
+        sums = gradients.new_zeros(len(unique), self.width).index_add_(0, inverse, gradients)
+        return sums[unique >= 0].norm()
+
+    def scale_gradients(self, factor: float) -> None:
+        """Multiply the gradients since the last step."""
+        self._waiting = [(rows, gradients * factor) for rows, gradients in self._waiting]
+
+    def clock(self, seconds: float) -> None:
+        """Say what time it is, for last touch and time to live; without it the machine's clock is read.
+
+        Raises:
+            ValueError: it was later before.
+        """
+        self.table.clock.set(seconds)
+
+    def expire(self) -> int:
+        """How many rows went because their time to live was over."""
+        return self.table.expire()
+
+    def erase(self, ids: Tensor) -> int:
+        """How many of the ids (…) int64 had a row, and have none from here on."""
+        return int((self.table.erase(ids.reshape(-1)) >= 0).sum())
+
+    def gauges(self) -> dict[str, float]:
+        """Numbers for a dashboard: size, bytes, load, probe lengths, and all counts so far."""
+        return self.table.gauges()
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, value in self.table.state().items():
+            destination[f"{prefix}{PART}{name}"] = value
+        destination[f"{prefix}{PART}generator"] = self._generator.get_state()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        start = prefix + PART
+        others = {key: value for key, value in state_dict.items() if not key.startswith(start)}
+        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        state = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
+        if not state:
+            missing_keys.append(f"{start}ids")
+            return
+        try:
+            self.table.load_state(state)
+        except ValueError as error:
+            error_msgs.append(f"{start}: {error}")
+            return
+        self._generator.set_state(state["generator"].cpu())
+        self._waiting.clear()
+
+    def extra_repr(self) -> str:
+        """Shape and policies."""
+        config = self.config
+        return f"{len(self.table)} ids, width={config.width}, {config.optimizer.name}, eviction={config.eviction}"
+
+
+class _Gathered(torch.autograd.Function):
+    """Rows of the table; their gradients wait for the module's step."""
+
+    @staticmethod
+    def forward(ctx: Any, _anchor: Tensor, module: CollisionlessEmbedding, rows: Tensor) -> Tensor:
+        ctx.module = module
+        ctx.rows = rows
+        return module.table.pages.gather(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
+        ctx.module._waiting.append((ctx.rows, gradients[0]))
+        return None, None, None

@@ -1,0 +1,368 @@
+"""Rows by id: which ids have one, what it holds, and when it goes.
+
+    look_up     rows of ids for a training step: new ids are admitted and get rows, the full table makes room
+    find        rows of ids, nothing changes
+    update      one step of the optimizer for rows
+    expire      rows past their time to live go
+    changes     rows touched and ids forgotten since a tick, for a delta
+
+An id that finds no row is counted by reason, never dropped in silence. The same stream of calls and times gives the
+same table, bit for bit, on any number of threads.
+
+Paper: Liu et al. 2022, arXiv:2209.07663.
+Differs: look-up in training gives the row at once, where Monolith's gives zeros until the first gradient; admission
+counts are exact; expiry is in seconds; what is deleted is told to those who follow.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recsys.kernels.hash_table import HashTable, Inserted
+from recsys.kernels.row_pages import RowPages
+from recsys.kernels.row_pages.pages import default_page_rows
+from recsys.models.embedding_table.admission import build_admission
+from recsys.models.embedding_table.clock import MOST_TICKS, Clock
+from recsys.models.embedding_table.config import TableConfig
+from recsys.models.embedding_table.eviction import EvictionQueue
+from recsys.models.embedding_table.ids import feature_numbers
+
+EXPIRY_ROWS = 1 << 20  # looked at in one go
+
+
+@dataclass
+class Counts:
+    """What happened to ids so far.
+
+    Attributes:
+        inserted: ids that got a row.
+        not_admitted: sightings of ids that admission did not let in yet.
+        refused: sightings of ids that found the table full.
+        evicted, expired, erased: ids that lost their row, for room, for age, by the caller.
+        unknown: look-ups without a row, in evaluation.
+    """
+
+    inserted: int = 0
+    not_admitted: int = 0
+    refused: int = 0
+    evicted: int = 0
+    expired: int = 0
+    erased: int = 0
+    unknown: int = 0
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What followers of a table must be told.
+
+    Attributes:
+        rows: (M,) int64, ascending: rows touched at the tick or later.
+        deleted: (K,) int64, ascending, each once: ids that lost their row at the tick or later, and have none.
+    """
+
+    rows: Tensor
+    deleted: Tensor
+
+
+class EmbeddingTable:
+    """Ids, rows, admission, eviction and expiry.
+
+    Args:
+        config: how it is to behave.
+        page_rows: rows of a page, a power of two; by default as many as 4 MB hold.
+        device: of ids and rows.
+    """
+
+    def __init__(
+        self, config: TableConfig, *, page_rows: int | None = None, device: torch.device | str = "cpu"
+    ) -> None:
+        self.config, self.device = config, torch.device(device)
+        self.index = HashTable(max_rows=config.capacity, expected=config.expected, device=device)
+        if page_rows is None and config.capacity is not None:
+            page_rows = min(default_page_rows(config.width), 1 << (config.capacity - 1).bit_length())
+        self.pages = RowPages(
+            config.width,
+            config.optimizer,
+            page_rows=page_rows,
+            device=device,
+            are_counted=config.eviction == "lfu",
+        )
+        self.pages.grow(config.expected)
+        self.clock = Clock()
+        self.counts = Counts()
+        self._admission = build_admission(config.admission, config.seed)
+        self._eviction = self._new_eviction()
+        self._barren_second = -1  # in which no row was past its time to live
+        self._followed_from: int | None = None  # the tick since which deleted ids are remembered
+        self._deleted: list[tuple[int, Tensor]] = []  # tick, and ids that lost their row
+
+    def __len__(self) -> int:
+        """How many ids have a row."""
+        return len(self.index)
+
+    @property
+    def num_rows(self) -> int:
+        """One more than the highest row that was ever given."""
+        return self.index.num_rows
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of index and rows."""
+        return self.index.num_bytes + self.pages.num_bytes
+
+    def find(self, ids: Tensor) -> Tensor:
+        """(N,) int64 rows of ids (N,) int64, -1 for unknown ones, which are counted."""
+        rows = self.index.find(ids)
+        self.counts.unknown += int((rows < 0).sum())
+        return rows
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        """(N,) int64 rows of ids (N,) int64 for a training step; -1 for one that is not admitted, or finds no room."""
+        if self._admission is None and self._eviction is None:
+            refused = self.index.num_refused
+            inserted = self.index.find_or_insert(ids)
+            self.counts.refused += self.index.num_refused - refused
+        else:
+            inserted = self._selected(ids)
+        new = inserted.new
+        if len(new):
+            self.pages.grow(self.num_rows)
+            self.pages.begin(inserted.rows[new], ids[new], self.config.seed, self.config.init_std, self.clock.tick)
+            self.counts.inserted += len(new)
+        return inserted.rows
+
+    def update(self, rows: Tensor, gradients: Tensor, lr: float) -> None:
+        """One step of the optimizer for rows (N,) int64, -1 none, by their gradients (N, width); they are touched."""
+        self.pages.update(rows, gradients, lr, self.clock.tick)
+
+    def advance(self) -> None:
+        """The step is over: what follows is of the next."""
+        if self.clock.tick >= MOST_TICKS:
+            self._renumber()
+        else:
+            self.clock.advance()
+
+    def erase(self, ids: Tensor) -> Tensor:
+        """(N,) int64 rows that ids (N,) int64 had and that hold nothing from here on; -1 for unknown ids."""
+        rows = self._erased(ids)
+        self.counts.erased += int((rows >= 0).sum())
+        return rows
+
+    def expire(self) -> int:
+        """How many rows went because their time to live was over."""
+        if not self.config.has_ttl:
+            return 0
+        total = 0
+        for start in range(0, self.num_rows, EXPIRY_ROWS):
+            rows = torch.arange(start, min(start + EXPIRY_ROWS, self.num_rows), device=self.device)
+            ticks = self.pages.ticks.gather(rows).squeeze(1).long()
+            live = ticks >= 0
+            old = rows[live][self._is_expired(rows[live], ticks[live])]
+            if len(old):
+                self._erased(self.ids_of(old))
+                total += len(old)
+        self.counts.expired += total
+        return total
+
+    def ids_of(self, rows: Tensor) -> Tensor:
+        """(N,) int64 ids of rows (N,) int64 that are not free."""
+        return self.pages.ids.gather(rows).squeeze(1)
+
+    def live_rows(self) -> Tensor:
+        """(M,) int64, ascending: the rows that are not free."""
+        ticks = self.pages.all_of(self.pages.ticks, self.num_rows).squeeze(1)
+        return (ticks >= 0).nonzero().squeeze(1)
+
+    def follow(self, since: int | None = None) -> int:
+        """The running tick: from it on `changes` can be asked for, between steps. Until then no deleted id is kept.
+
+        Args:
+            since: changes before this tick will not be asked for again; None: those that are kept stay.
+        """
+        if self._followed_from is None:
+            self._followed_from = self.clock.tick
+        elif since is not None and since > self._followed_from:
+            self._followed_from = since
+            self._deleted = [(tick, ids) for tick, ids in self._deleted if tick >= since]
+        return self.clock.tick
+
+    def changes(self, since: int) -> Changes:
+        """What changed at tick `since` or later.
+
+        Raises:
+            ValueError: nobody followed the table since then, so that deleted ids are missing.
+        """
+        if self._followed_from is None or since < self._followed_from:
+            raise ValueError(
+                f"changes since tick {since} are not known, only those since {self._followed_from}; "
+                "call follow() before the first, and take the whole table once"
+            )
+        ticks = self.pages.all_of(self.pages.ticks, self.num_rows).squeeze(1)
+        rows = (ticks >= max(since, 0)).nonzero().squeeze(1)
+        late = [ids for tick, ids in self._deleted if tick >= since]
+        deleted = torch.unique(torch.cat(late)) if late else torch.empty(0, dtype=torch.int64, device=self.device)
+        return Changes(rows, deleted[self.index.find(deleted) < 0])
+
+    def gauges(self) -> dict[str, float]:
+        """Numbers for a dashboard: size, bytes, load, probe lengths, and all counts so far."""
+        size = len(self)
+        return {
+            "size": size,
+            "free_rows": self.num_rows - size,
+            "bytes": self.num_bytes,
+            "bytes_per_id": self.num_bytes / size if size else 0.0,
+            **self.index.gauges(),
+            **vars(self.counts),
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """All of it as tensors, free rows too: a table of the same config goes on from it bit for bit."""
+        ids, rows, free = self.index.export()
+        pages, size = self.pages, self.num_rows
+        state = {"ids": ids, "rows": rows, "free": free}
+        for name, column in pages.columns.items():
+            if name != "ids":
+                state[name] = pages.all_of(column, size)
+        for part, of_part in (("clock", self.clock), ("admission", self._admission), ("eviction", self._eviction)):
+            if of_part is not None:
+                state |= {f"{part}.{name}": value for name, value in of_part.state().items()}
+        state["counts_so_far"] = torch.tensor(list(vars(self.counts).values()))
+        followed_from = -1 if self._followed_from is None else self._followed_from
+        state["deleted.since"] = torch.tensor([followed_from])
+        state["deleted.ticks"] = torch.tensor([tick for tick, _ in self._deleted], dtype=torch.int64)
+        state["deleted.sizes"] = torch.tensor([len(ids) for _, ids in self._deleted], dtype=torch.int64)
+        none = torch.empty(0, dtype=torch.int64, device=self.device)
+        state["deleted.ids"] = torch.cat([none, *(ids for _, ids in self._deleted)])
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave, in place of all that is here. Nothing is changed if it does not fit.
+
+        Raises:
+            ValueError: the width, the optimizer's state or what is counted is another, or there are more ids than the
+                capacity; the message names it.
+        """
+        size = len(state["ticks"])
+        for name, column in self.pages.columns.items():
+            if name == "ids":
+                continue
+            if name not in state:
+                raise ValueError(f"the state has no {name!r}, which a table with this configuration has")
+            if tuple(state[name].shape) != (size, column.width):
+                raise ValueError(
+                    f"{name!r} is of the shape {tuple(state[name].shape)}; this table's is {(size, column.width)}: "
+                    "load it into a table of the same width and optimizer"
+                )
+        self.index.import_(state["ids"], state["rows"], state["free"])
+        self.pages.clear()
+        self.pages.grow(max(size, self.config.expected))
+        every = torch.arange(size, device=self.device)
+        for name, column in self.pages.columns.items():
+            if name != "ids":
+                column.put(every, state[name].to(self.device))
+        self.pages.ids.put(state["rows"].to(self.device), state["ids"].to(self.device)[:, None])
+        self.clock.load_state(_part(state, "clock"))
+        if self._admission is not None and (kept := _part(state, "admission")):
+            self._admission.load_state(kept)
+        self._eviction = self._new_eviction()
+        if self._eviction is not None and (kept := _part(state, "eviction")):
+            self._eviction.load_state(kept)
+        self.counts = Counts(*state["counts_so_far"].tolist())
+        followed_from = int(state["deleted.since"][0])
+        self._followed_from = None if followed_from < 0 else followed_from
+        parts = torch.split(state["deleted.ids"].to(self.device), state["deleted.sizes"].tolist())
+        self._deleted = list(zip(state["deleted.ticks"].tolist(), parts, strict=True))
+
+    def _selected(self, ids: Tensor) -> Inserted:
+        """As find_or_insert, for the new ids that are admitted, after room was made for them."""
+        claim = self.index.claim(ids)
+        kept = None
+        if self._admission is not None and len(claim.firsts):
+            times = self._times_in_call(claim.found, claim.firsts)
+            kept = self._admission.admit(ids[claim.firsts], times)
+            self.counts.not_admitted += int(times[~kept].sum())
+        known = claim.found[claim.found >= 0]
+        if self._eviction is not None:
+            self.pages.ticks.put_all(known, self.clock.tick)
+            wanted = len(claim.firsts) if kept is None else int(kept.sum())
+            self._make_room(wanted - self.index.room)
+        refused = self.index.num_refused
+        inserted = self.index.settle(claim, kept)
+        self.counts.refused += self.index.num_refused - refused
+        return inserted
+
+    def _make_room(self, missing: int) -> None:
+        """Free so many rows, or as many as may go."""
+        if missing <= 0 or self._eviction is None:
+            return
+        second = int(self.clock.now_s)
+        if self.config.eviction == "ttl" and second == self._barren_second:
+            return
+        rows = self._eviction.take(missing, self.clock.tick).to(self.device)
+        if len(rows):
+            self._erased(self.ids_of(rows))
+            self.counts.evicted += len(rows)
+        if len(rows) < missing:
+            self._barren_second = second
+
+    def _erased(self, ids: Tensor) -> Tensor:
+        rows = self.index.erase(ids)
+        is_gone = rows >= 0
+        if bool(is_gone.any()):
+            self.pages.free(rows[is_gone])
+            if self._followed_from is not None:
+                self._deleted.append((self.clock.tick, ids[is_gone].clone()))
+        return rows
+
+    def _is_expired(self, rows: Tensor, ticks: Tensor) -> Tensor:
+        """(M,) bool of rows (M,) and their ticks (M,)."""
+        config, now = self.config, self.clock.now_s
+
+        def first_kept(ttl_s: float | None) -> int:
+            return 0 if ttl_s is None else self.clock.first_tick_after(now - ttl_s)
+
+        if not config.feature_ttl_s:
+            return ticks < first_kept(config.ttl_s)
+        limits = torch.full((1 << config.feature_bits,), first_kept(config.ttl_s), device=ticks.device)
+        for number, ttl_s in config.feature_ttl_s.items():
+            limits[number] = first_kept(ttl_s)
+        ids = self.ids_of(rows.to(self.device)).to(ticks.device)
+        return ticks < limits[feature_numbers(ids, config.feature_bits)]
+
+    def _new_eviction(self) -> EvictionQueue | None:
+        config = self.config
+        if config.eviction == "none" or config.capacity is None:
+            return None
+        return EvictionQueue(
+            self.pages,
+            lambda: self.num_rows,
+            config.capacity,
+            by_count=config.eviction == "lfu",
+            is_evictable=self._is_expired if config.eviction == "ttl" else None,
+        )
+
+    def _renumber(self) -> None:
+        """Make room for ticks, once in two billion steps."""
+        rows = self.live_rows()
+        ticks = self.pages.ticks.gather(rows).squeeze(1).long().cpu()
+        followed_from = [] if self._followed_from is None else [self._followed_from]
+        others = torch.tensor([*followed_from, *(tick for tick, _ in self._deleted)], dtype=torch.int64)
+        kept = torch.unique(torch.cat([ticks, others]))
+        self.clock.renumber(kept)
+        self.pages.ticks.put(rows, torch.searchsorted(kept, ticks).to(self.device)[:, None])
+        self._deleted = [(int(torch.searchsorted(kept, tick)), ids) for tick, ids in self._deleted]
+        if self._followed_from is not None:
+            self._followed_from = int(torch.searchsorted(kept, self._followed_from))
+        self._eviction = self._new_eviction()
+
+    @staticmethod
+    def _times_in_call(found: Tensor, firsts: Tensor) -> Tensor:
+        """(M,) how often each new id stands in the call."""
+        places = -2 - found[found < 0]
+        return torch.bincount(torch.searchsorted(firsts, places), minlength=len(firsts))
+
+
+def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}

@@ -1,0 +1,143 @@
+"""The module: gradients, steps, unknown ids, checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from recsys.models.embedding_table import CollisionlessEmbedding, RowOptimizer, TableConfig
+
+
+def embedding_of(**settings: Any) -> CollisionlessEmbedding:
+    return CollisionlessEmbedding(
+        TableConfig(**{"width": 4, "optimizer": RowOptimizer("sgd"), **settings}), page_rows=8
+    )
+
+
+def test_shapes_follow_the_ids() -> None:
+    embedding = embedding_of()
+    ids = torch.tensor([[5, 6, 5], [7, -7, 6]])
+    vectors = embedding(ids)
+    assert vectors.shape == (2, 3, 4)
+    assert torch.equal(vectors[0, 0], vectors[0, 2])
+    assert embedding(torch.empty(0, 2, dtype=torch.int64)).shape == (0, 2, 4)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "adam"])
+def test_it_trains_as_a_dense_embedding_does(name: Any) -> None:
+    embedding = embedding_of(optimizer=RowOptimizer(name, eps=1e-3))
+    ids = torch.arange(6)
+    dense = torch.nn.Embedding(6, 4, _weight=embedding(ids).detach().clone())
+    rivals: dict[str, Any] = {
+        "sgd": torch.optim.SGD(dense.parameters(), lr=0.1),
+        "adagrad": torch.optim.Adagrad(dense.parameters(), lr=0.1, eps=1e-3),
+        "adam": torch.optim.Adam(dense.parameters(), lr=0.1, eps=1e-3),
+    }
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        wanted = torch.cat([ids, torch.randint(0, 6, (20,), generator=generator)])  # every row, as Adam moves all
+        weights = torch.randn(26, 4, generator=generator)
+        for module in (embedding, dense):
+            (module(wanted) * weights).tanh().sum().backward()
+        embedding.step(0.1)
+        rivals[name].step()
+        rivals[name].zero_grad()
+    torch.testing.assert_close(embedding(ids), dense(ids), rtol=1e-5, atol=1e-6)
+
+
+def test_several_look_ups_of_a_step_are_one_update() -> None:
+    one, two = (embedding_of(optimizer=RowOptimizer("adagrad")) for _ in range(2))
+    ids = torch.tensor([1, 2, 3, 1])
+    (one(ids).sum() * 3).backward()
+    one.step(0.1)
+    (two(ids[:1]).sum() * 3 + two(ids[1:]).sum() * 3).backward()
+    two.step(0.1)
+    assert torch.equal(one(ids), two(ids))
+
+
+def test_evaluation_changes_nothing() -> None:
+    embedding = embedding_of()
+    embedding(torch.tensor([1, 2]))
+    embedding.eval()
+    before = embedding.state_dict()
+    assert not embedding(torch.tensor([8, 9])).any()
+    after = embedding.state_dict()
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == ["table.counts_so_far"]
+    assert embedding.gauges()["unknown"] == 2
+
+
+def test_unknown_ids_share_a_vector_that_learns() -> None:
+    embedding = embedding_of(unknown="learned").eval()
+    embedding(torch.tensor([8, 9])).sum().backward()
+    assert embedding.unknown is not None
+    assert embedding.unknown.grad is not None
+    assert torch.equal(embedding.unknown.grad, torch.full((4,), 2.0))
+
+
+def test_id_dropout_trains_the_unknown_vector_and_not_the_row() -> None:
+    embedding = embedding_of(unknown="learned", id_dropout=0.5, init_std=1.0)
+    ids = torch.arange(1000)
+    vectors = embedding(ids)
+    is_dropped = (vectors == 0).all(1)
+    assert 400 < int(is_dropped.sum()) < 600
+    before = embedding.table.pages.gather(embedding.table.index.find(ids))
+    vectors.sum().backward()
+    embedding.step(1.0)
+    after = embedding.table.pages.gather(embedding.table.index.find(ids))
+    assert torch.equal(before[is_dropped], after[is_dropped])
+    assert torch.equal(before[~is_dropped] - 1, after[~is_dropped])
+    assert embedding.unknown is not None
+    assert embedding.unknown.grad is not None
+    assert torch.equal(embedding.unknown.grad, torch.full((4,), float(is_dropped.sum())))
+
+
+def test_gradients_are_dropped_scaled_and_measured() -> None:
+    embedding = embedding_of(init_std=0.0)
+    ids = torch.tensor([1, 2, 1])
+    embedding(ids).sum().backward()
+    assert float(embedding.gradient_norm()) == pytest.approx((4 * (4 + 1)) ** 0.5)
+    embedding.scale_gradients(0.5)
+    embedding.step(1.0)
+    assert torch.equal(embedding(torch.tensor([1, 2])), torch.tensor([[-1.0] * 4, [-0.5] * 4]))
+    embedding(ids).sum().backward()
+    embedding.drop_gradients()
+    embedding.step(1.0)
+    assert torch.equal(embedding(torch.tensor([1, 2])), torch.tensor([[-1.0] * 4, [-0.5] * 4]))
+
+
+def test_a_checkpoint_in_safetensors_is_the_whole_module(tmp_path: Path) -> None:
+    settings: Any = {"capacity": 6, "eviction": "lru", "unknown": "learned", "id_dropout": 0.3, "ttl_s": 50}
+    one, other = (torch.nn.Sequential(embedding_of(**settings)) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+
+    def train(model: torch.nn.Sequential, steps: list[torch.Tensor]) -> None:
+        for ids in steps:
+            embedding = model[0]
+            assert isinstance(embedding, CollisionlessEmbedding)
+            embedding(ids).square().sum().backward()
+            embedding.step(0.1)
+
+    stream = [torch.randint(0, 20, (5,), generator=generator) for _ in range(40)]
+    train(one, stream[:20])
+    save_file({name: value.contiguous() for name, value in one.state_dict().items()}, tmp_path / "w.safetensors")
+    other.load_state_dict(load_file(tmp_path / "w.safetensors"))
+    train(one, stream[20:])
+    train(other, stream[20:])
+    ours, theirs = one.state_dict(), other.state_dict()
+    for name in ours:
+        if "clock" not in name:  # the machine's clock went on
+            assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_whole() -> None:
+    embedding, wider = embedding_of(), embedding_of(width=8)
+    embedding(torch.tensor([1]))
+    wider(torch.tensor([5]))
+    with pytest.raises(RuntimeError, match=r"'vectors' is of the shape \(1, 4\); this table's is \(1, 8\)"):
+        wider.load_state_dict(embedding.state_dict())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        wider.load_state_dict({})
+    assert wider.table.find(torch.tensor([5])).tolist() == [0]

@@ -1,0 +1,341 @@
+"""The table of ids against a dict that does the same, one id at a time."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from recsys.kernels.row_pages.initial_rows import drawn
+from recsys.models.embedding_table import AdmissionConfig, EmbeddingTable, RowOptimizer, TableConfig
+from recsys.models.embedding_table import clock as clocks
+from recsys.models.embedding_table import table as tables
+
+WIDTH = 4
+
+
+def table_of(**settings: Any) -> EmbeddingTable:
+    table = EmbeddingTable(TableConfig(**{"width": WIDTH, "optimizer": RowOptimizer("sgd"), **settings}), page_rows=8)
+    table.clock.set(0)
+    return table
+
+
+def ids_of(*values: int) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def touch(table: EmbeddingTable, *ids: int, second: float | None = None) -> list[int]:
+    """One step: look up, one gradient of ones for each."""
+    if second is not None:
+        table.clock.set(second)
+    rows = table.look_up(ids_of(*ids))
+    table.update(rows, torch.ones(len(rows), WIDTH), lr=0.5)
+    table.advance()
+    return rows.tolist()
+
+
+def known(table: EmbeddingTable) -> set[int]:
+    return set(table.index.export()[0].tolist())
+
+
+def test_a_new_id_begins_with_the_vector_of_its_seed_and_id() -> None:
+    table = table_of(seed=3, init_std=0.1)
+    rows = table.look_up(ids_of(5, -9, 5))
+    assert torch.equal(table.pages.gather(rows), drawn(ids_of(5, -9, 5), WIDTH, 3, 0.1))
+
+
+def test_new_vectors_are_nearly_normal_and_independent() -> None:
+    vectors = drawn(torch.arange(50_000), 8, 0, 2.0)
+    assert abs(float(vectors.mean())) < 0.02
+    assert abs(float(vectors.std()) - 2.0) < 0.02
+    assert float(torch.corrcoef(vectors.T).fill_diagonal_(0).abs().max()) < 0.02
+    assert float(torch.corrcoef(torch.stack([vectors[:-1, 0], vectors[1:, 0]]))[0, 1].abs()) < 0.02
+    assert not torch.equal(vectors, drawn(torch.arange(50_000), 8, 1, 2.0))
+
+
+def test_look_up_in_evaluation_inserts_nothing_and_counts_the_unknown() -> None:
+    table = table_of()
+    touch(table, 1, 2)
+    assert table.find(ids_of(2, 7, 7)).tolist() == [1, -1, -1]
+    assert (len(table), table.counts.unknown) == (2, 2)
+
+
+def test_without_eviction_a_full_table_refuses_and_counts() -> None:
+    table = table_of(capacity=2)
+    assert touch(table, 1, 2, 3, 3) == [0, 1, -1, -1]
+    assert (known(table), table.counts.refused) == ({1, 2}, 2)
+
+
+def test_lru_drops_what_was_touched_longest_ago() -> None:
+    table = table_of(capacity=3, eviction="lru")
+    for id_ in (1, 2, 3, 1, 4):
+        touch(table, id_)
+    assert known(table) == {1, 3, 4}
+    touch(table, 3)
+    touch(table, 5, 6)
+    assert known(table) == {3, 5, 6}
+    assert table.counts.evicted == 3
+
+
+def test_lfu_drops_what_had_the_fewest_steps() -> None:
+    table = table_of(capacity=3, eviction="lfu")
+    for id_ in (1, 1, 2, 3, 3, 3, 4, 4, 4, 5):
+        touch(table, id_)
+    assert known(table) == {3, 4, 5}
+
+
+def test_ttl_drops_only_what_is_past_its_time() -> None:
+    table = table_of(capacity=2, eviction="ttl", ttl_s=10)
+    touch(table, 1, second=0)
+    touch(table, 2, second=5)
+    assert touch(table, 3, second=9) == [-1]
+    assert touch(table, 3, second=10) == [0]
+    assert touch(table, 4, second=14) == [-1]
+    assert (known(table), table.counts.evicted, table.counts.refused) == ({2, 3}, 1, 2)
+
+
+def test_rows_of_the_running_step_are_never_evicted() -> None:
+    table = table_of(capacity=2, eviction="lru")
+    touch(table, 1, 2)
+    rows = table.look_up(ids_of(1))
+    assert rows.tolist() == [0]
+    assert table.look_up(ids_of(3, 4)).tolist() == [1, -1]
+    assert (known(table), table.counts.refused) == ({1, 3}, 1)
+
+
+def test_a_freed_row_and_its_state_are_those_of_a_new_one() -> None:
+    table = table_of(capacity=1, eviction="lru", optimizer=RowOptimizer("adam"))
+    touch(table, 1)
+    touch(table, 1)
+    row = table.look_up(ids_of(2))
+    assert row.tolist() == [0]
+    vectors, states, _ = table.pages.read(row)
+    assert torch.equal(vectors, drawn(ids_of(2), WIDTH, 0, 0.02))
+    assert not states.any()
+    table.erase(ids_of(2))
+    assert not any(part.any() for part in table.pages.read(row)[:2])
+
+
+def test_expiry_is_a_time_to_live_in_seconds() -> None:
+    table = table_of(ttl_s=10)
+    touch(table, 1, second=0)
+    touch(table, 2, second=4)
+    touch(table, 1, second=6)
+    table.clock.set(13.9)
+    assert table.expire() == 0
+    table.clock.set(14)
+    assert table.expire() == 1
+    assert (known(table), table.counts.expired) == ({1}, 1)
+
+
+def test_features_have_a_time_to_live_of_their_own() -> None:
+    one, other = 5 | 1 << 60, 5 | 2 << 60
+    table = table_of(feature_bits=4, ttl_s=100, feature_ttl_s={2: 10})
+    touch(table, one, other, second=0)
+    table.clock.set(50)
+    assert table.expire() == 1
+    assert known(table) == {one}
+    table.clock.set(100)
+    assert table.expire() == 1
+
+
+def test_a_threshold_admits_an_id_when_it_was_seen_so_often() -> None:
+    table = table_of(admission=AdmissionConfig(mode="threshold", threshold=20))
+    for _ in range(9):
+        assert touch(table, 7, 7) == [-1, -1]
+    assert touch(table, 8) == [-1]
+    assert touch(table, 7, 7) == [0, 0]
+    assert (known(table), table.counts.not_admitted) == ({7}, 19)
+
+
+def test_changes_tell_what_was_touched_and_what_is_gone() -> None:
+    table = table_of(ttl_s=10)
+    touch(table, 1, 2, 3, second=0)
+    since = table.follow()
+    touch(table, 2, 4, second=8)
+    table.erase(ids_of(3))
+    table.clock.set(12)
+    table.expire()
+    touch(table, 3)
+    changes = table.changes(since)
+    assert sorted(table.ids_of(changes.rows).tolist()) == [2, 3, 4]
+    assert changes.deleted.tolist() == [1]
+    later = table.follow(since=table.clock.tick)
+    assert len(table.changes(later).rows) == 0
+    with pytest.raises(ValueError, match=f"changes since tick {since} are not known, only those since {later}"):
+        table.changes(since)
+
+
+def test_ticks_are_renumbered_when_they_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (clocks, tables):
+        monkeypatch.setattr(module, "MOST_TICKS", 20)
+    short, long = table_of(capacity=4, eviction="lru", ttl_s=7), table_of(capacity=4, eviction="lru", ttl_s=7)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(90):
+        ids = torch.randint(0, 9, (2,), generator=generator).tolist()
+        for table, most in ((short, 20), (long, 10**6)):
+            for module in (clocks, tables):
+                monkeypatch.setattr(module, "MOST_TICKS", most)
+            touch(table, *ids, second=step // 3)
+            table.expire()
+        assert known(short) == known(long)
+    assert short.clock.tick <= 20 < long.clock.tick
+
+
+@pytest.mark.parametrize("eviction", ["none", "lru", "lfu", "ttl"])
+@pytest.mark.parametrize("mode", ["all", "threshold", "probability"])
+def test_a_reloaded_table_goes_on_bit_for_bit(eviction: Any, mode: Any) -> None:
+    admission = AdmissionConfig(mode=mode, threshold=3, capacity=12, splits=3)
+    config: dict[str, Any] = {"capacity": 8, "eviction": eviction, "ttl_s": 5, "admission": admission}
+    config["optimizer"] = RowOptimizer("adam")
+    generator = torch.Generator().manual_seed(1)
+    stream = [torch.randint(0, 30, (6,), generator=generator).tolist() for _ in range(60)]
+    whole, part = table_of(**config), table_of(**config)
+    for number, ids in enumerate(stream):
+        if number == 30:
+            state = {name: value.clone() for name, value in part.state().items()}
+            part = table_of(**config)
+            part.load_state(state)
+        for table in (whole, part):
+            touch(table, *ids, second=number)
+            if number % 7 == 0:
+                table.expire()
+    ours, theirs = whole.state(), part.state()
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+    assert whole.counts == part.counts
+
+
+def test_a_state_loads_into_another_capacity_and_not_into_one_too_small() -> None:
+    table = table_of(capacity=8, eviction="lru")
+    touch(table, *range(8))
+    larger = table_of(capacity=100, eviction="lru")
+    larger.load_state(table.state())
+    touch(larger, 50)
+    assert known(larger) == {*range(8), 50}
+    smaller = table_of(capacity=5, eviction="lru")
+    touch(smaller, 77)
+    with pytest.raises(ValueError, match="there are 8 ids; wanted at most max_rows=5"):
+        smaller.load_state(table.state())
+    assert known(smaller) == {77}
+    assert touch(smaller, 77) == [0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"width": 8}, r"'vectors' is of the shape \(2, 4\); this table's is \(2, 8\)"),
+        ({"optimizer": RowOptimizer("adam")}, r"'states' is of the shape \(2, 0\); this table's is \(2, 9\)"),
+        ({"capacity": 9, "eviction": "lfu"}, "the state has no 'counts'"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_by_name(settings: Any, message: str) -> None:
+    table, other = table_of(), table_of(**settings)
+    touch(table, 1, 2)
+    with pytest.raises(ValueError, match=message):
+        other.load_state(table.state())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eviction": "lru"}, "eviction=lru without a capacity; set capacity"),
+        ({"eviction": "fifo", "capacity": 3}, "eviction='fifo'; wanted none, lru, lfu, ttl"),
+        ({"eviction": "ttl", "capacity": 3}, "eviction=ttl without a time to live; set ttl_s"),
+        ({"capacity": 0}, "capacity=0; wanted at least 1"),
+        ({"ttl_s": 0}, "ttl_s=0; wanted above 0"),
+        ({"feature_ttl_s": {3: 1.0}}, "feature_ttl_s names feature 3; wanted 0 to 0"),
+        ({"id_dropout": 0.1}, "id_dropout=0.1 with unknown=zero"),
+        ({"expected": 9, "capacity": 3}, "expected=9; wanted at least 0 and at most capacity=3"),
+        ({"unknown": "one"}, "unknown='one'; wanted zero, learned"),
+    ],
+)
+def test_what_is_no_configuration_is_refused(settings: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        table_of(**settings)
+
+
+def test_time_may_not_go_back() -> None:
+    table = table_of()
+    table.clock.set(5)
+    with pytest.raises(ValueError, match="the clock is set to 4, but stood at 5; time may not go back"):
+        table.clock.set(4)
+
+
+IDS = st.lists(st.integers(-3, 12), max_size=8)
+
+
+class Lru(RuleBasedStateMachine):
+    """An LRU table with a time to live, and vectors that count their gradients."""
+
+    @initialize(capacity=st.integers(1, 9))
+    def begin(self, capacity: int) -> None:
+        self.table = table_of(capacity=capacity, eviction="lru", ttl_s=4, init_std=0.0)
+        self.capacity, self.second, self.step = capacity, 0, 0
+        self.rows: dict[int, list[int]] = {}  # id: value, step and second of the last touch, row
+        self.free: list[int] = []
+        self.given = 0
+
+    @rule(ids=IDS, wait=st.integers(0, 3))
+    def train(self, ids: list[int], wait: int) -> None:
+        self.second += wait
+        rows = touch(self.table, *ids, second=self.second)
+        for id_ in ids:
+            if id_ in self.rows:
+                self.rows[id_][1:3] = self.step, self.second
+        new = list(dict.fromkeys(id_ for id_ in ids if id_ not in self.rows))
+        missing = len(new) - (self.capacity - len(self.rows))
+        old = sorted((row[1], row[3], id_) for id_, row in self.rows.items() if row[1] < self.step)
+        for _, _, id_ in old[: max(missing, 0)]:
+            self._drop(id_)
+        for id_ in new[: self.capacity - len(self.rows)]:
+            row = self.free.pop() if self.free else self.given
+            self.given = max(self.given, row + 1)
+            self.rows[id_] = [0, self.step, self.second, row]
+        for id_, row in zip(ids, rows, strict=True):
+            assert row == (self.rows[id_][3] if id_ in self.rows else -1)
+            if id_ in self.rows:
+                self.rows[id_][0] -= 1
+        self.step += 1
+
+    @rule(wait=st.integers(0, 4))
+    def expire(self, wait: int) -> None:
+        self.second += wait
+        self.table.clock.set(self.second)
+        old = sorted((row[3], id_) for id_, row in self.rows.items() if self.second - row[2] >= 4)
+        assert self.table.expire() == len(old)
+        for _, id_ in old:
+            self._drop(id_)
+
+    @rule(ids=IDS)
+    def erase(self, ids: list[int]) -> None:
+        self.table.erase(ids_of(*ids))
+        for id_ in ids:
+            if id_ in self.rows:
+                self._drop(id_)
+
+    @rule()
+    def reload(self) -> None:
+        state = self.table.state()
+        self.table = table_of(capacity=self.capacity, eviction="lru", ttl_s=4, init_std=0.0)
+        self.table.load_state(state)
+
+    @invariant()
+    def same(self) -> None:
+        ids = torch.arange(-3, 13)
+        rows = self.table.index.find(ids)
+        values = self.table.pages.gather(rows)[:, 0]
+        for id_, row, value in zip(ids.tolist(), rows.tolist(), values.tolist(), strict=True):
+            assert row == (self.rows[id_][3] if id_ in self.rows else -1)
+            assert value == (0.5 * self.rows[id_][0] if id_ in self.rows else 0)
+        assert set(self.table.live_rows().tolist()) == {row[3] for row in self.rows.values()}
+
+    def _drop(self, id_: int) -> None:
+        self.free.append(self.rows.pop(id_)[3])
+
+
+TestLru = Lru.TestCase
+TestLru.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
