@@ -18,6 +18,7 @@ Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 LEAST_SLAB, MOST_SLAB = 1 << 16, 1 << 26  # bytes; a large one has large pages
 PAGE_BYTES = 4096
+MOST_THREADS_BESIDE_INSERT = 2
 MOST_LOG_PARTS = 3  # each thread of a claim looks at all ids of the call
 REGION_BYTES = {units: units * kernels.UNIT * kernels.BUCKET_BYTES for units in (SMALL, LARGE)}
 
@@ -43,7 +44,9 @@ class NumbaIndex:
         self._places = np.empty(0, dtype=np.int64)  # addresses of what is claimed
         # Memory of the last call, for the next: to ask for it anew is to wait for every page of it.
         self._scratch = np.empty((3, 0), dtype=np.int64)
+        self._every = np.empty(0, dtype=np.int64)
         self._lists: list[Ids] = []
+        self._were_new = True  # most ids of the last insertion: then to look first for those that are known is in vain
 
     def __len__(self) -> int:
         return int(self._loads[: self._sizes[2], 0].sum())
@@ -81,8 +84,7 @@ class NumbaIndex:
         before the next claim.
         """
         keys, found = ids.numpy(), self.find(ids).numpy()
-        if len(keys) > self._scratch.shape[1]:
-            self._scratch = np.empty((3, 2 * len(keys)), dtype=np.int64)
+        self._take_scratch(len(keys))
         self._places, unknown, firsts = self._scratch
         todo = unknown[: kernels.unknown_of(found, unknown)]
         while len(todo) and self._claim(keys, todo, found):
@@ -96,6 +98,49 @@ class NumbaIndex:
             self.erase(ids[firsts[rows < 0]])
         kernels.settle(firsts.numpy(), rows.numpy(), self._places, found.numpy())
         kernels.resolved(found.numpy())
+
+    def insert(self, ids: Tensor, free_rows: Tensor, next_row: int, room: int) -> tuple[Tensor, Tensor, int] | None:
+        """(N,) rows, the (M,) places where ids stand first that got theirs, and how many ids were refused.
+
+        None where claim and settlement, which work on all threads, are faster. A single thread that needs no lists and
+        gives each row at once is as fast as several until there are more than two.
+        """
+        if num_parts(len(ids)) > MOST_THREADS_BESIDE_INSERT:
+            return None
+        keys = ids.numpy()
+        self._take_scratch(len(keys))
+        todo, new, every = self._scratch[0], self._scratch[1], self._every
+        if self._were_new:
+            found = np.empty(len(keys), dtype=np.int64)
+            todo = every[: len(keys)]
+        else:
+            found = self.find(ids).numpy()
+            todo = todo[: kernels.unknown_of(found, todo)]
+        progress, at, why = np.zeros(2, dtype=np.int64), 0, kernels.DONE
+        while at < len(todo):
+            if why != kernels.DONE:
+                self._take_memory() if why == kernels.NO_MEMORY else self._deepen()
+            at, why = kernels.insert(
+                keys,
+                todo,
+                at,
+                self._entries,
+                self._regions,
+                self._depth,
+                self._local_depth,
+                self._loads,
+                self._free,
+                self._sizes,
+                free_rows.numpy(),
+                next_row,
+                room,
+                found,
+                new,
+                progress,
+            )
+        count, refused = progress.tolist()
+        self._were_new = 2 * count > len(keys)
+        return torch.from_numpy(found), torch.from_numpy(new[:count].copy()), refused
 
     def erase(self, ids: Tensor) -> Tensor:
         """(N,) row that each id had, -1 for one that was not there, or that stands in the call before."""
@@ -141,8 +186,7 @@ class NumbaIndex:
             if why == kernels.NO_MEMORY:
                 self._take_memory()
             else:
-                self._entries, self._regions = np.repeat(self._entries, 2), np.repeat(self._regions, 2)
-                self._depth += 1
+                self._deepen()
             at, why = kernels.grow(
                 keys,
                 todo,
@@ -156,6 +200,15 @@ class NumbaIndex:
                 self._sizes,
                 self._places,
             )
+
+    def _deepen(self) -> None:
+        """One more bit of the hash leads through the directory."""
+        self._entries, self._regions = np.repeat(self._entries, 2), np.repeat(self._regions, 2)
+        self._depth += 1
+
+    def _take_scratch(self, size: int) -> None:
+        if size > self._scratch.shape[1]:
+            self._scratch, self._every = np.empty((3, 2 * size), dtype=np.int64), np.arange(2 * size)
 
     def _take_memory(self) -> None:
         """Memory for regions that grow: some of each size, and numbers for new ones."""

@@ -9,8 +9,8 @@ bucket that nobody went past, so nothing marks where an id was erased, and every
     field                 0: empty    row + 1: taken    -(i + 1): claimed by the i-th id of the call that is running
     directory entry       address of the region | its buckets / 128
 
-A thread owns all regions whose hashes begin with its own number, and takes their ids in the order of the call: so the
-table depends on the stream of ids alone, not on the number of threads.
+In a claim a thread owns all regions whose hashes begin with its own number, and takes their ids in the order of the
+call. Which region grows when differs from an insertion by one thread, and so does the slot of an id; its row does not.
 """
 
 from typing import Any
@@ -319,6 +319,62 @@ def limit_of(region: Any, units: Any) -> Any:
 
 
 @njit(**_options)
+def grow_region(
+    prefix: int,
+    wanted: int,
+    entries: Ids,
+    regions: Counts,
+    depth: int,
+    local_depth: Counts,
+    loads: Counts,
+    free: Ids,
+    sizes: Ids,
+    places: Ids,
+) -> int:
+    """Make room for `wanted` ids in the region of a directory entry; why it could not.
+
+    A region of SMALL size becomes LARGE, if that is enough; else it becomes two. Each takes its memory from the stacks
+    free[units - SMALL] of sizes[units - SMALL] regions, and leaves its old memory there. sizes[2] is the number of
+    regions.
+    """
+    region = regions[prefix]
+    old, shared_depth = entries[prefix], local_depth[region]
+    width = 1 << (depth - shared_depth)
+    first = prefix // width * width
+    if old & CODE_BITS == SMALL and wanted <= limit_of(region, LARGE):
+        if sizes[LARGE - SMALL] == 0:
+            return NO_MEMORY
+        sizes[LARGE - SMALL] -= 1
+        new = free[LARGE - SMALL, sizes[LARGE - SMALL]]
+        moved(old, new, 0, 0, places)
+        entries[first : first + width] = new
+        loads[region, 1] = limit_of(region, LARGE)
+    else:
+        other = sizes[2]
+        if sizes[0] < 2 or other == local_depth.size:
+            return NO_MEMORY
+        if width == 1:
+            return NO_DEPTH
+        sizes[0] -= 2
+        new, new_1 = free[0, sizes[0] + 1], free[0, sizes[0]]
+        count = moved(old, new, new_1, shared_depth, places)
+        half = first + width // 2
+        entries[first:half] = new
+        entries[half : first + width] = new_1
+        regions[half : first + width] = other
+        sizes[2] += 1
+        loads[region, 0] -= count
+        loads[region, 1] = limit_of(region, SMALL)
+        loads[other, 0], loads[other, 1], loads[other, 2] = count, limit_of(other, SMALL), 0
+        local_depth[region] = local_depth[other] = shared_depth + 1
+    loads[region, 2] = 0
+    kind = (old & CODE_BITS) - SMALL
+    free[kind, sizes[kind]] = old
+    sizes[kind] += 1
+    return DONE
+
+
+@njit(**_options)
 def grow(
     keys: Ids,
     todo: Ids,
@@ -332,53 +388,108 @@ def grow(
     sizes: Ids,
     places: Ids,
 ) -> tuple[int, int]:
-    """Make room in the regions of the ids keys[todo[start:]]; the place where it stopped, and why.
-
-    A region of SMALL size becomes LARGE, if that is enough for the ids that wait; else it becomes two. Each takes its
-    memory from the stacks free[units - SMALL] of sizes[units - SMALL] regions, and leaves its old memory there.
-    sizes[2] is the number of regions.
-    """
+    """Make room in the regions of the ids keys[todo[start:]]; the place where it stopped, and why."""
     for n in range(start, todo.size):
-        h = mixed(keys[todo[n]])
-        prefix = prefix_of(h, depth)
+        prefix = prefix_of(mixed(keys[todo[n]]), depth)
         region = regions[prefix]
         wanted = loads[region, 0] + loads[region, 2]
         if wanted <= loads[region, 1]:
             continue
-        old, shared_depth = entries[prefix], local_depth[region]
-        width = 1 << (depth - shared_depth)
-        first = prefix // width * width
-        if old & CODE_BITS == SMALL and wanted <= limit_of(region, LARGE):
-            if sizes[LARGE - SMALL] == 0:
-                return n, NO_MEMORY
-            sizes[LARGE - SMALL] -= 1
-            new = free[LARGE - SMALL, sizes[LARGE - SMALL]]
-            moved(old, new, 0, 0, places)
-            entries[first : first + width] = new
-            loads[region, 1] = limit_of(region, LARGE)
-        else:
-            other = sizes[2]
-            if sizes[0] < 2 or other == local_depth.size:
-                return n, NO_MEMORY
-            if width == 1:
-                return n, NO_DEPTH
-            sizes[0] -= 2
-            new, new_1 = free[0, sizes[0] + 1], free[0, sizes[0]]
-            count = moved(old, new, new_1, shared_depth, places)
-            half = first + width // 2
-            entries[first:half] = new
-            entries[half : first + width] = new_1
-            regions[half : first + width] = other
-            sizes[2] += 1
-            loads[region, 0] -= count
-            loads[region, 1] = limit_of(region, SMALL)
-            loads[other, 0], loads[other, 1], loads[other, 2] = count, limit_of(other, SMALL), 0
-            local_depth[region] = local_depth[other] = shared_depth + 1
-        loads[region, 2] = 0
-        kind = (old & CODE_BITS) - SMALL
-        free[kind, sizes[kind]] = old
-        sizes[kind] += 1
+        why = grow_region(prefix, wanted, entries, regions, depth, local_depth, loads, free, sizes, places)
+        if why != DONE:
+            return n, why
     return todo.size, DONE
+
+
+@njit(**_options)
+def insert(
+    keys: Ids,
+    todo: Ids,
+    start: int,
+    entries: Ids,
+    regions: Counts,
+    depth: int,
+    local_depth: Counts,
+    loads: Counts,
+    free: Ids,
+    sizes: Ids,
+    free_rows: Ids,
+    next_row: int,
+    room: int,
+    found: Ids,
+    new: Ids,
+    progress: Ids,
+) -> tuple[int, int]:
+    """Find keys[todo[start:]] or give them rows at once, in the order of the call; the place where it stopped, and why.
+
+    The k-th new id gets the k-th last of the free rows, after these the rows from `next_row` on; from the room-th on
+    they get -1. new[:progress[0]] are the places of new ids, progress[1] counts those that were refused.
+    """
+    prefixes = np.empty(WINDOW, np.int64)
+    base = np.empty(WINDOW, np.int64)
+    buckets = np.empty(WINDOW, np.int64)
+    own = np.empty(WINDOW, np.int64)
+    no_places = np.empty(0, np.int64)
+    count = progress[0]
+    at = start
+    while at < todo.size:
+        size = min(WINDOW, todo.size - at)
+        for j in range(size):
+            h = mixed(keys[todo[at + j]])
+            prefixes[j] = prefix_of(h, depth)
+            base[j], buckets[j], own[j] = home_of(h, entries[prefixes[j]])
+            prefetch_to_write(base[j] + own[j] * BUCKET_BYTES)
+        for j in range(size):
+            i = todo[at + j]
+            key, bucket = keys[i], base[j] + own[j] * BUCKET_BYTES
+            tail = zeros(bucket + TAIL_AT)
+            empty = (tail >> FIRST_FIELD) & KEYS
+            same = matches(bucket, key) & KEYS & ~empty
+            field = np.int32(0)
+            if same != 0:
+                field = load_i32(bucket + FIELDS_AT + 4 * lowest_bit(same))
+            elif tail >> LAST == 0:
+                field = field_at(key, base[j], buckets[j], own[j])
+            if field != 0:
+                found[i] = field - 1
+                continue
+            if count >= room:
+                found[i] = -1
+                progress[1] += 1
+                continue
+            region = regions[prefixes[j]]
+            if loads[region, 0] >= loads[region, 1]:
+                why = grow_region(
+                    prefixes[j],
+                    loads[region, 0] + 1,
+                    entries,
+                    regions,
+                    depth,
+                    local_depth,
+                    loads,
+                    free,
+                    sizes,
+                    no_places,
+                )
+                if why != DONE:
+                    progress[0] = count
+                    return at + j, why
+                size = j  # addresses are others from here on
+                break
+            loads[region, 0] += 1
+            row = free_rows[free_rows.size - 1 - count] if count < free_rows.size else next_row + count - free_rows.size
+            found[i] = row
+            new[count] = i
+            count += 1
+            if empty == 0:
+                placed(key, np.int32(row + 1), base[j], buckets[j], own[j])
+                continue
+            slot = lowest_bit(empty)
+            store_i64(bucket + 8 * slot, key)
+            store_i32(bucket + FIELDS_AT + 4 * slot, np.int32(row + 1))
+        at += size
+    progress[0] = count
+    return at, DONE
 
 
 @njit(**_options)
