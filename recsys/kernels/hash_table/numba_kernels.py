@@ -285,11 +285,13 @@ def erase(keys: Ids, entries: Ids, regions: Counts, depth: int, loads: Counts, r
 
 @njit(**_options)
 def moved(old: Any, new_0: Any, new_1: Any, local_depth: Any, places: Ids) -> Any:
-    """Move a region's ids to one (new_1 is 0) or two others, by the bit behind `local_depth`; how many to the second.
+    """Move a region's ids to one (new_1 is 0) or two others that are empty; how many to the second.
 
-    The old region is left empty, to be used again. Claimed ids have new places.
+    The bit behind `local_depth` says where an id goes. The old region is left empty, to be used again. Claimed ids have
+    new places. How full the new buckets are is counted aside: to look at a line that was just written is to wait.
     """
     base, num_buckets, count = old & ~CODE_BITS, (old & CODE_BITS) * UNIT, 0
+    fills = np.zeros((2, LARGE * UNIT), np.int8)
     for b in range(num_buckets):
         bucket = base + b * BUCKET_BYTES
         taken = ~(zeros(bucket + TAIL_AT) >> FIRST_FIELD) & KEYS
@@ -298,15 +300,22 @@ def moved(old: Any, new_0: Any, new_1: Any, local_depth: Any, places: Ids) -> An
             taken &= taken - 1
             field, key = load_i32(bucket + FIELDS_AT + 4 * slot), load_i64(bucket + 8 * slot)
             h = mixed(key)
-            entry = new_0
-            if new_1 != 0 and prefix_of(h, local_depth + 1) & 1:
-                entry = new_1
-                count += 1
-            address, buckets, own = home_of(h, entry)
-            place = placed(key, field, address, buckets, own)
+            side = np.int64(new_1 != 0) & prefix_of(h, local_depth + 1)
+            count += side
+            address, buckets, at = home_of(h, new_1 if side else new_0)
+            while fills[side, at] == SLOTS:
+                passed = address + at * BUCKET_BYTES + PASSED_AT
+                store_i32(passed, load_i32(passed) + np.int32(1))
+                at += 1
+                if at == buckets:
+                    at = 0
+            to = address + at * BUCKET_BYTES
+            store_i64(to + 8 * fills[side, at], key)
+            store_i32(to + FIELDS_AT + 4 * fills[side, at], field)
             if field < 0:
-                places[-field - 1] = place
-        for at in range(bucket, bucket + BUCKET_BYTES, 8):
+                places[-field - 1] = to + FIELDS_AT + 4 * fills[side, at]
+            fills[side, at] += 1
+        for at in range(bucket + FIELDS_AT, bucket + BUCKET_BYTES, 8):
             store_i64(at, 0)
     return count
 
