@@ -2,9 +2,9 @@
 
     python -m benchmarks.embedding_table [--rows 1000000] [--width 64] [--call 65536] [--grown 20000000] [--no-record]
 
-Step: look-up, backward, update by row-wise Adagrad of `--call` ids by Zipf's law with exponent 1.05; every id is known.
-Beside it, in turn: gather and update of dense rows by numba (benchmarks/support/dense_rows.py, which is told row numbers
-and has no backward), nn.Embedding(sparse=True) with torch's Adagrad, fbgemm's CPU table.
+Step: look-up, backward, update by row-wise Adagrad of `--call` known ids by Zipf's law with exponent 1.05.
+Beside it, in turn: gather and update of dense rows by numba (benchmarks/support/dense_rows.py, told row numbers, and
+without a backward pass), nn.Embedding(sparse=True) with torch's Adagrad, fbgemm's CPU table.
 Bytes: of the table after `--rows` ids came, over those of vectors and optimizer states alone.
 Growth: calls of new ids, look-up alone, from half of `--grown` rows on: median, worst call and a histogram.
 One line a run is appended to benchmarks/results/embedding_table.jsonl.
