@@ -13,6 +13,7 @@ OUT/kernels.json is written after every part, and a part that stands there and h
 """
 
 import argparse
+import itertools
 import json
 import re
 import shutil
@@ -31,6 +32,7 @@ import torch
 from benchmarks.support.attention_problem import BACKWARD_FLOP, Problem, Shape
 from benchmarks.support.attention_rivals import RIVALS
 from benchmarks.support.bert4rec_speed import bert4rec_speed
+from benchmarks.support.hash_table_speed import hash_table_speed
 from benchmarks.support.op_contests import (
     Match,
     jagged_embedding_match,
@@ -109,6 +111,10 @@ def parts(device: torch.device, repeats: int, is_tiny: bool) -> dict[str, Part]:
     found["bert4rec on ml-1m's shape"] = partial(
         bert4rec_speed, device, 1 if is_tiny else 40, 256 if is_tiny else 32_768
     )
+    for slots, load in itertools.product((128_000_000, 64_000_000, 1_000_000), (0.5, 0.75, 0.9)):
+        found[f"hash_table, {slots} slots, load {load}"] = partial(
+            hash_table_speed, device, slots // 4_000 if is_tiny else slots, load, repeats
+        )
     return found
 
 
@@ -193,6 +199,10 @@ def has_failed(part: dict[str, Any]) -> bool:
 
 def told(name: str, figures: dict[str, Any]) -> Iterator[str]:
     """A part, for the eye."""
+    if "g_keys_s" in figures:
+        yield f"{name}: {figures['ids']:,} ids at load {figures['load']}, {figures['bytes_per_id']} bytes an id"
+        yield from (f"  {run:28} {rate:9.3f} G keys/s" for run, rate in figures["g_keys_s"].items())
+        return
     if "rivals" not in figures:
         yield f"{name}: {json.dumps(figures)}"
         return

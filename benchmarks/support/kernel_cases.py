@@ -17,6 +17,8 @@ from recsys.kernels.attention.op import jagged_attention
 from recsys.kernels.jagged import JaggedMeta
 from recsys.kernels.jagged_embedding import jagged_embedding
 from recsys.kernels.linear_cross_entropy import linear_cross_entropy
+from recsys.kernels.row_pages import RowOptimizer, RowPages
+from recsys.kernels.row_pages.optimizers import NAMES, Name
 from recsys.kernels.sampled_loss import sampled_loss
 from recsys.kernels.search import search_topk, topk_attend
 
@@ -51,6 +53,8 @@ def all_cases() -> tuple[KernelCase, ...]:
         *jagged_embedding_cases(),
         *search_topk_cases(),
         *topk_attend_cases(),
+        *hash_table_cases(),
+        *row_pages_cases(),
     )
 
 
@@ -168,6 +172,21 @@ def topk_attend_cases() -> Iterator[KernelCase]:
     yield KernelCase("topk_attend", "bf16 64 with a second pair and a bias", more)
 
 
+def hash_table_cases() -> Iterator[KernelCase]:
+    """One kernel each, whatever the ids are."""
+    yield KernelCase("hash_table", "int64", _hash_table, is_quick=True)
+
+
+def row_pages_cases() -> Iterator[KernelCase]:
+    """Every block of numbers, then every optimizer."""
+    for log_width in range(3, 11):
+        run = partial(_row_pages, width=1 << log_width, name="adam")
+        yield KernelCase("row_pages", f"adam {1 << log_width}", run, is_quick=log_width == 6)
+    for name in (name for name in NAMES if name != "adam"):
+        for width in (64, 50):
+            yield KernelCase("row_pages", f"{name} {width}", partial(_row_pages, width=width, name=name), width == 64)
+
+
 def _attention(name: str, width: int, dtype: str, max_len: int, is_quick: bool, **options: Any) -> KernelCase:
     run = partial(_attend, width=width, dtype=DTYPES[dtype], max_len=max_len, **options)
     return KernelCase("attention", name, run, is_quick)
@@ -273,6 +292,32 @@ def _topk_attend(
     more = _second(meta_c, meta_k, width2, has_bias, dtype, device)
     out = topk_attend(q, k, v, idx, meta_c, meta_k, **more)
     return _with_gradients(out, [q, k, v, *more.values()])
+
+
+def _hash_table(device: torch.device, is_large: bool) -> list[Tensor]:
+    """Ids that come, in two calls so that full regions are moved, are looked up, and go in part."""
+    from recsys.kernels.hash_table.triton_index import TritonIndex
+
+    size = 1 << (20 if is_large else 13)
+    index, rows = TritonIndex(0, device), torch.arange(size, device=device)
+    ids = rows * 0x9E3779B97F4A7C1  # no id twice
+    for part in (rows[: size // 2], rows[size // 2 :]):
+        places = torch.arange(len(part), device=device)
+        index.settle(ids[part], -2 - places, places, part)
+    return [index.find(ids), index.erase(ids[::3]), *index.export()]
+
+
+def _row_pages(device: torch.device, is_large: bool, *, width: int, name: Name) -> list[Tensor]:
+    """Rows that are written, updated by an optimizer, some of them often, and gathered."""
+    num_rows, size = (1 << 20, 1 << 20) if is_large else (1 << 10, 1 << 11)
+    pages = RowPages(width, RowOptimizer(name), device=device)
+    pages.grow(num_rows)
+    every = torch.arange(num_rows, device=device)
+    pages.write(every, torch.randn(num_rows, width, device=device), None, 0)
+    liked = torch.rand(size, device=device, dtype=torch.float64)
+    rows = (num_rows**liked).long().clamp(max=num_rows - 1)
+    pages.update(rows, torch.randn(size, width, device=device), lr=0.1, tick=1)
+    return [pages.gather(rows), *pages.read(every)]
 
 
 def _with_gradients(out: Tensor, leaves: Sequence[Tensor | None]) -> list[Tensor]:

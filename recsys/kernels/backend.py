@@ -46,6 +46,17 @@ def choose_backend(op: str, x: Tensor) -> Backend:
     return chosen
 
 
+def takes_triton(op: str, x: Tensor) -> bool:
+    """Whether `op` takes the Triton path for tensors like `x`, for ops whose other paths are not chosen by name.
+
+    Raises:
+        ValueError, RuntimeError: as `choose_backend`.
+    """
+    if x.device.type == "cpu" and named_backend() != "triton":
+        return False
+    return choose_backend(op, x) == "triton"
+
+
 def named_backend() -> str:
     """The value of RECSYS_KERNELS, `auto` where it is not set.
 

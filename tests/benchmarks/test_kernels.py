@@ -42,7 +42,15 @@ def test_every_shape_of_the_suite_is_drawn_and_checked() -> None:
     assert len(set(names)) == len(names)
     assert any(shape.bias for shape in attention_shapes())
     found = parts(CPU, 2, is_tiny=True)
-    for op in ("linear_cross_entropy", "sampled_loss", "search_topk", "topk_attend", "jagged_embedding", "bert4rec"):
+    for op in (
+        "linear_cross_entropy",
+        "sampled_loss",
+        "search_topk",
+        "topk_attend",
+        "jagged_embedding",
+        "bert4rec",
+        "hash_table",
+    ):
         assert any(name.startswith(op) for name in found)
 
 
@@ -58,6 +66,22 @@ def test_a_step_of_bert4rec_is_timed_by_both_paths() -> None:
     part = parts(CPU, 2, is_tiny=True)["bert4rec on ml-1m's shape"]()
     assert part["events_per_s"].keys() == {"auto path", "torch path"}
     assert min(part["events_per_s"].values()) > 0
+
+
+def test_the_hash_table_is_timed_beside_what_memory_gives() -> None:
+    part = parts(CPU, 2, is_tiny=True)["hash_table, 64000000 slots, load 0.75"]()
+    rates = part["g_keys_s"]
+    assert {
+        "find",
+        "insert",
+        "random lines",
+        "sorted ids",
+        "find, rows of 64",
+        "find, update rows of 8",
+    } <= rates.keys()
+    assert min(rates.values()) > 0
+    assert part["ids"] == part["fill"]["ids"] == part["grown"]["ids"] > 10_000, "what was inserted was erased again"
+    assert part["grown"]["longest_call_ms"] >= part["grown"]["median_call_ms"] > 0
 
 
 def test_a_part_that_fails_is_an_error_line_and_is_tried_again(tmp_path: Path) -> None:

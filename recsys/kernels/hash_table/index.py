@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from recsys.kernels.backend import takes_triton
 from recsys.kernels.cpu.available import has_numba
 
 
@@ -47,6 +48,10 @@ class Index(Protocol):
 
 def new_index(expected: int, device: torch.device) -> Index:
     """An empty index, with room for so many ids."""
+    if takes_triton("hash_table", torch.empty(0, dtype=torch.int64, device=device)):
+        from recsys.kernels.hash_table.triton_index import TritonIndex
+
+        return TritonIndex(expected, device)
     if device.type == "cpu" and has_numba():
         from recsys.kernels.hash_table.numba_index import NumbaIndex
 

@@ -24,6 +24,7 @@ MOST_PARTS = 8  # each thread of a claim looks at all ids of the call
 # Cells of each part of the hashes, in the order of the cells. By their logarithms they lie evenly between 9 and 18: the
 # parts double one after another.
 WIDTHS = (9, 17, 10, 16, 11, 15, 12, 14, 11, 13)
+MOST_ENTRIES, LEAST_ENTRIES = 16, 1 << 14  # of the directory: for each region, and beside
 CHUNK_SLOTS = kernels.CHUNK * kernels.SLOTS
 
 
@@ -92,6 +93,9 @@ class NumbaIndex:
 
         The row of an id that was not there is -(j + 2), where j is its first place. What was claimed must be settled
         before the next claim.
+
+        Raises:
+            RuntimeError: too many ids have hashes that begin alike; nothing is claimed then.
         """
         keys, found = ids.numpy(), self.find(ids).numpy()
         self._take_scratch(len(keys))
@@ -99,7 +103,12 @@ class NumbaIndex:
         todo = unknown[: kernels.unknown_of(found, unknown)]
         while len(todo) and self._claim(keys, todo, found):
             todo = todo[found[todo] == kernels.PENDING]
-            self._grow(keys, todo)
+            try:
+                self._grow(keys, todo)
+            except (RuntimeError, MemoryError):
+                self.erase(ids[torch.from_numpy(found < -1)])
+                self._loads[:, 2] = 0
+                raise
         return torch.from_numpy(found), torch.from_numpy(firsts[: kernels.firsts_of(found, firsts)].copy())
 
     def settle(self, ids: Tensor, found: Tensor, firsts: Tensor, rows: Tensor) -> None:
@@ -129,7 +138,11 @@ class NumbaIndex:
         progress, at, why = np.zeros(2, dtype=np.int64), 0, kernels.DONE
         while at < len(todo):
             if why != kernels.DONE:
-                self._make_way(why, keys[todo[at]])
+                try:
+                    self._make_way(why, keys[todo[at]])
+                except (RuntimeError, MemoryError):
+                    self.erase(ids[torch.from_numpy(new[: progress[0]])])
+                    raise
             at, why = kernels.insert(
                 keys,
                 todo,
@@ -216,7 +229,16 @@ class NumbaIndex:
             self._deepen(kernels.cell_of(key))
 
     def _deepen(self, cell: int) -> None:
-        """One more bit of the hash leads through the directory of a cell's part."""
+        """One more bit of the hash leads through the directory of a cell's part.
+
+        Raises:
+            RuntimeError: the directory would be much larger than what it leads to.
+        """
+        if len(self._entries) > MOST_ENTRIES * int(self._sizes[1]) + LEAST_ENTRIES:
+            raise RuntimeError(
+                f"some {int(self._loads[:, 1].max())} ids share more bits of their hash than {len(self)} ids may by "
+                "chance: somebody chose them so; mix the ids with a secret before they reach the table"
+            )
         start, depth = self._cells[cell].tolist()
         stop = start + (1 << depth)
         doubled = np.repeat(self._entries[start:stop], 2, axis=0)
@@ -236,7 +258,7 @@ class NumbaIndex:
             size = max(room + room // 2, num_regions + more)
             self._local_depth = np.resize(self._local_depth, size)
             self._loads = np.resize(self._loads, (size, 3))
-        missing = max(0, more * 2 * SMALL - num_free)
+        missing = max(0, more * 2 * LARGE - num_free)
         most = num_free + missing + LARGE  # growth only ever lessens it, but for the chunks that it leaves last
         if most > len(self._free):
             self._free = np.concatenate([self._free, np.empty(most, dtype=np.int64)])

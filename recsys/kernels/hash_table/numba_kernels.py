@@ -313,13 +313,12 @@ def erase(keys: Ids, cells: int, entries: int, loads: Counts, rows: Ids) -> None
 
 
 @njit(**_options)
-def moved(old: Any, e: int, new: Any, bit: int, places: Ids) -> Any:
-    """Move the ids of the region old[e] to new[0], or to new[0] and new[1], which are empty; how many to the second.
+def moved(old: Any, e: int, new: Any, bit: int, places: Ids) -> None:
+    """Move the ids of the region old[e] to new[0], or to new[0] and new[1], which are empty and have room.
 
     The bit of the hash says where an id goes, counted from 1 behind those of the cell; 0 is none. The old chunks are
     left empty, to be used again. Claimed ids have new places. How full the new buckets are is counted aside.
     """
-    count = 0
     fills = np.zeros((2, LARGE << LOG_CHUNK), np.int8)
     for b in range(buckets_of(old, e)):
         bucket = bucket_at(old, e, b)
@@ -330,7 +329,6 @@ def moved(old: Any, e: int, new: Any, bit: int, places: Ids) -> Any:
             field, key = load_i32(bucket + FIELDS_AT + 4 * slot), load_i64(bucket + 8 * slot)
             h = mixed(key)
             side = np.int64(h >> np.uint64(64 - LOG_CELLS - bit)) & np.int64(bit != 0)
-            count += int(side)
             num_buckets = buckets_of(new, side)
             at = own_of(h, num_buckets)
             while fills[side, at] == SLOTS:
@@ -347,7 +345,6 @@ def moved(old: Any, e: int, new: Any, bit: int, places: Ids) -> Any:
             fills[side, at] += 1
         for at in range(bucket + FIELDS_AT, bucket + BUCKET_BYTES, 8):
             store_i64(at, 0)
-    return count
 
 
 @njit(inline="always", **_options)
@@ -355,6 +352,20 @@ def limit_of(region: Any, chunks: Any) -> Any:
     """How many ids a region may hold: a share of its slots that differs a little from region to region."""
     share = np.float64(mixed(region) >> np.uint64(11)) / 2.0**53
     return np.int32(chunks * CHUNK * SLOTS * (LEAST_FILL + (MOST_FILL - LEAST_FILL) * share))
+
+
+@njit(**_options)
+def seconds_of(entries: int, e: int, bit: int) -> int:
+    """How many ids of a region have a 1 at this bit of their hash, counted from 1 behind those of the cell."""
+    count = 0
+    for b in range(buckets_of(entries, e)):
+        bucket = bucket_at(entries, e, b)
+        taken = ~(zeros(bucket + TAIL_AT) >> FIRST_FIELD) & KEYS
+        while taken != 0:
+            h = mixed(load_i64(bucket + 8 * lowest_bit(taken)))
+            taken &= taken - 1
+            count += int(h >> np.uint64(64 - LOG_CELLS - bit)) & 1
+    return count
 
 
 @njit(**_options)
@@ -372,42 +383,41 @@ def grow_region(
 ) -> int:
     """Make room for `wanted` ids in the region of a directory entry; why it could not.
 
-    A region of SMALL size becomes LARGE, if that is enough; else it becomes two. New chunks come from the stack
-    free[:sizes[0]], and the old ones go there. sizes[1] is the number of regions.
+    A region of SMALL size becomes LARGE, if that is enough; else it becomes two, SMALL where their ids have room. New
+    chunks come from the stack free[:sizes[0]], and the old ones go there. sizes[1] is the number of regions.
     """
     region, chunks = meta_of(entries, e) >> 2, meta_of(entries, e) & 3
     base, depth, shared = load_i64(cells + 16 * cell), load_i64(cells + 16 * cell + 8), local_depth[region]
     width = 1 << (depth - shared)
     first = base + (e - base) // width * width
     is_split = chunks == LARGE or wanted > limit_of(region, LARGE)
-    taken = 2 * SMALL if is_split else LARGE
-    if sizes[0] < taken or (is_split and sizes[1] == local_depth.size):
+    if sizes[0] < 2 * LARGE or sizes[1] == local_depth.size:
         return NO_MEMORY
     if is_split and width == 1:
         return NO_DEPTH
+    other, bit = sizes[1], shared + 1 if is_split else 0
     new = np.zeros((2, META + 1), np.int64)
-    for n in range(taken):
-        new[n // SMALL if is_split else 0, n % SMALL if is_split else n] = free[sizes[0] - 1 - n]
-    sizes[0] -= taken
-    other = sizes[1]
-    new[0, META] = region << 2 | (SMALL if is_split else LARGE)
-    new[1, META] = other << 2 | SMALL
-    count = moved(entries, e, new.ctypes.data, shared + 1 if is_split else 0, places)
+    of_side = np.zeros(2, np.int64)
+    of_side[1] = seconds_of(entries, e, bit) if is_split else 0
+    of_side[0] = loads[region, 0] - of_side[1]
+    for side in range(1 + is_split):
+        number = other if side else region
+        size = LARGE if not is_split or of_side[side] > limit_of(number, SMALL) else SMALL
+        for n in range(size):
+            sizes[0] -= 1
+            new[side, n] = free[sizes[0]]
+        new[side, META] = number << 2 | size
+        loads[number, 0], loads[number, 1], loads[number, 2] = of_side[side], limit_of(number, size), 0
+    moved(entries, e, new.ctypes.data, bit, places)
     for n in range(chunks):
         free[sizes[0] + n] = load_i64(entries + ENTRY_BYTES * e + 8 * n)
     sizes[0] += chunks
     for n in range(width):
         for part in range(META + 1):
             store_i64(entries + ENTRY_BYTES * (first + n) + 8 * part, new[np.int64(is_split and n >= width // 2), part])
-    loads[region, 2] = 0
-    if not is_split:
-        loads[region, 1] = limit_of(region, LARGE)
-        return DONE
-    sizes[1] += 1
-    loads[region, 0] -= count
-    loads[region, 1] = limit_of(region, SMALL)
-    loads[other, 0], loads[other, 1], loads[other, 2] = count, limit_of(other, SMALL), 0
-    local_depth[region] = local_depth[other] = shared + 1
+    if is_split:
+        sizes[1] += 1
+        local_depth[region] = local_depth[other] = shared + 1
     return DONE
 
 

@@ -113,7 +113,7 @@ class HashTable:
             return self.settle(self.claim(ids))
         rows, new, refused = at_once
         self.num_refused += refused
-        self._next_row += len(new) - len(self._free.pop(len(new)))
+        self._take(len(new))
         return Inserted(rows, new)
 
     def claim(self, ids: Tensor) -> Claim:
@@ -145,12 +145,13 @@ class HashTable:
         fitting, lost = wanted[: self.room], wanted[self.room :]
         if len(lost):
             self.num_refused += int(torch.isin(claim.found, -2 - lost).sum())
-        given = self._give(len(fitting))
+        given = self._next_rows(len(fitting))
         rows = given
         if len(fitting) < len(firsts):
             rows = torch.full_like(firsts, -1)
             rows[torch.searchsorted(firsts, fitting)] = given
         self._index.settle(claim.ids, claim.found, firsts, rows)
+        self._take(len(fitting))
         return Inserted(claim.found, fitting)
 
     def erase(self, ids: Tensor) -> Tensor:
@@ -212,13 +213,17 @@ class HashTable:
             claim, self._open = self._open, None
             self._index.settle(claim.ids, claim.found, claim.firsts, torch.full_like(claim.firsts, -1))
 
-    def _give(self, count: int) -> Tensor:
+    def _next_rows(self, count: int) -> Tensor:
         """Rows for so many ids."""
-        freed = self._free.pop(count)
-        start = self._next_row
-        self._next_row += count - len(freed)
-        fresh = self._counted(start, self._next_row)
+        freed = self._free.top(count)
+        fresh = self._counted(self._next_row, self._next_row + count - len(freed))
         return torch.cat([freed, fresh]) if len(freed) else fresh
+
+    def _take(self, count: int) -> None:
+        """So many of the next rows are given."""
+        freed = min(count, len(self._free))
+        self._free.drop(freed)
+        self._next_row += count - freed
 
     def _counted(self, start: int, stop: int) -> Tensor:
         if self.device.type == "cpu":  # torch would wake threads for it, which spin for milliseconds afterwards
@@ -248,8 +253,10 @@ class _Stack:
         self._buffer[self._size : size] = values
         self._size = size
 
-    def pop(self, count: int) -> Tensor:
+    def top(self, count: int) -> Tensor:
         """At most so many, the last first."""
-        count = min(count, self._size)
+        return self._buffer[max(0, self._size - count) : self._size].flip(0)
+
+    def drop(self, count: int) -> None:
+        """So many of the last."""
         self._size -= count
-        return self._buffer[self._size : self._size + count].flip(0)

@@ -1,13 +1,17 @@
 """One number, or a vector of them, for every row, in pages of equal size."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.kernels.backend import takes_triton
 from recsys.kernels.cpu.available import has_numba
 from recsys.kernels.row_pages import torch_rows
 
-WORD_BYTES = 4
+if TYPE_CHECKING:
+    from recsys.kernels.row_pages.triton_path import Pages
 
 
 class Column:
@@ -25,6 +29,7 @@ class Column:
         self.width, self.dtype, self.fill, self.log_page, self.device = width, dtype, fill, log_page, device
         self.pages: list[Tensor] = []  # each (page_rows, width)
         self.addresses = np.empty(0, dtype=np.int64)  # of the pages
+        self._words: Pages | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -41,10 +46,16 @@ class Column:
 
     def read_addresses(self) -> None:
         """Look where the pages lie; needed after one of them was replaced."""
+        self._words = None
         self.addresses = np.array([page.data_ptr() for page in self.pages], dtype=np.int64)
 
     def gather(self, rows: Tensor) -> Tensor:
         """(N, width) the rows (N,) int64; zeros where one is below 0."""
+        if is_by_triton(self.device):
+            from recsys.kernels.row_pages import triton_path
+
+            words = triton_path.gather(rows, self.words) if self.pages else rows.new_empty(0, self.width)
+            return words.view(self.dtype)
         if is_compiled(self.device):
             from recsys.kernels.row_pages import numba_path
 
@@ -53,7 +64,12 @@ class Column:
 
     def put(self, rows: Tensor, values: Tensor) -> None:
         """Write `values` (N, width) to rows (N,) int64. Of a row that stands there again, any one value stays."""
-        if is_compiled(self.device):
+        if is_by_triton(self.device):
+            from recsys.kernels.row_pages import triton_path
+
+            if self.pages:
+                triton_path.scatter(rows, self.words, values.to(self.dtype).contiguous().view(self.words.base.dtype))
+        elif is_compiled(self.device):
             from recsys.kernels.row_pages import numba_path
 
             numba_path.put(rows, self, values)
@@ -63,6 +79,17 @@ class Column:
     def put_all(self, rows: Tensor, value: float) -> None:
         """Write one number all over rows (N,) int64."""
         self.put(rows, torch.tensor(value, dtype=self.dtype, device=self.device).expand(len(rows), self.width))
+
+    @property
+    def words(self) -> "Pages":
+        """The pages for Triton, in numbers of 32 bits."""
+        if self._words is None:
+            from recsys.kernels.row_pages.triton_path import Pages
+
+            is_wide = self.dtype == torch.int64
+            pages = [page.view(torch.int32) for page in self.pages] if is_wide else self.pages
+            self._words = Pages.of(pages, self.log_page, self.width * (1 + is_wide))
+        return self._words
 
     def _new_page(self) -> Tensor:
         size = 1 << self.log_page, self.width
@@ -75,3 +102,8 @@ class Column:
 def is_compiled(device: torch.device) -> bool:
     """Whether rows there are worked on by kernels that numba compiles."""
     return device.type == "cpu" and has_numba()
+
+
+def is_by_triton(device: torch.device) -> bool:
+    """Whether rows there are worked on by Triton's kernels."""
+    return takes_triton("row_pages", torch.empty(0, device=device))

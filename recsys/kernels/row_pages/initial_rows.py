@@ -21,13 +21,21 @@ _GOLDEN, _FIRST, _SECOND = (np.uint64(v) for v in (0x9E3779B97F4A7C15, 0xBF58476
 
 
 def drawn(ids: Tensor, width: int, seed: int, scale: float) -> Tensor:
-    """(N, width) float32 of ids (N,) int64."""
-    with np.errstate(over="ignore"):
-        keys = mixed(np.bitwise_xor(ids.cpu().numpy().astype(np.uint64), mixed(np.full(1, seed, dtype=np.uint64))))
-        bits = mixed(np.add.outer(keys, np.arange(width, dtype=np.uint64)))
-    total = sum((bits >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48))
-    centred = np.asarray(total).astype(np.float32) - np.float32(MEAN)
-    return torch.from_numpy(centred * np.float32(scale / SPREAD)).to(ids.device)
+    """(N, width) float32 of ids (N,) int64, on their device."""
+    key = int(mixed(np.full(1, seed, dtype=np.uint64)).view(np.int64)[0])
+    keys = mixed_on_device(ids ^ key)
+    bits = mixed_on_device(keys[:, None] + torch.arange(width, device=ids.device))
+    total = sum((bits >> shift) & 0xFFFF for shift in (0, 16, 32, 48))
+    assert isinstance(total, Tensor)
+    return (total.float() - MEAN) * float(np.float32(scale / SPREAD))
+
+
+def mixed_on_device(values: Tensor) -> Tensor:
+    """As `mixed`, of int64 whose bits are those of the numbers; torch has no shifts of unsigned ones."""
+    h = values + int(_GOLDEN.view(np.int64))
+    h = (h ^ (h >> 30 & (1 << 34) - 1)) * int(_FIRST.view(np.int64))
+    h = (h ^ (h >> 27 & (1 << 37) - 1)) * int(_SECOND.view(np.int64))
+    return h ^ (h >> 31 & (1 << 33) - 1)
 
 
 def mixed(

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from recsys.kernels.row_pages import initial_rows, torch_rows
-from recsys.kernels.row_pages.column import Column, is_compiled
+from recsys.kernels.row_pages.column import Column, is_by_triton, is_compiled
 from recsys.kernels.row_pages.optimizers import RowOptimizer
 
+MAX_TRITON_WIDTH = 1024  # a program holds whole rows; wider ones are updated by torch
 PAGE_BYTES = 1 << 22  # of vectors: from here on numpy asks for large pages of memory
 FREE = -1  # tick of a row that is no id's
 
@@ -107,7 +108,15 @@ class RowPages:
             lr: learning rate.
             tick: when.
         """
-        if is_compiled(self.device):
+        if is_by_triton(self.device) and self.width <= MAX_TRITON_WIDTH and self.num_rows:
+            from recsys.kernels.row_pages import triton_path
+
+            of_rows = self.vectors.words, self.states.words, self.ticks.words
+            triton_path.update(rows, gradients, *of_rows, self.optimizer, lr, tick)
+            if self.counts is not None:
+                touched = torch.unique(rows[rows >= 0])
+                self.counts.put(touched, self.counts.gather(touched) + 1)
+        elif is_compiled(self.device) and not is_by_triton(self.device):
             from recsys.kernels.row_pages import numba_path
 
             numba_path.update(self, rows, gradients, lr, tick)

@@ -190,6 +190,39 @@ def test_many_threads_may_look_up_at_a_time() -> None:
             assert torch.equal(rows, ids)
 
 
+def colliding(count: int) -> torch.Tensor:
+    """Ids whose hashes share their upper 40 bits: the finaliser of splitmix64 undone."""
+    with np.errstate(over="ignore"):
+        h = np.uint64(0xABCDEF1234 << 24) + np.arange(count, dtype=np.uint64)
+        h ^= h >> np.uint64(31) ^ h >> np.uint64(62)
+        h *= np.uint64(pow(0x94D049BB133111EB, -1, 2**64))
+        h ^= h >> np.uint64(27) ^ h >> np.uint64(54)
+        h *= np.uint64(pow(0xBF58476D1CE4E5B9, -1, 2**64))
+        h ^= h >> np.uint64(30) ^ h >> np.uint64(60)
+        return torch.from_numpy((h - np.uint64(0x9E3779B97F4A7C15)).view(np.int64))
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_ids_that_were_made_to_collide_are_refused_and_nothing_changes(
+    threads: int, request: pytest.FixtureRequest
+) -> None:
+    if "numba" not in request.node.name:
+        pytest.skip("sorted runs have no hashes")
+    hash_table, before = HashTable(), torch.get_num_threads()
+    kept = torch.arange(3_000)
+    hash_table.find_or_insert(kept)
+    try:
+        torch.set_num_threads(threads)
+        with pytest.raises(RuntimeError, match="ids share more bits of their hash than"):
+            hash_table.find_or_insert(torch.cat([torch.arange(50_000, 51_000), colliding(9_000)]))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(hash_table.find(kept), kept)
+    assert (len(hash_table), hash_table.num_rows) == (3_000, 3_000)
+    assert not (hash_table.find(torch.arange(50_000, 51_000)) >= 0).any()
+    assert hash_table.find_or_insert(colliding(500)).rows.tolist() == list(range(3_000, 3_500))
+
+
 class Machine(RuleBasedStateMachine):
     """Any sequence of operations gives the same map as a dict."""
 
