@@ -121,16 +121,18 @@ class ColdRows(RowPages):
         """
         left, values = rows, gradients
         while len(left):
-            self.touch(left)
             places = self._places_of(left)
+            if bool((places == COLD).any()):  # else the look-up brought them
+                self.touch(left)
+                places = self._places_of(left)
             self.hot.update(places, values, lr, self._use)
+            known = torch.where(places < 0, -1, left)
+            self.ticks.put_all(known, tick)
+            if self.counts is not None:
+                unique = torch.unique(known[known >= 0])
+                self.counts.put(unique, self.counts.gather(unique) + 1)
             is_left = places == COLD
             left, values = left[is_left], values[is_left]
-        known = torch.where(self._places_of(rows) == NOWHERE, -1, rows)
-        self.ticks.put_all(known, tick)
-        if self.counts is not None:
-            unique = torch.unique(known[known >= 0])
-            self.counts.put(unique, self.counts.gather(unique) + 1)
 
     def begin(self, rows: Tensor, ids: Tensor, seed: int, scale: float, tick: int) -> None:
         """Make free rows (N,) int64, each once, those of new ids (N,) int64."""
@@ -262,7 +264,10 @@ class ColdRows(RowPages):
         self._given, self._use = 0, 0
         self._free = torch.empty(0, dtype=torch.int64)
         self._sums.zero_()
-        self._queue = EvictionQueue(self.hot, lambda: self._given, self.hot_rows)
+        self._queue = self._new_queue()
+
+    def _new_queue(self) -> EvictionQueue:
+        return EvictionQueue(self.hot, lambda: self._given, self.hot_rows, parts=8)
 
     def _places_of(self, rows: Tensor) -> Tensor:
         """(N,) int64: where in memory rows (N,) lie; COLD, or NOWHERE for free ones and those below 0."""
@@ -342,7 +347,7 @@ class ColdRows(RowPages):
         kept, numbers = torch.unique(uses[uses != FREE], return_inverse=True)
         uses[uses != FREE] = numbers.to(uses.dtype)
         self.hot.ticks.put(torch.arange(self._given), uses)
-        self._queue = EvictionQueue(self.hot, lambda: self._given, self.hot_rows)
+        self._queue = self._new_queue()
         return len(kept)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from recsys.kernels.row_pages import RowPages
 from recsys.kernels.row_pages.pages import FREE
 
-PARTS = 64  # of the capacity; so many rows a look finds
+PARTS = 64
 
 
 class Victims(Protocol):
@@ -44,6 +44,7 @@ class EvictionQueue:
         capacity: of the table.
         by_count: lfu, else lru.
         is_evictable: (M,) bool of rows (M,) int64 and their ticks (M,); None: all are.
+        parts: of the capacity; so many rows a look finds.
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class EvictionQueue:
         *,
         by_count: bool = False,
         is_evictable: Callable[[Tensor, Tensor], Tensor] | None = None,
+        parts: int = PARTS,
     ) -> None:
         self._pages, self._num_rows, self._by_count = pages, num_rows, by_count
-        self._size = max(1, capacity // PARTS)
+        self._size = max(1, capacity // parts)
         self._is_evictable = is_evictable
         self._rows = self._ticks = torch.empty(0, dtype=torch.int64)
 
