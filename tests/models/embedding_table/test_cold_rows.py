@@ -196,6 +196,34 @@ def test_rows_leave_memory_for_the_file_and_come_back(tmp_path: Path) -> None:
     assert cold.pages.hot.vectors.num_bytes == 4 * 4 * WIDTH  # one page of four rows
 
 
+def where(table: EmbeddingTable, *ids: int) -> list[bool]:
+    """Whether the rows of ids lie in memory."""
+    assert isinstance(table.pages, ColdRows)
+    return [place >= 0 for place in table.pages.places.gather(table.index.find(ids_of(*ids))).squeeze(1).tolist()]
+
+
+def test_the_row_that_was_used_longest_ago_leaves_memory(tmp_path: Path) -> None:
+    table = table_of(tmp_path / "rows")
+    for id_ in (1, 2, 3, 1, 4):
+        train(table, ids_of(id_), 0)
+    assert where(table, 1, 2, 3, 4) == [True, False, True, True]
+    table.look_up(ids_of(3))
+    train(table, ids_of(2), 0)
+    assert where(table, 1, 2, 3, 4) == [False, True, True, True]
+
+
+def test_rows_that_are_written_where_they_lie_in_the_file_are_written_whole(tmp_path: Path) -> None:
+    hot, cold = both(tmp_path / "rows")
+    rows = torch.arange(12)
+    for table in (hot, cold):
+        table.pages.write(rows, torch.ones(12, WIDTH), torch.full((12, WIDTH), 2.0), rows.int())
+        table.erase(ids_of(0, 1))
+    rest = cold.close("5")
+    cold = table_of(tmp_path / "rows")
+    cold.resume(rest, "5")
+    assert_same(hot, cold)
+
+
 def test_a_module_trains_with_rows_in_a_file_as_in_memory(tmp_path: Path) -> None:
     settings: Any = {"width": WIDTH, "capacity": 20, "eviction": "lru", "unknown": "learned", "id_dropout": 0.2}
     hot = CollisionlessEmbedding(TableConfig(**settings))
@@ -253,7 +281,8 @@ def test_what_is_erased_is_nowhere_in_the_file(tmp_path: Path) -> None:
     held = (tmp_path / "rows").read_bytes()
     assert [vector.numpy().tobytes() in held for vector in vectors].count(True) >= 9
     slots = [4096 + row * 56 for row in cold.find(ids).tolist()]
-    cold.erase(ids)
+    rows = cold.erase(ids)
+    assert torch.equal(cold.pages.read(rows)[1], torch.full((12, WIDTH), 0.1))
     held = (tmp_path / "rows").read_bytes()
     assert all(held[slot : slot + 56] == bytes(56) for slot in slots)
 
@@ -322,7 +351,7 @@ def _flip(path: Path, at: int) -> None:
 
 @pytest.mark.parametrize("at", [0, 8, 16, 30, 55])
 def test_a_damaged_slot_is_noticed(tmp_path: Path, at: int) -> None:
-    _, cold = both(tmp_path / "rows")
+    hot, cold = both(tmp_path / "rows")
     assert isinstance(cold.pages, ColdRows)
     places = cold.pages.places.gather(torch.arange(12)).squeeze(1)
     row = int((places == cold_rows.COLD).nonzero()[0])
@@ -330,7 +359,15 @@ def test_a_damaged_slot_is_noticed(tmp_path: Path, at: int) -> None:
     id_ = int(cold.ids_of(ids_of(row)))
     with pytest.raises(StorageError, match=f"slot {row} does not hold what was written for id {id_}; the disk failed"):
         cold.look_up(ids_of(99, id_))
-    assert cold.find(ids_of(99)).tolist() == [-1]
+    assert cold.index.find(ids_of(99)).tolist() == [-1]
+    _flip(tmp_path / "rows", 4096 + row * 56 + at)
+    for ids in (ids_of(3, id_, 5), ids_of(7, 8, 9, 3)):  # what was right is right still
+        for table in (hot, cold):
+            train(table, ids, 30)
+    assert_same(hot, cold)
+    places = cold.pages.places.gather(torch.arange(12)).squeeze(1)
+    row = int((places == cold_rows.COLD).nonzero()[0])
+    _flip(tmp_path / "rows", 4096 + row * 56 + at)
     rest = cold.close("5")
     cold = table_of(tmp_path / "rows")
     with pytest.raises(CheckpointError, match=f"slot {row} does not hold"):
