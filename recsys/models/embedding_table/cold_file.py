@@ -13,7 +13,8 @@ word is another is always noticed, one of which several are with odds of 1 - 2^-
 checksums, so that a whole slot that is out of date is noticed too.
 
 The file grows by chunks whose space is taken on the disk first: a full disk is an error there, and no crash later at a
-write to mapped memory.
+write to mapped memory. Slots that are not in the machine's memory are asked for side by side: a disk answers many
+requests in about the time of one.
 """
 
 import errno
@@ -22,6 +23,7 @@ import json
 import logging
 import mmap
 import os
+import resource
 import struct
 import weakref
 import zlib
@@ -44,6 +46,7 @@ HEAD_WORDS = 4  # of 4 bytes: checksum and id
 CHUNK_BYTES = 1 << 26
 MOST_VERSION_BYTES = 1024
 PART_SLOTS = 1 << 16  # read in one go where all are
+PROBED = 16  # slots that are touched to see whether the disk is needed
 
 _log = logging.getLogger("recsys.models")
 
@@ -157,6 +160,7 @@ class ColdFile:
         head[:, 0] = self._checksums(words)
         self._add(head[:, 0], old_sums)
         self._is_blank = False
+        self._ask_for(slots)
         self._chunks.put(slots, words)
 
     def read(self, slots: Tensor, ids: Tensor) -> Slots:
@@ -166,6 +170,7 @@ class ColdFile:
             StorageError: a slot does not hold what was written for its id.
         """
         self._check_open()
+        self._ask_for(slots)
         words = self._chunks.gather(slots)
         head, end = words.view(torch.int64), HEAD_WORDS + self.width
         wrong = ((head[:, 0] != self._checksums(words)) | (head[:, 1] != ids)).nonzero()
@@ -181,6 +186,7 @@ class ColdFile:
     def wipe(self, slots: Tensor) -> None:
         """Make slots (N,) int64, each once, hold nothing."""
         self._check_open()
+        self._ask_for(slots)
         self._add(torch.zeros(1, dtype=torch.int64), self._chunks.gather(slots).view(torch.int64)[:, 0])
         self._chunks.put_all(slots, 0)
 
@@ -217,11 +223,14 @@ class ColdFile:
                 f"cold file {self.path} has {self.num_slots} slots, wanted {int(slots.max()) + 1}; {remedy}"
             )
         total = 0
+        self._chunks.advise(mmap.MADV_SEQUENTIAL)
         try:
             for some, their_ids in zip(torch.split(slots, PART_SLOTS), torch.split(ids, PART_SLOTS), strict=True):
                 total += int(self.read(some, their_ids).sums.numpy().view(np.uint64).sum())
         except StorageError as error:
             raise CheckpointError(str(error)) from error
+        finally:
+            self._chunks.advise(mmap.MADV_RANDOM)
         if total % 2**64 != self.mark.sum:
             raise CheckpointError(
                 f"cold file {self.path} holds rows that are older than its mark of version {version!r}; {remedy}"
@@ -254,6 +263,16 @@ class ColdFile:
         self._chunks.clear()
         self.is_open = False
         self._close()
+
+    def _ask_for(self, slots: Tensor) -> None:
+        """Have the disk bring slots (N,), if one of the first was not in memory."""
+        if len(slots) <= PROBED or not hasattr(os, "posix_fadvise"):
+            return
+        before = _disk_reads()
+        self._chunks.gather(slots[:PROBED])
+        if _disk_reads() > before:
+            for start in (slots[PROBED:] * self.slot_bytes + HEADER_BYTES).tolist():
+                os.posix_fadvise(self._descriptor, start, self.slot_bytes, os.POSIX_FADV_WILLNEED)
 
     def _begin_anew(self) -> None:
         if os.fstat(self._descriptor).st_size > HEADER_BYTES:
@@ -330,6 +349,11 @@ class _Chunks(Column):
         self.maps.clear()
         self.read_addresses()
 
+    def advise(self, advice: int) -> None:
+        """Say in which order the pages are to be read."""
+        for part in self.maps:
+            part.madvise(advice)
+
     def flush(self) -> None:
         """Write all that changed to the disk."""
         for part in self.maps:
@@ -344,6 +368,11 @@ class _Chunks(Column):
         self.maps.append(part)
         words = np.frombuffer(part, dtype=np.int32, offset=before)
         return torch.from_numpy(words).view(1 << self.log_page, self.width)
+
+
+def _disk_reads() -> int:
+    """How often this thread waited for a page of the disk."""
+    return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_majflt
 
 
 def _opened(path: Path) -> int:

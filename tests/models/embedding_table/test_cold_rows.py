@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import resource
 import shutil
 import signal
@@ -374,6 +375,15 @@ def test_a_damaged_slot_is_noticed(tmp_path: Path, at: int) -> None:
         cold.resume(rest, "5")
 
 
+def test_a_slot_that_holds_another_id_is_noticed(tmp_path: Path) -> None:
+    _, cold = both(tmp_path / "rows")
+    assert isinstance(cold.pages, ColdRows)
+    one, other = (cold.pages.places.gather(torch.arange(12)).squeeze(1) == cold_rows.COLD).nonzero().squeeze(1)[:2]
+    cold.pages.file._chunks.put(one[None], cold.pages.file._chunks.gather(other[None]))
+    with pytest.raises(StorageError, match=f"slot {int(one)} does not hold what was written for id"):
+        cold.pages.gather(one[None])
+
+
 def test_a_slot_that_is_out_of_date_is_noticed(tmp_path: Path) -> None:
     hot, cold = both(tmp_path / "rows")
     rest = cold.close("5")
@@ -383,6 +393,9 @@ def test_a_slot_that_is_out_of_date_is_noticed(tmp_path: Path) -> None:
     train(cold, ids_of(1), 30)
     row = int(cold.find(ids_of(1)))
     rest = cold.close("6")
+    cold = table_of(tmp_path / "rows")
+    cold.resume(rest, "6")
+    rest = cold.close("6")
     with (tmp_path / "rows").open("r+b") as file:
         file.seek(4096 + row * 56)
         file.write(old[4096 + row * 56 : 4096 + row * 56 + 56])
@@ -390,6 +403,22 @@ def test_a_slot_that_is_out_of_date_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds rows that are older than its mark of version '6'"):
         cold.resume(rest, "6")
     cold.load_state(hot.state())
+    assert_same(hot, cold)
+
+
+def test_rows_that_the_machine_has_not_in_memory_are_asked_for_and_read(tmp_path: Path) -> None:
+    hot, cold = table_of(None), table_of(tmp_path / "rows", 400)
+    ids = torch.arange(2_000)
+    for table in (hot, cold):
+        train(table, ids, 0)
+    rest = cold.close("5")
+    with (tmp_path / "rows").open("rb") as file:  # as after the machine began anew
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    cold = table_of(tmp_path / "rows", 400)
+    cold.resume(rest, "5")
+    order = torch.randperm(2_000, generator=torch.Generator().manual_seed(0))
+    for table in (hot, cold):
+        train(table, ids[order], 1)
     assert_same(hot, cold)
 
 
