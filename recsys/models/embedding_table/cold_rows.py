@@ -37,7 +37,8 @@ class ColdRows(RowPages):
         optimizer: of the updates.
         hot_rows: most rows in memory.
         path: of the file; see `ColdFile` for what an existing one may be.
-        page_rows: rows of a page, a power of two; by default as many as 4 MB hold.
+        page_rows: rows of a page, a power of two; by default as many as 4 MB hold. By fewer the file grows too, else by
+            64 MB.
         are_counted: whether touches are.
 
     Raises:
@@ -60,7 +61,8 @@ class ColdRows(RowPages):
         hot_page = min(page_rows or default_page_rows(width), 1 << (hot_rows - 1).bit_length())
         self.hot = RowPages(width, optimizer, page_rows=hot_page)  # ids: row of the table; ticks: use
         self.places = Column(1, torch.int32, NOWHERE, self.log_page, self.device)
-        self.file = ColdFile(path, width, self.state_width, page_rows)
+        is_small = page_rows is not None and page_rows < default_page_rows(width)
+        self.file = ColdFile(path, width, self.state_width, page_rows if is_small else None)
         self.vectors = _Part(self, self.hot.vectors, lambda slots: slots.vectors)
         self.states = _Part(self, self.hot.states, lambda slots: slots.states)
         self.num_promotions = self.num_spills = 0

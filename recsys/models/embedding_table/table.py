@@ -16,6 +16,7 @@ counts are exact; expiry is in seconds; what is deleted is told to those who fol
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,10 +26,12 @@ from recsys.kernels.row_pages import RowPages
 from recsys.kernels.row_pages.pages import default_page_rows
 from recsys.models.embedding_table.admission import build_admission
 from recsys.models.embedding_table.clock import MOST_TICKS, Clock
-from recsys.models.embedding_table.cold_rows import ColdRows
 from recsys.models.embedding_table.config import TableConfig
 from recsys.models.embedding_table.eviction import EvictionQueue
 from recsys.models.embedding_table.ids import feature_numbers
+
+if TYPE_CHECKING:
+    from recsys.models.embedding_table.cold_rows import ColdRows
 
 EXPIRY_ROWS = 1 << 20  # looked at in one go
 IN_FILE = ("vectors", "states", "ids")  # columns of cold rows that a state beside the file lacks
@@ -84,7 +87,8 @@ class EmbeddingTable:
         self.index = HashTable(max_rows=config.capacity, expected=config.expected, device=device)
         if page_rows is None and config.capacity is not None:
             page_rows = min(default_page_rows(config.width), 1 << (config.capacity - 1).bit_length())
-        self.pages = _new_pages(config, page_rows, self.device)
+        self._cold = _new_cold_rows(config, page_rows, self.device)
+        self.pages = _new_pages(config, page_rows, self.device) if self._cold is None else self._cold
         self.clock = Clock()
         self.counts = Counts()
         self._admission = build_admission(config.admission, config.seed)
@@ -96,10 +100,6 @@ class EmbeddingTable:
     def __len__(self) -> int:
         """How many ids have a row."""
         return len(self.index)
-
-    @property
-    def _cold(self) -> ColdRows | None:
-        return self.pages if isinstance(self.pages, ColdRows) else None
 
     @property
     def num_rows(self) -> int:
@@ -412,20 +412,22 @@ class EmbeddingTable:
         return torch.bincount(torch.searchsorted(firsts, places), minlength=len(firsts))
 
 
+def _new_cold_rows(config: TableConfig, page_rows: int | None, device: torch.device) -> "ColdRows | None":
+    if config.hot_rows is None or config.cold_file is None:
+        return None
+    from recsys.models.embedding_table.cold_rows import ColdRows  # its locks and maps are not there on Windows
+
+    if device.type != "cpu":
+        raise ValueError(f"a table with hot_rows={config.hot_rows} is on {device}; wanted cpu")
+    is_counted = config.eviction == "lfu"
+    return ColdRows(
+        config.width, config.optimizer, config.hot_rows, config.cold_file, page_rows=page_rows, are_counted=is_counted
+    )
+
+
 def _new_pages(config: TableConfig, page_rows: int | None, device: torch.device) -> RowPages:
-    are_counted = config.eviction == "lfu"
-    if config.hot_rows is not None and config.cold_file is not None:
-        if device.type != "cpu":
-            raise ValueError(f"a table with hot_rows={config.hot_rows} is on {device}; wanted cpu")
-        return ColdRows(
-            config.width,
-            config.optimizer,
-            config.hot_rows,
-            config.cold_file,
-            page_rows=page_rows,
-            are_counted=are_counted,
-        )
-    pages = RowPages(config.width, config.optimizer, page_rows=page_rows, device=device, are_counted=are_counted)
+    is_counted = config.eviction == "lfu"
+    pages = RowPages(config.width, config.optimizer, page_rows=page_rows, device=device, are_counted=is_counted)
     pages.grow(config.expected)
     return pages
 

@@ -554,6 +554,12 @@ def test_what_is_no_configuration_is_refused(settings: Any, message: str) -> Non
         TableConfig(width=4, **settings)
 
 
+def test_a_table_with_a_file_is_on_the_cpu(tmp_path: Path) -> None:
+    config = TableConfig(width=4, hot_rows=3, cold_file=str(tmp_path / "rows"))
+    with pytest.raises(ValueError, match="a table with hot_rows=3 is on meta; wanted cpu"):
+        EmbeddingTable(config, device="meta")
+
+
 def test_only_a_table_with_a_file_is_closed_or_resumed() -> None:
     with pytest.raises(ValueError, match="no cold file to close; its config has cold_file=None"):
         table_of(None).close("1")
