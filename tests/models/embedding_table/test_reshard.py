@@ -228,8 +228,20 @@ def test_changes_of_merged_shards_are_known_since_all_of_them_know() -> None:
     shards[1].follow(since)
     again = table_of(merge_states([shard.state() for shard in shards]))
     assert torch.equal(again.changes(since).deleted, table.changes(since).deleted)
+    assert int(again.state()["deleted.ticks"].min()) == since
     with pytest.raises(ValueError, match=f"changes since tick {since - 1} are not known, only those since {since}"):
         again.changes(since - 1)
+
+
+def test_parts_of_the_window_of_admission_are_laid_newest_on_newest() -> None:
+    one, other = split_once(admission=AdmissionConfig(mode="threshold", threshold=9))
+    ids = torch.arange(5)
+    one |= {"admission.ids": ids[:3], "admission.counts": ids[:3] + 1, "admission.sizes": torch.tensor([2, 1])}
+    other |= {"admission.ids": ids[3:], "admission.counts": ids[3:] + 1, "admission.sizes": torch.tensor([2])}
+    merged = merge_states([other, one])
+    assert merged["admission.sizes"].tolist() == [2, 3]
+    assert merged["admission.ids"].tolist() == [0, 1, 3, 4, 2]
+    assert merged["admission.counts"].tolist() == [1, 2, 4, 5, 3]
 
 
 def test_states_of_different_tables_and_unknown_parts_are_refused() -> None:
