@@ -9,6 +9,8 @@
 A table grows by pages: no row moves, and no step copies the table.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -157,6 +159,14 @@ class RowPages:
             self.ticks.put_all(rows, ticks)
         else:
             self.ticks.put(rows, ticks[:, None])
+
+    def restore(self, values: Mapping[str, Tensor], num_rows: int) -> None:
+        """Take the first rows of every column, (num_rows, width) by its name, in place of all that is here."""
+        self.clear()
+        self.grow(num_rows)
+        every = torch.arange(num_rows, device=self.device)
+        for name, column in self.columns.items():
+            column.put(every, values[name])
 
     def all_of(self, column: Column, num_rows: int) -> Tensor:
         """(num_rows, width) of the first rows of a column, copied into one tensor."""

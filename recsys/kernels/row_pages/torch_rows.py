@@ -34,7 +34,7 @@ def gather(rows: Tensor, column: "Column") -> Tensor:
 def put(rows: Tensor, column: "Column", values: Tensor) -> None:
     """Write `values` to the rows that are not below 0."""
     for page, places, slots in by_page(rows, column.log_page):
-        column.pages[page][slots] = values[places]
+        column.pages[page][slots] = values[places].to(column.dtype)
 
 
 def update(pages: "RowPages", rows: Tensor, gradients: Tensor, lr: float, tick: int) -> None:

@@ -31,6 +31,9 @@ class TableConfig:
         id_dropout: share of the look-ups in training that read the unknown vector, so that it learns.
         expected: rows for which memory is taken at once.
         seed: of new rows, admission and id dropout.
+        hot_rows: most rows in memory, the others lie in `cold_file`; null keeps all in memory. Every other setting is
+            of all rows.
+        cold_file: path of the file of the rows that are not in memory; one table alone may have it open.
     """
 
     width: int
@@ -46,6 +49,8 @@ class TableConfig:
     id_dropout: float = 0.0
     expected: int = 0
     seed: int = 0
+    hot_rows: int | None = None
+    cold_file: str | None = None
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -81,6 +86,10 @@ class TableConfig:
             )
         if self.expected < 0 or (self.capacity is not None and self.expected > self.capacity):
             raise ValueError(f"expected={self.expected}; wanted at least 0 and at most capacity={self.capacity}")
+        if (self.hot_rows is None) != (self.cold_file is None):
+            raise ValueError(f"hot_rows={self.hot_rows} and cold_file={self.cold_file}; set both, or neither")
+        if self.hot_rows is not None and self.hot_rows < 1:
+            raise ValueError(f"hot_rows={self.hot_rows}; wanted at least 1, or null")
         if not 0 <= self.seed < MAX_SEED:
             raise ValueError(f"seed={self.seed}; wanted at least 0 and below 2^64")
 

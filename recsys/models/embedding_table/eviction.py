@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from recsys.kernels.row_pages import RowPages
+from recsys.kernels.row_pages.pages import FREE
 
-PARTS = 64  # of the capacity; so many rows a look finds
+PARTS = 64
 
 
 class Victims(Protocol):
@@ -43,6 +44,7 @@ class EvictionQueue:
         capacity: of the table.
         by_count: lfu, else lru.
         is_evictable: (M,) bool of rows (M,) int64 and their ticks (M,); None: all are.
+        parts: of the capacity; so many rows a look finds.
     """
 
     def __init__(
@@ -53,18 +55,19 @@ class EvictionQueue:
         *,
         by_count: bool = False,
         is_evictable: Callable[[Tensor, Tensor], Tensor] | None = None,
+        parts: int = PARTS,
     ) -> None:
         self._pages, self._num_rows, self._by_count = pages, num_rows, by_count
-        self._size = max(1, capacity // PARTS)
+        self._size = max(1, capacity // parts)
         self._is_evictable = is_evictable
         self._rows = self._ticks = torch.empty(0, dtype=torch.int64)
 
     def take(self, count: int, tick: int) -> Tensor:
         """(<= count,) int64 rows, the first in the order; none was touched at `tick`."""
-        taken: list[Tensor] = []
+        taken = [torch.empty(0, dtype=torch.int64)]
         while count > 0:
             if len(self._rows) == 0:
-                self._look(max(self._size, count), tick)
+                self._look(max(self._size, count), tick, torch.cat(taken))
                 if len(self._rows) == 0:
                     break
             is_left = self._pages.ticks.gather(self._rows).squeeze(1).cpu() == self._ticks
@@ -72,7 +75,7 @@ class EvictionQueue:
             taken.append(self._rows[:count])
             self._rows, self._ticks = self._rows[count:], self._ticks[count:]
             count -= len(taken[-1])
-        return torch.cat(taken) if taken else torch.empty(0, dtype=torch.int64)
+        return torch.cat(taken)
 
     def state(self) -> dict[str, Tensor]:
         """The queue."""
@@ -82,10 +85,11 @@ class EvictionQueue:
         """Take up what `state` gave."""
         self._rows, self._ticks = state["rows"], state["ticks"]
 
-    def _look(self, count: int, tick: int) -> None:
-        """Fill the queue."""
+    def _look(self, count: int, tick: int, taken: Tensor) -> None:
+        """Fill the queue, without rows (T,) that were taken and are not freed yet."""
         pages, size = self._pages, self._num_rows()
         ticks = pages.all_of(pages.ticks, size).squeeze(1).long().cpu()
+        ticks[taken] = FREE
         rows = ((ticks >= 0) & (ticks < tick)).nonzero().squeeze(1)
         ticks = ticks[rows]
         if self._is_evictable is not None:

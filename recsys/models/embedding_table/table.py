@@ -16,6 +16,7 @@ counts are exact; expiry is in seconds; what is deleted is told to those who fol
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,7 +30,11 @@ from recsys.models.embedding_table.config import TableConfig
 from recsys.models.embedding_table.eviction import EvictionQueue
 from recsys.models.embedding_table.ids import feature_numbers
 
+if TYPE_CHECKING:
+    from recsys.models.embedding_table.cold_rows import ColdRows
+
 EXPIRY_ROWS = 1 << 20  # looked at in one go
+IN_FILE = ("vectors", "states", "ids")  # columns of cold rows that a state beside the file lacks
 
 
 @dataclass
@@ -82,14 +87,8 @@ class EmbeddingTable:
         self.index = HashTable(max_rows=config.capacity, expected=config.expected, device=device)
         if page_rows is None and config.capacity is not None:
             page_rows = min(default_page_rows(config.width), 1 << (config.capacity - 1).bit_length())
-        self.pages = RowPages(
-            config.width,
-            config.optimizer,
-            page_rows=page_rows,
-            device=device,
-            are_counted=config.eviction == "lfu",
-        )
-        self.pages.grow(config.expected)
+        self._cold = _new_cold_rows(config, page_rows, self.device)
+        self.pages = _new_pages(config, page_rows, self.device) if self._cold is None else self._cold
         self.clock = Clock()
         self.counts = Counts()
         self._admission = build_admission(config.admission, config.seed)
@@ -120,7 +119,7 @@ class EmbeddingTable:
 
     def look_up(self, ids: Tensor) -> Tensor:
         """(N,) int64 rows of ids (N,) int64 for a training step; -1 for one that is not admitted, or finds no room."""
-        if self._admission is None and self._eviction is None:
+        if self._admission is None and self._eviction is None and self._cold is None:
             refused = self.index.num_refused
             inserted = self.index.find_or_insert(ids)
             self.counts.refused += self.index.num_refused - refused
@@ -208,6 +207,7 @@ class EmbeddingTable:
     def gauges(self) -> dict[str, float]:
         """Numbers for a dashboard: size, bytes, load, probe lengths, and all counts so far."""
         size = len(self)
+        cold = {} if self._cold is None else {**self._cold.gauges(), "cold": size - self._cold.num_hot}
         return {
             "size": size,
             "free_rows": self.num_rows - size,
@@ -215,16 +215,19 @@ class EmbeddingTable:
             "bytes_per_id": self.num_bytes / size if size else 0.0,
             **self.index.gauges(),
             **vars(self.counts),
+            **cold,
         }
 
     def state(self) -> dict[str, Tensor]:
         """All of it as tensors, free rows too: a table of the same config goes on from it bit for bit."""
+        return self._state([name for name in self.pages.columns if name != "ids"])
+
+    def _state(self, columns: list[str]) -> dict[str, Tensor]:
         ids, rows, free = self.index.export()
         pages, size = self.pages, self.num_rows
         state = {"ids": ids, "rows": rows, "free": free}
-        for name, column in pages.columns.items():
-            if name != "ids":
-                state[name] = pages.all_of(column, size)
+        for name in columns:
+            state[name] = pages.all_of(pages.columns[name], size)
         for part, of_part in (("clock", self.clock), ("admission", self._admission), ("eviction", self._eviction)):
             if of_part is not None:
                 state |= {f"{part}.{name}": value for name, value in of_part.state().items()}
@@ -244,25 +247,67 @@ class EmbeddingTable:
             ValueError: the width, the optimizer's state or what is counted is another, or there are more ids than the
                 capacity; the message names it.
         """
+        self._check_columns(state, [name for name in self.pages.columns if name != "ids"])
         size = len(state["ticks"])
-        for name, column in self.pages.columns.items():
-            if name == "ids":
-                continue
+        if self._cold is not None:  # a full disk ends the call before anything changed
+            self._cold.grow(size)
+        self.index.import_(state["ids"], state["rows"], state["free"])
+        self.pages.restore(self._columns_of(state), size)
+        if self._cold is None:
+            self.pages.grow(self.config.expected)
+        self._load_rest(state)
+
+    def close(self, version: str | None = None) -> dict[str, Tensor]:
+        """Let go of the cold file, which holds all rows and is marked with the version, if there is one.
+
+        Returns:
+            With a version: `state` without vectors and states, with which `resume` goes on; else nothing.
+
+        Raises:
+            ValueError: the table has no cold file.
+            StorageError: the file could not be made durable; it has no mark.
+        """
+        if self._cold is None:
+            raise ValueError("the table has no cold file to close; its config has cold_file=None")
+        rest = {} if version is None else self._state([name for name in self.pages.columns if name not in IN_FILE])
+        self._cold.close(version, self.num_rows)
+        return rest
+
+    def resume(self, state: Mapping[str, Tensor], version: str) -> None:
+        """Go on with what `close` gave, and with the rows that the cold file holds, which are all read once.
+
+        Raises:
+            ValueError: the table has no cold file, or the state does not fit; nothing is changed.
+            CheckpointError: the file bears no mark of a clean end, or another version's, or is damaged: then
+                `load_state` with a whole state writes it anew. Nothing is changed.
+        """
+        if self._cold is None:
+            raise ValueError("the table has no cold file to resume from; its config has cold_file=None")
+        self._check_columns(state, [name for name in self.pages.columns if name not in IN_FILE])
+        self._cold.file.check(version, state["rows"], state["ids"])
+        self.index.import_(state["ids"], state["rows"], state["free"])
+        self._cold.resume(self._columns_of(state), state["rows"], len(state["ticks"]))
+        self._load_rest(state)
+
+    def _check_columns(self, state: Mapping[str, Tensor], names: list[str]) -> None:
+        for name in names:
             if name not in state:
                 raise ValueError(f"the state has no {name!r}, which a table with this configuration has")
-            if tuple(state[name].shape) != (size, column.width):
+            wanted = len(state["ticks"]), self.pages.columns[name].width
+            if tuple(state[name].shape) != wanted:
                 raise ValueError(
-                    f"{name!r} is of the shape {tuple(state[name].shape)}; this table's is {(size, column.width)}: "
+                    f"{name!r} is of the shape {tuple(state[name].shape)}; this table's is {wanted}: "
                     "load it into a table of the same width and optimizer"
                 )
-        self.index.import_(state["ids"], state["rows"], state["free"])
-        self.pages.clear()
-        self.pages.grow(max(size, self.config.expected))
-        every = torch.arange(size, device=self.device)
-        for name, column in self.pages.columns.items():
-            if name != "ids":
-                column.put(every, state[name].to(self.device))
-        self.pages.ids.put(state["rows"].to(self.device), state["ids"].to(self.device)[:, None])
+
+    def _columns_of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those that a state holds, and the ids by row."""
+        columns = {name: state[name].to(self.device) for name in self.pages.columns if name in state and name != "ids"}
+        ids = torch.zeros(len(state["ticks"]), 1, dtype=torch.int64, device=self.device)
+        ids[state["rows"].to(self.device), 0] = state["ids"].to(self.device)
+        return columns | {"ids": ids}
+
+    def _load_rest(self, state: Mapping[str, Tensor]) -> None:
         self.clock.load_state(_part(state, "clock"))
         if self._admission is not None and (kept := _part(state, "admission")):
             self._admission.load_state(kept)
@@ -278,6 +323,9 @@ class EmbeddingTable:
     def _selected(self, ids: Tensor) -> Inserted:
         """As find_or_insert, for the new ids that are admitted, after room was made for them."""
         claim = self.index.claim(ids)
+        if self._cold is not None:  # a disk that is full, or failed, ends the call before anything changed
+            self._cold.grow(min(self.index.max_rows, self.num_rows + len(claim.firsts)))
+            self._cold.touch(claim.found)
         kept = None
         if self._admission is not None and len(claim.firsts):
             times = self._times_in_call(claim.found, claim.firsts)
@@ -362,6 +410,26 @@ class EmbeddingTable:
         """(M,) how often each new id stands in the call."""
         places = -2 - found[found < 0]
         return torch.bincount(torch.searchsorted(firsts, places), minlength=len(firsts))
+
+
+def _new_cold_rows(config: TableConfig, page_rows: int | None, device: torch.device) -> "ColdRows | None":
+    if config.hot_rows is None or config.cold_file is None:
+        return None
+    from recsys.models.embedding_table.cold_rows import ColdRows  # its locks and maps are not there on Windows
+
+    if device.type != "cpu":
+        raise ValueError(f"a table with hot_rows={config.hot_rows} is on {device}; wanted cpu")
+    is_counted = config.eviction == "lfu"
+    return ColdRows(
+        config.width, config.optimizer, config.hot_rows, config.cold_file, page_rows=page_rows, are_counted=is_counted
+    )
+
+
+def _new_pages(config: TableConfig, page_rows: int | None, device: torch.device) -> RowPages:
+    is_counted = config.eviction == "lfu"
+    pages = RowPages(config.width, config.optimizer, page_rows=page_rows, device=device, are_counted=is_counted)
+    pages.grow(config.expected)
+    return pages
 
 
 def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -1,14 +1,17 @@
-"""The code of docs/embedding-table.md runs as it stands, block after block."""
+"""The code of docs/embedding-table.md and docs/cold-rows.md runs as it stands, block after block."""
 
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).parents[3] / "docs" / "embedding-table.md"
+import pytest
+
+DOCS = Path(__file__).parents[3] / "docs"
 
 
-def test_the_blocks_of_the_page_run() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) >= 4
+@pytest.mark.parametrize(("page", "least"), [("embedding-table.md", 4), ("cold-rows.md", 3)])
+def test_the_blocks_of_the_page_run(page: str, least: int) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) >= least
     known: dict[str, object] = {}
     for block in blocks:
-        exec(compile(block, PAGE.name, "exec"), known)
+        exec(compile(block, page, "exec"), known)

@@ -102,7 +102,18 @@ def test_rows_of_the_running_step_are_never_evicted() -> None:
     rows = table.look_up(ids_of(1))
     assert rows.tolist() == [0]
     assert table.look_up(ids_of(3, 4)).tolist() == [1, -1]
-    assert (known(table), table.counts.refused) == ({1, 3}, 1)
+    assert (known(table), table.counts.refused, table.counts.evicted) == ({1, 3}, 1, 1)
+
+
+def test_no_row_is_evicted_twice_when_a_call_needs_more_than_the_queue_holds() -> None:
+    table = table_of(capacity=640, eviction="lru")  # the queue holds ten rows
+    for start in range(0, 640, 10):
+        touch(table, *range(start, start + 10))
+    touch(table, *range(1000, 1004))
+    rows = touch(table, *range(2000, 2015))
+    assert min(rows) >= 0
+    assert table.counts.evicted == 4 + 15
+    assert known(table) == {*range(19, 640), *range(1000, 1004), *range(2000, 2015)}
 
 
 def test_a_freed_row_and_its_state_are_those_of_a_new_one() -> None:

@@ -1,0 +1,258 @@
+"""States cut into shards and put together: against the table that was never split."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from recsys.models.embedding_table import (
+    AdmissionConfig,
+    CollisionlessEmbedding,
+    EmbeddingTable,
+    RowOptimizer,
+    TableConfig,
+)
+from recsys.models.embedding_table.reshard import merge_states, shard_of, split_state
+
+WIDTH = 3
+BY_ID = ("vectors", "states", "ticks", "counts")
+
+
+def table_of(state: dict[str, torch.Tensor] | None = None, **settings: Any) -> EmbeddingTable:
+    config = {"width": WIDTH, "optimizer": RowOptimizer("adam"), "init_std": 1.0, **settings}
+    table = EmbeddingTable(TableConfig(**config), page_rows=8)
+    table.clock.set(0)
+    if state is not None:
+        table.load_state(state)
+    return table
+
+
+def train(tables: list[EmbeddingTable], ids: torch.Tensor, second: float) -> None:
+    """A step of all shards: each trains its ids, with gradients that are a function of the place in the whole call."""
+    gradients = torch.sin(torch.arange(float(len(ids) * WIDTH)).view(-1, WIDTH) + second)
+    shards = shard_of(ids, len(tables))
+    for shard, table in enumerate(tables):
+        table.clock.set(second)
+        rows = table.look_up(ids[shards == shard])
+        table.update(rows, gradients[shards == shard], lr=0.1)
+        table.advance()
+
+
+def stream(steps: int, most: int = 40, size: int = 8, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(-most // 2, most // 2, (size,), generator=generator) for _ in range(steps)]
+
+
+def held(table: EmbeddingTable) -> dict[int, list[list[float]]]:
+    """What an id has, in seconds too, by id."""
+    state = table.state()
+    rows = state["rows"]
+    parts = [state[name][rows].tolist() for name in BY_ID if name in state]
+    seconds = table.clock.seconds_of(state["ticks"][rows].squeeze(1))[:, None].tolist()
+    return {id_: list(values) for id_, *values in zip(state["ids"].tolist(), *parts, seconds, strict=True)}
+
+
+def splitmix(number: int) -> int:
+    """The finaliser of splitmix64, of whole numbers."""
+    h = (number + 0x9E3779B97F4A7C15) % 2**64
+    h = (h ^ (h >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    h = (h ^ (h >> 27)) * 0x94D049BB133111EB % 2**64
+    return h ^ (h >> 31)
+
+
+def test_shards_are_alike_in_size_and_the_same_everywhere() -> None:
+    ids = torch.arange(30_000)
+    sizes = torch.bincount(shard_of(ids, 3))
+    assert len(sizes) == 3
+    assert abs(int(sizes.max()) - 10_000) < 300
+    assert abs(int(sizes.min()) - 10_000) < 300
+    some = [0, 1, 2, -1, 2**63 - 1, -(2**63)]
+    assert shard_of(torch.tensor(some), 7).tolist() == [splitmix(id_ ^ 0x5851F42D4C957F2D) % 7 for id_ in some]
+    assert not shard_of(ids, 1).any()
+    with pytest.raises(ValueError, match="num_shards=0; wanted at least 1"):
+        shard_of(ids, 0)
+
+
+@pytest.mark.parametrize("eviction", ["none", "lru", "lfu", "ttl"])
+@pytest.mark.parametrize("mode", ["all", "threshold", "probability"])
+def test_one_to_two_to_one_keeps_all_that_ids_have(eviction: Any, mode: Any) -> None:
+    config: dict[str, Any] = {"capacity": 20, "eviction": eviction, "ttl_s": 9}
+    config["admission"] = AdmissionConfig(mode=mode, threshold=2, capacity=30)
+    whole = table_of(**config)
+    whole.follow()
+    for second, ids in enumerate(stream(30)):
+        train([whole], ids, second)
+        if second == 20:
+            whole.erase(ids)
+    state = whole.state()
+    parts = split_state(state, 2)
+    shards = [table_of(part, **config) for part in parts]
+    assert min(len(shard) for shard in shards) > 0
+    for number, shard in enumerate(shards):
+        assert set(shard_of(shard.index.export()[0], 2).tolist()) == {number}
+    merged = merge_states([shard.state() for shard in shards])
+    again = table_of(merged, **config)
+    assert held(again) == held(whole)
+    assert again.counts == whole.counts
+    assert again.clock.tick == whole.clock.tick
+    for since in range(whole.clock.tick):
+        ours, theirs = whole.changes(since), again.changes(since)
+        assert torch.equal(whole.ids_of(ours.rows).sort().values, again.ids_of(theirs.rows).sort().values)
+        assert torch.equal(ours.deleted, theirs.deleted)
+
+
+@settings(max_examples=25, deadline=None)
+@given(numbers=st.lists(st.integers(1, 5), min_size=1, max_size=4), seed=st.integers(0, 99))
+def test_the_result_depends_on_no_number_of_shards(numbers: list[int], seed: int) -> None:
+    config: dict[str, Any] = {"admission": AdmissionConfig(mode="threshold", threshold=3, capacity=16)}
+    whole = table_of(**config)
+    whole.follow()
+    for second, ids in enumerate(stream(12, seed=seed)):
+        train([whole], ids, second)
+    whole.erase(torch.arange(3))
+    once = merge_states(split_state(whole.state(), 1))
+    state = whole.state()
+    for number in numbers:
+        state = merge_states(split_state(state, number))
+    for name in once:
+        if not name.startswith("admission"):  # sightings stand in another order
+            assert torch.equal(state[name], once[name]), name
+    sightings = [
+        sorted(zip(s["admission.ids"].tolist(), s["admission.counts"].tolist(), strict=True)) for s in (state, once)
+    ]
+    assert sightings[0] == sightings[1]
+
+
+@pytest.mark.parametrize("numbers", [[1, 2, 1], [2, 3, 1], [3, 1, 2]])
+@pytest.mark.parametrize("threshold", [1, 3])
+def test_training_on_shards_is_training_of_the_whole(numbers: list[int], threshold: int) -> None:
+    config: dict[str, Any] = {"ttl_s": 4, "admission": AdmissionConfig(mode="threshold", threshold=threshold)}
+    whole, shards = table_of(**config), [table_of(**config) for _ in range(numbers[0])]
+    second = 0
+    for number in numbers:
+        if number != len(shards):
+            merged = merge_states([shard.state() for shard in shards])
+            shards = [table_of(part, **config) for part in split_state(merged, number)]
+        for ids in stream(15, seed=second):
+            train([whole], ids, second)
+            train(shards, ids, second)
+            assert whole.expire() == sum(shard.expire() for shard in shards)
+            second += 1
+        assert held(whole) == {id_: values for shard in shards for id_, values in held(shard).items()}
+    assert whole.counts.expired > 0
+    merged_counts = merge_states([shard.state() for shard in shards])["counts_so_far"].tolist()
+    assert merged_counts == list(vars(whole.counts).values())
+
+
+@pytest.mark.parametrize("eviction", ["lru", "lfu"])
+def test_a_merged_table_evicts_as_the_one_that_was_never_split(eviction: Any) -> None:
+    config: dict[str, Any] = {"capacity": 25, "eviction": eviction}
+    whole = table_of(**config)
+    for second, ids in enumerate(stream(300, size=1)):  # no two rows have the same tick
+        if second == 150:
+            again = table_of(merge_states(split_state(whole.state(), 2)), **config)
+        for table in (whole, again) if second >= 150 else (whole,):
+            train([table], ids, second)
+        if second >= 150:
+            assert held(whole) == held(again)
+    assert whole.counts == again.counts
+    assert whole.counts.evicted >= 100
+
+
+def test_a_shard_may_lie_in_a_file_and_its_state_in_safetensors(tmp_path: Path) -> None:
+    embedding = CollisionlessEmbedding(TableConfig(width=WIDTH, id_dropout=0.1, unknown="learned"))
+    for ids in stream(10):
+        embedding(ids).square().sum().backward()
+        embedding.step(0.1)
+    state = {name: value for name, value in embedding.state_dict().items() if name.startswith("table.")}
+    parts = split_state({name.removeprefix("table."): value for name, value in state.items()}, 2)
+    shards = []
+    for number, part in enumerate(parts):
+        save_file(part, tmp_path / f"{number}.safetensors")
+        config = TableConfig(
+            width=WIDTH, id_dropout=0.1, unknown="learned", hot_rows=4, cold_file=str(tmp_path / f"rows{number}")
+        )
+        shard = CollisionlessEmbedding(config)
+        loaded = {f"table.{name}": value for name, value in load_file(tmp_path / f"{number}.safetensors").items()}
+        shard.load_state_dict({**loaded, "unknown": embedding.state_dict()["unknown"]})
+        shards.append(shard)
+    assert held(embedding.table) == {id_: row for shard in shards for id_, row in held(shard.table).items()}
+    assert torch.equal(parts[1]["generator"], state["table.generator"])
+
+
+def split_once(**settings: Any) -> list[dict[str, torch.Tensor]]:
+    table = table_of(**settings)
+    for second, ids in enumerate(stream(3)):
+        train([table], ids, second)
+    return split_state(table.state(), 2)
+
+
+def test_shards_whose_clocks_differ_are_refused() -> None:
+    one, other = split_once()
+    shard = table_of(other)
+    shard.advance()
+    with pytest.raises(ValueError, match=r"'clock.ticks' of states 0 and 1 differ.*: set the clocks of all shards"):
+        merge_states([one, shard.state()])
+    shard = table_of(other)
+    shard.clock.set(77)
+    with pytest.raises(ValueError, match=r"'clock.now' of states 0 and 1 differ"):
+        merge_states([one, shard.state()])
+
+
+def test_an_id_in_two_shards_is_refused() -> None:
+    one, other = split_once()
+    with pytest.raises(ValueError, match=rf"id {int(other['ids'][0])} stands in the states \[1, 2\]; wanted in one"):
+        merge_states([one, other, other])
+
+
+def test_shards_of_which_one_alone_is_followed_are_refused() -> None:
+    one, other = split_once()
+    shard = table_of(other)
+    shard.follow()
+    with pytest.raises(ValueError, match="one of states 0 and 1 is followed, the other is not"):
+        merge_states([one, shard.state()])
+
+
+def test_changes_of_merged_shards_are_known_since_all_of_them_know() -> None:
+    table = table_of()
+    table.follow()
+    for second, ids in enumerate(stream(9)):
+        train([table], ids, second)
+        table.erase(ids[:2])
+    since = table.clock.tick - 3
+    shards = [table_of(part) for part in split_state(table.state(), 2)]
+    shards[1].follow(since)
+    again = table_of(merge_states([shard.state() for shard in shards]))
+    assert torch.equal(again.changes(since).deleted, table.changes(since).deleted)
+    assert int(again.state()["deleted.ticks"].min()) == since
+    with pytest.raises(ValueError, match=f"changes since tick {since - 1} are not known, only those since {since}"):
+        again.changes(since - 1)
+
+
+def test_parts_of_the_window_of_admission_are_laid_newest_on_newest() -> None:
+    one, other = split_once(admission=AdmissionConfig(mode="threshold", threshold=9))
+    ids = torch.arange(5)
+    one |= {"admission.ids": ids[:3], "admission.counts": ids[:3] + 1, "admission.sizes": torch.tensor([2, 1])}
+    other |= {"admission.ids": ids[3:], "admission.counts": ids[3:] + 1, "admission.sizes": torch.tensor([2])}
+    merged = merge_states([other, one])
+    assert merged["admission.sizes"].tolist() == [2, 3]
+    assert merged["admission.ids"].tolist() == [0, 1, 3, 4, 2]
+    assert merged["admission.counts"].tolist() == [1, 2, 4, 5, 3]
+
+
+def test_states_of_different_tables_and_unknown_parts_are_refused() -> None:
+    one, other = split_once()
+    with pytest.raises(ValueError, match="there is no state to merge"):
+        merge_states([])
+    with pytest.raises(ValueError, match="states 0 and 1 are of different tables: one alone has 'counts'"):
+        merge_states([one, {**other, "counts": other["ticks"]}])
+    with pytest.raises(ValueError, match="'states' is 7 wide in the one, 3 in the other"):
+        merge_states([one, {**other, "states": other["vectors"]}])
+    with pytest.raises(ValueError, match="state 1 has no 'vectors'; wanted what state"):
+        merge_states([one, {name: value for name, value in other.items() if name != "vectors"}])
+    with pytest.raises(ValueError, match="the state has 'colour', which resharding does not know"):
+        split_state({**one, "colour": one["ids"]}, 2)
