@@ -36,7 +36,7 @@ class DoneRuns:
         """The row, written."""
         row: dict[str, Any] = json.loads(json.dumps({"key": dict(key), "commit": commit(), **figures}))
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        is_cut = self._file.is_file() and not self._file.read_bytes()[-1:] in (b"", b"\n")
+        is_cut = self._file.is_file() and self._file.read_bytes()[-1:] not in (b"", b"\n")
         with self._file.open("a", encoding="utf-8") as out:
             out.write("\n" * is_cut + json.dumps(row) + "\n")
         self._rows.append(row)
@@ -45,7 +45,7 @@ class DoneRuns:
     def all_of(
         self, keys: Iterable[Mapping[str, Any]], run: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
-        """The rows of all keys, those that are not there run in this order; a line each says how long the rest takes."""
+        """The rows of all keys; those that are missing are run, in this order, and the time left is told."""
         wanted = list(keys)
         missing = [key for key in wanted if self.find(key) is None]
         if len(missing) < len(wanted):

@@ -1,7 +1,7 @@
 """ML-1M as examples of a click model: who took what after what, beside items that were drawn.
 
-The set has an order but no times, so the split is positional: of each user's events the last tenth is tested, all before
-are trained on, and training sees events of other users that came later. Beside each event stands one item drawn
+The set has an order but no times, so the split is positional: of each user's events the last tenth is tested, all
+before are trained on, and training sees events of other users that came later. Beside each event stands one item drawn
 uniformly from those that the user never took, in training or test: the labels are `sampled`.
 
 Dims: N examples, L columns of history.
@@ -66,7 +66,7 @@ class MovieClicks:
 
     def _examples(self, events: Ids, generator: np.random.Generator) -> ClickBatch:
         events = np.repeat(events, 2)
-        items, labels = self.items[events], np.tile(np.float32([1, 0]), len(events) // 2)
+        items, labels = self.items[events], np.tile(np.array([1, 0], dtype=np.float32), len(events) // 2)
         items[1::2] = self._unseen(self.users[events[1::2]], generator)
         ids = np.column_stack([self.users[events], items, self.history[events]])
         return ClickBatch(torch.from_numpy(ids), torch.from_numpy(labels))

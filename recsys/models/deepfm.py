@@ -32,7 +32,7 @@ from recsys.features.click_batch import NO_ID, ClickBatch
 from recsys.models.protocols import Labels
 
 
-class EmbeddingTable(Protocol):
+class IdEmbedding(Protocol):
     """Vectors by id, each row with its optimizer: `HashedEmbedding`, `CollisionlessEmbedding`. A torch module, too."""
 
     def __call__(self, ids: Tensor) -> Tensor:
@@ -156,6 +156,7 @@ class DeepFM(nn.Module):
                 f"tables are {', '.join(tables) or 'none'}; wanted those of the spaces {', '.join(config.spaces)}"
             )
         self.config, self.labels = config, config.labels
+        self._now_s = -math.inf
         self.tables = nn.ModuleDict(tables)
         sizes = (len(config.fields) * config.width + config.num_dense, *config.hidden)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
@@ -169,7 +170,9 @@ class DeepFM(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def loss(self, batch: ClickBatch) -> Tensor:
-        """Scalar: the mean binary cross entropy. In training mode the tables are told the batch's last time.
+        """Scalar: the mean binary cross entropy.
+
+        In training mode the tables are told the batch's last time; a batch that comes late does not set them back.
 
         Raises:
             ValueError: there are no labels, or columns do not fit.
@@ -177,7 +180,8 @@ class DeepFM(nn.Module):
         if batch.labels is None:
             raise ValueError("the batch has no labels; wanted (N,) of 0 and 1")
         if self.training and batch.times is not None and len(batch):
-            self.clock(float(batch.times.max()) / 1e6)
+            self._now_s = max(self._now_s, float(batch.times.max()) / 1e6)
+            self.clock(self._now_s)
         return functional.binary_cross_entropy_with_logits(self.logits(batch), batch.labels.float())
 
     def predict(self, batch: ClickBatch) -> Tensor:
@@ -204,9 +208,8 @@ class DeepFM(nn.Module):
         return logit
 
     def dense_parameters(self) -> list[nn.Parameter]:
-        """What torch.optim trains; the tables train themselves."""
-        parts = [*self.layers, self.out, *([] if self.dense_weights is None else [self.dense_weights])]
-        return [parameter for part in parts for parameter in part.parameters()]
+        """What torch.optim trains: all but the rows of the tables."""
+        return list(self.parameters())
 
     def step_tables(self, lr: float) -> None:
         """Update the rows of all tables by the gradients since the last step."""
@@ -218,13 +221,16 @@ class DeepFM(nn.Module):
         for table in self._tables.values():
             table.clock(seconds)
 
-    def expire(self) -> None:
-        """Let all tables drop what is too old."""
-        for table in self._tables.values():
-            table.expire()
+    def expire(self) -> int:
+        """How many rows all tables drop because they are too old."""
+        return sum(table.expire() for table in self._tables.values())
+
+    def gauges(self) -> dict[str, dict[str, float]]:
+        """Those of each table, by its space."""
+        return {space: table.gauges() for space, table in self._tables.items()}
 
     @property
-    def _tables(self) -> dict[str, EmbeddingTable]:
+    def _tables(self) -> dict[str, IdEmbedding]:
         return dict(self.tables.items())  # type: ignore[arg-type]  # modules that are tables
 
     def _hidden(self, vectors: Tensor, batch: ClickBatch) -> Tensor:

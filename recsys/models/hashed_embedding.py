@@ -70,12 +70,8 @@ class HashedEmbedding(nn.Module):
         self._pages = RowPages(width, optimizer)
         self._pages.grow(num_rows)
         self._looked_up: list[tuple[Tensor, Tensor]] = []
-        generator = torch.Generator().manual_seed(seed)
-        at_once = self._pages.page_rows
-        for start in range(0, num_rows, at_once):
-            rows = torch.arange(start, min(start + at_once, num_rows))
-            vectors = torch.randn(len(rows), width, generator=generator) * init_std
-            self._pages.write(rows, vectors, None, 0)
+        rows = torch.arange(num_rows)
+        self._pages.begin(rows, rows, seed, init_std, 0)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(*shape, D) float32 of ids int64 of any shape; with gradients in training mode."""
