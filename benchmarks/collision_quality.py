@@ -49,7 +49,7 @@ MODEL = DeepFMConfig(
     hidden=(64, 32),
     labels="sampled",
 )
-SETTINGS = {"epochs": 1, "batch": 4096, "table_lr": 0.05, "dense_lr": 1e-3}
+SETTINGS = {"epochs": 2, "batch": 4096, "table_lr": 0.1, "dense_lr": 1e-3}
 
 
 def measure(key: Mapping[str, Any], clicks: MovieClicks) -> dict[str, Any]:

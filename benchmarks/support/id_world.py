@@ -97,13 +97,12 @@ def simulate(config: IdWorldConfig) -> IdStream:
     generator = np.random.default_rng([config.seed, 7])
     users, items = (_Living(births, config.days, generator) for births in (config.users, config.items))
     size, shape = config.events_an_hour, (config.hours, config.events_an_hour)
-    who, what = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.int64)
-    for hour in range(config.hours):
-        who[hour] = users.draw(hour / 24, size, generator)
-        what[hour] = items.draw(hour / 24, size, generator)
+    who, what = (
+        np.concatenate([living.draw(hour / 24, size, generator) for hour in range(config.hours)])
+        for living in (users, items)
+    )
     minutes = np.sort(generator.random(shape), axis=1)
     times = ((np.arange(config.hours)[:, None] + minutes) * HOUR_US).astype(np.int64)
-    who, what = who.ravel(), what.ravel()
     topics = generator.integers(0, TOPICS, len(items.ids))
     scale = (OF_MATCH / RANK**0.5) ** 0.5  # of all three vectors' numbers
     tastes, centres, own = (

@@ -1,6 +1,6 @@
 """A table of fixed size: ids are hashed into it, and strangers share rows.
 
-    row(id) = mix(id, seed) mod num_rows
+    row(id) = mix(id xor mix(seed)) mod num_rows
 
 Of n ids in m rows a share 1 - (1 - e^-x) / x, x = n / m, has no row of its own: what a table without collisions is
 measured against. `mix` is the finalizer of SplitMix64 (Steele, Lea and Flood 2014, OOPSLA).
@@ -19,11 +19,7 @@ _GOLDEN, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF
 
 def mixed(ids: Tensor, seed: int) -> Tensor:
     """Int64 of the shape of `ids` (int64): one to one for each seed, in [-2^63, 2^63)."""
-    key = (seed * _GOLDEN) & (2**64 - 1)
-    x = (ids ^ _signed(key)) + _GOLDEN
-    x = (x ^ _shifted(x, 30)) * _FIRST
-    x = (x ^ _shifted(x, 27)) * _SECOND
-    return x ^ _shifted(x, 31)
+    return _finalized(ids ^ _finalized(torch.tensor(seed)))
 
 
 def rows_of(ids: Tensor, num_rows: int, seed: int) -> Tensor:
@@ -120,8 +116,11 @@ class HashedEmbedding(nn.Module):
         self._pages.write(torch.arange(self.num_rows), state["vectors"], state["states"], 0)
 
 
-def _signed(value: int) -> int:
-    return value - 2**64 if value >= 2**63 else value
+def _finalized(ids: Tensor) -> Tensor:
+    x = ids + _GOLDEN
+    x = (x ^ _shifted(x, 30)) * _FIRST
+    x = (x ^ _shifted(x, 27)) * _SECOND
+    return x ^ _shifted(x, 31)
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:

@@ -10,7 +10,8 @@ from torch.nn import functional
 from recsys.features.click_batch import NO_ID, ClickBatch
 from recsys.kernels.row_pages import RowOptimizer
 from recsys.models.deepfm import DeepFM, DeepFMConfig, Field, pair_products
-from recsys.models.hashed_embedding import HashedEmbedding
+from recsys.models.embedding_table import CollisionlessEmbedding, TableConfig
+from recsys.models.hashed_embedding import HashedEmbedding, rows_of
 from recsys.models.protocols import ClickModel
 
 FIELDS = (Field(name="user"), Field(name="item"), Field(name="history", length=3, space="item"))
@@ -205,3 +206,55 @@ def test_tables_and_columns_that_do_not_fit_are_named() -> None:
         build(config).predict(random_batch(3, 4))
     with pytest.raises(ValueError, match="no labels"):
         build(config).loss(ClickBatch(torch.zeros(3, 5, dtype=torch.int64)))
+
+
+def test_without_collisions_a_hashed_table_trains_as_the_collisionless_one_does_to_the_last_bit() -> None:
+    config, ids = DeepFMConfig(fields=FIELDS, width=4, hidden=(8,)), torch.arange(50)
+    hashed = {space: HashedEmbedding(5, 1 << 20, RowOptimizer("adagrad"), seed=4) for space in config.spaces}
+    exact = {
+        space: CollisionlessEmbedding(TableConfig(width=5, optimizer=RowOptimizer("adagrad"), seed=9))
+        for space in config.spaces
+    }
+    rows = rows_of(ids, 1 << 20, 4)
+    assert len(torch.unique(rows)) == len(ids)
+    for space, table in hashed.items():
+        table._pages.write(rows, exact[space](ids).detach(), None, 0)
+    predictions = []
+    for tables in (hashed, exact):
+        model = DeepFM(config, tables, seed=1)
+        for number in range(10):
+            torch.autograd.backward(model.loss(random_batch(300, 5, seed=number)))
+            model.step_tables(0.1)
+        predictions.append(model.eval().predict(random_batch(100, 5, seed=99)))
+    assert torch.equal(*predictions)
+
+
+def test_ids_that_come_in_scoring_get_no_row() -> None:
+    config = DeepFMConfig(fields=FIELDS[:2], width=4, hidden=(8,))
+    table = TableConfig(width=5, unknown="learned")
+    model = DeepFM(config, {space: CollisionlessEmbedding(table) for space in config.spaces})
+    model.loss(random_batch(30, 2))
+    sizes = [part["size"] for part in model.gauges().values()]
+    model.eval().predict(ClickBatch(torch.arange(1000, 1100).view(50, 2)))
+    assert [part["size"] for part in model.gauges().values()] == sizes
+    assert model.gauges()["user"]["unknown"] == 50
+    learned = [model.tables[space].unknown for space in config.spaces]
+    assert {id(vector) for vector in learned} <= {id(parameter) for parameter in model.dense_parameters()}
+
+
+def test_rows_past_their_time_go_by_the_time_of_the_batches_and_late_batches_do_not_turn_it_back() -> None:
+    config = DeepFMConfig(fields=(Field(name="user"),), width=4, hidden=(8,))
+    model = DeepFM(config, {"user": CollisionlessEmbedding(TableConfig(width=5, ttl_s=60.0))})
+
+    def train(user: int, second: int) -> None:
+        ids, times = torch.full((3, 1), user), torch.full((3,), second * 1_000_000)
+        torch.autograd.backward(model.loss(ClickBatch(ids, torch.ones(3), times=times)))
+        model.step_tables(0.1)
+
+    train(1, 1000)
+    train(2, 1050)
+    train(3, 1020)
+    assert model.expire() == 0
+    train(2, 1100)
+    assert model.expire() == 1
+    assert model.gauges()["user"]["size"] == 2
