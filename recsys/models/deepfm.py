@@ -1,6 +1,6 @@
-"""DeepFM: a factorization machine and a deep network on the same vectors of ids, for click probabilities.
+"""DeepFM: a factorization machine and a deep network on the same vectors of ids.
 
-    logit = b + sum_f w_f + sum_{f<g} <v_f, v_g> + MLP([v_1 … v_F, dense]) + <w_dense, dense>
+    logit of a click = b + sum_f w_f + sum_{f<g} <v_f, v_g> + MLP([v_1 … v_F, dense]) + <w_dense, dense>
 
 Paper: Guo et al. 2017, arXiv:1703.04247. Taken rather than DCN v2 (Wang et al. 2021, arXiv:2008.13535) because Monolith
 measured collisions with it (Liu et al. 2022, arXiv:2209.07663), and because a pair of ids meets in one inner product:
