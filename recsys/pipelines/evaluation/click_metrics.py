@@ -9,7 +9,6 @@ Needs numpy alone. Dims: N examples.
 
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -134,5 +133,5 @@ def _interval(of_positives: Floats, of_negatives: Floats, level: float) -> Inter
     return Interval(mean=mean, low=mean - half, high=mean + half)
 
 
-def _variance_of_mean(values: "np.ndarray[Any, np.dtype[np.float64]]") -> float:
+def _variance_of_mean(values: Floats) -> float:
     return float(values.var(ddof=1) / len(values)) if len(values) > 1 else 0.0

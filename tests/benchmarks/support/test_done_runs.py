@@ -8,7 +8,8 @@ from benchmarks.support.done_runs import DoneRuns
 
 
 def test_runs_that_stand_are_not_done_again_and_a_cut_line_is(tmp_path: Path) -> None:
-    file, ran = tmp_path / "deep" / "runs.jsonl", []
+    file = tmp_path / "deep" / "runs.jsonl"
+    ran: list[Any] = []
 
     def run(key: Mapping[str, Any]) -> dict[str, int]:
         if key["n"] == 2 and len(ran) < 3:
