@@ -60,6 +60,7 @@ def test_the_slope_is_that_of_a_line_through_the_origin() -> None:
     assert collision_quality.slope([1.0, 2.0, 3.0], [-0.2, -0.4, -0.6]) == pytest.approx(-0.2)
 
 
+@pytest.mark.slow
 def test_collisions_cost_what_the_table_says_and_a_second_call_runs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

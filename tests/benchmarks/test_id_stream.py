@@ -49,6 +49,7 @@ def test_an_items_click_rate_knows_only_the_hours_before(stream: IdStream) -> No
         assert rates[event] == pytest.approx((clicks + 5 * float(labels.mean())) / (int(before.sum()) + 5))
 
 
+@pytest.mark.slow
 def test_every_variant_keeps_what_it_says_and_a_second_call_runs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
