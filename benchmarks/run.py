@@ -26,6 +26,8 @@ RUNS = (  # a module and its arguments
     "compare",
     "memory",
     "training_peers",
+    "collision_quality",
+    "id_stream",
     "resume",
 )
 # These simulate what they measure on; all others need RECSYS_DATA.
@@ -36,6 +38,7 @@ WITHOUT_DATA = (
     "sampled_loss",
     "search_topk",
     "jagged_embedding",
+    "id_stream",
     "resume",
 )
 # Hours, most of them in the peers.

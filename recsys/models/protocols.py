@@ -1,16 +1,20 @@
 """What the rest of the platform asks of a model: a few methods, no base class.
 
-Dims: B users (sequences), K candidates, V items, D width. Item index 0 is padding, 1..V are items.
+Dims: B users (sequences), K candidates, V items, D width, N examples, H hidden width. Item index 0 is padding,
+1..V are items.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from recsys.features.batches import JaggedBatch
+from recsys.features.click_batch import ClickBatch
 from recsys.features.dataset import PreparedDataset
 from recsys.features.sampling import Sampling
+
+Labels = Literal["impression", "sampled"]  # what was shown and taken or not; or negatives were drawn
 
 
 @runtime_checkable
@@ -39,6 +43,28 @@ class NextItemModel(Protocol):
 
     def item_vectors(self, item_ids: Tensor | None = None) -> Tensor:
         """(V+1, D), or (len(item_ids), D). Row 0 is padding and is never recommended."""
+        ...
+
+
+@runtime_checkable
+class ClickModel(Protocol):
+    """A network that gives an example, a user and an item among others, the probability of a click.
+
+    With labels `sampled` that is the chance of a positive among those drawn: good for order, and never calibrated.
+    """
+
+    labels: Labels
+
+    def loss(self, batch: ClickBatch) -> Tensor:
+        """Scalar: the mean over the batch's examples."""
+        ...
+
+    def predict(self, batch: ClickBatch) -> Tensor:
+        """(N,) probability."""
+        ...
+
+    def hidden(self, batch: ClickBatch) -> Tensor:
+        """(N, H): the state before the output, by which alike examples are found."""
         ...
 
 

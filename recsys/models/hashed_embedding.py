@@ -1,0 +1,128 @@
+"""A table of fixed size: ids are hashed into it, and strangers share rows.
+
+    row(id) = mix(id xor mix(seed)) mod num_rows
+
+Of n ids in m rows a share 1 - (1 - e^-x) / x, x = n / m, has no row of its own: what a table without collisions is
+measured against. `mix` is the finalizer of SplitMix64 (Steele, Lea and Flood 2014, OOPSLA).
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recsys.kernels.row_pages import RowOptimizer, RowPages
+
+_GOLDEN, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def mixed(ids: Tensor, seed: int) -> Tensor:
+    """Int64 of the shape of `ids` (int64): one to one for each seed, in [-2^63, 2^63)."""
+    return _finalized(ids ^ _finalized(torch.tensor(seed)))
+
+
+def rows_of(ids: Tensor, num_rows: int, seed: int) -> Tensor:
+    """Int64 in [0, num_rows), of the shape of `ids`."""
+    return _shifted(mixed(ids, seed), 1) % num_rows
+
+
+def lost_share(ids_per_row: float) -> float:
+    """The expected share of ids that have no row of their own: 1 - (1 - e^-x) / x."""
+    return 1 + math.expm1(-ids_per_row) / ids_per_row if ids_per_row > 0 else 0.0
+
+
+class HashedEmbedding(nn.Module):
+    """Vectors of ids hashed into `num_rows` rows, each with its optimizer's state.
+
+    Args:
+        width: D, numbers of a row.
+        num_rows: rows.
+        optimizer: of the rows.
+        init_std: of the normal distribution that rows begin with.
+        seed: of the hash, and of the first vectors.
+        hash_seed: of the hash alone; by default `seed`.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_rows: int,
+        optimizer: RowOptimizer,
+        *,
+        init_std: float = 0.01,
+        seed: int = 0,
+        hash_seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if num_rows < 1:
+            raise ValueError(f"num_rows={num_rows}; wanted at least 1")
+        if init_std < 0:
+            raise ValueError(f"init_std={init_std}; wanted at least 0")
+        self.width, self.num_rows, self.hash_seed = width, num_rows, seed if hash_seed is None else hash_seed
+        self._pages = RowPages(width, optimizer)
+        self._pages.grow(num_rows)
+        self._looked_up: list[tuple[Tensor, Tensor]] = []
+        rows = torch.arange(num_rows)
+        self._pages.begin(rows, rows, seed, init_std, 0)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(*shape, D) float32 of ids int64 of any shape; with gradients in training mode."""
+        rows = rows_of(ids.reshape(-1), self.num_rows, self.hash_seed)
+        vectors = self._pages.gather(rows)
+        if self.training and torch.is_grad_enabled():
+            self._looked_up.append((rows, vectors.requires_grad_()))
+        return vectors.view(*ids.shape, self.width)
+
+    def step(self, lr: float) -> None:
+        """Update the rows by the gradients of the lookups since the last step."""
+        looked_up = [(rows, vectors.grad) for rows, vectors in self._looked_up if vectors.grad is not None]
+        self._looked_up.clear()
+        if looked_up:
+            self._pages.update(
+                torch.cat([rows for rows, _ in looked_up]), torch.cat([part for _, part in looked_up]), lr, 0
+            )
+
+    def clock(self, seconds: float) -> None:
+        """Nothing: a row has no age."""
+
+    def expire(self) -> int:
+        """0: nothing is ever dropped."""
+        return 0
+
+    def gauges(self) -> dict[str, float]:
+        """`size`, the rows, and `bytes`, of their vectors and states."""
+        row_bytes = 4 * (self.width + self._pages.state_width)
+        return {"size": self.num_rows, "bytes": self.num_rows * row_bytes}
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """Vectors and optimizer states, for `state_dict`."""
+        vectors, states, _ = self._pages.read(torch.arange(self.num_rows))
+        return {"vectors": vectors, "states": states, "hash_seed": torch.tensor(self.hash_seed)}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take up what `get_extra_state` gave.
+
+        Raises:
+            ValueError: of another size.
+        """
+        wanted = (self.num_rows, self.width)
+        if tuple(state["vectors"].shape) != wanted:
+            raise ValueError(f"the state has rows of the shape {tuple(state['vectors'].shape)}; wanted {wanted}")
+        self.hash_seed = int(state["hash_seed"])
+        self._pages.write(torch.arange(self.num_rows), state["vectors"], state["states"], 0)
+
+
+def _finalized(ids: Tensor) -> Tensor:
+    x = ids + _GOLDEN
+    x = (x ^ _shifted(x, 30)) * _FIRST
+    x = (x ^ _shifted(x, 27)) * _SECOND
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """Shifted to the right, zeros from the left."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
