@@ -99,7 +99,7 @@ def drafted(files: Files, path: Path, chunks: Iterable[memoryview | bytes]) -> P
     try:
         files.write(draft, chunks)
         files.sync(draft)
-    except OSError:
+    except Exception:
         files.remove(draft)
         raise
     return draft

@@ -65,7 +65,7 @@ def test_behind_its_first_line_it_is_a_safetensors_file(tmp_path: Path) -> None:
     example().write(tmp_path / "d")
     line, _, rest = (tmp_path / "d").read_bytes().partition(b"\n")
     assert json.loads(line)["format"] == 1
-    assert len(load(rest)) == 15
+    assert len(load(rest)) == 16
 
 
 def test_servers_get_nothing_that_is_the_trainers_alone(tmp_path: Path) -> None:
