@@ -176,9 +176,8 @@ class ServingTable:
         rows, inverse = torch.unique(rows, return_inverse=True)
         # No row had two ids meanwhile: `to` could be read, so that none was given to another.
         ids = torch.empty_like(rows).scatter_(0, inverse, ids)
-        is_live = to.is_live(rows)
-        self._freed_at[rows[is_live]] = IN_USE
-        self._free(self._number(), rows[~is_live], ids[~is_live])
+        is_dead = ~to.is_live(rows)
+        self._free(self._number(), rows[is_dead], ids[is_dead])
 
     def _entered(self, ids: Tensor) -> Tensor:
         """(M,) rows of ids (M,), new ones in the index."""

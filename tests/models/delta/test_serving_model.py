@@ -16,7 +16,7 @@ from recsys.models.delta import Delta, DeltaLog, ModelVersion, ServingModel, Tab
 from recsys.models.embedding_table import EmbeddingTable, RowOptimizer, TableConfig
 
 WIDTH = 3
-IDS = torch.arange(-4, 16)
+IDS = torch.arange(-4, 60)
 LOG, OUT = Path("log"), Path("out")
 
 
@@ -65,13 +65,13 @@ class Followed(RuleBasedStateMachine):
         self.held: list[ModelVersion] = []
         self.follow()
 
-    @rule(ids=st.lists(st.integers(-4, 15), max_size=8), wait=st.integers(0, 3))
+    @rule(ids=st.lists(st.integers(-4, 59), max_size=8), wait=st.integers(0, 3))
     def train(self, ids: list[int], wait: int) -> None:
         self.second += wait
         self.table.clock.set(self.second)
         train(self.table, ids)
 
-    @rule(ids=st.lists(st.integers(-4, 15), max_size=8))
+    @rule(ids=st.lists(st.integers(-4, 59), max_size=8))
     def erase(self, ids: list[int]) -> None:
         self.table.erase(torch.tensor(ids, dtype=torch.int64))
 
@@ -79,7 +79,7 @@ class Followed(RuleBasedStateMachine):
     def expire(self) -> None:
         self.table.expire()
 
-    @rule(times=st.integers(1, 3), ids=st.lists(st.integers(-4, 15), max_size=4))
+    @rule(times=st.integers(1, 3), ids=st.lists(st.integers(-4, 59), max_size=4))
     def cut(self, times: int, ids: list[int]) -> None:
         for _ in range(times):
             train(self.table, ids)
@@ -249,6 +249,35 @@ def test_rows_of_ids_that_are_gone_are_given_to_others_when_nobody_reads_them() 
         model.apply(change(number, fresh, tuple(id_ - 64 for id_ in fresh)))
     assert model.version().tables["t"].num_rows == rows_held
     assert len(model.version().tables["t"]) == 64
+
+
+def test_an_id_that_came_back_keeps_its_row() -> None:
+    model = ServingModel("b", retained=1, page_rows=8)
+    model.apply(change(0, [1, 2, 3]))
+    model.apply(change(1, [], (2,)))
+    model.apply(change(2, [2]))
+    for number in range(3, 6):
+        model.apply(change(number, [10 * number]))
+    table = model.version().tables["t"]
+    assert table.vectors(torch.tensor([1, 2, 30, 50])).tolist() == [[1, 0], [2, 2], [30, 3], [50, 5]]
+
+
+def test_rows_of_versions_that_were_rolled_back_are_given_to_others() -> None:
+    model, fresh = ServingModel("b", retained=3, page_rows=8), iter(range(10**6))
+
+    def apply(number: int) -> None:
+        ids = [next(fresh) for _ in range(32)]
+        old = tuple(model.version().tables["t"].ids().tolist())
+        assert model.apply(change(number, ids, old))
+
+    model.apply(change(0, []))
+    for number in range(1, 60):
+        for ahead in range(3):
+            apply(number + ahead)
+        model.rollback(Version(1, number + 1))
+        model.rollback(Version(1, number))
+    assert len(model.version().tables["t"]) == 32
+    assert model.version().tables["t"].num_rows < 32 * 20
 
 
 def test_readers_see_one_version_while_the_next_is_made() -> None:
