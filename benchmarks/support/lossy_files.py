@@ -5,7 +5,7 @@ later may be there or not, and of a file's later bytes any first part.
 """
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,6 @@ from typing import Literal, get_args
 
 Loss = Literal["all", "bytes", "names", "some"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
-
-
-class MachineDown(Exception):
-    """The crash."""
 
 
 @dataclass
@@ -30,15 +26,13 @@ class LossyFiles:
     """Takes the place of `OsFiles`.
 
     Attributes:
-        crash_at: number of the operation that does not return; None: none.
         syncs_files, syncs_folders: False makes that sync do nothing, as if the code had forgotten it.
-        operations: that were begun.
+        before_operation: called before each one, where the machine may go down.
     """
 
-    crash_at: int | None = None
     syncs_files: bool = True
     syncs_folders: bool = True
-    operations: int = 0
+    before_operation: Callable[[], None] = lambda: None
     _names: dict[Path, _File] = field(default_factory=dict)
     _durable_names: dict[Path, _File] = field(default_factory=dict)
 
@@ -64,7 +58,11 @@ class LossyFiles:
                     [file.content, file.durable, file.content[: draw.randrange(len(file.content) + 1)]]
                 )
             found[path] = _File(content, content)
-        return LossyFiles(None, self.syncs_files, self.syncs_folders, 0, found, dict(found))
+        return LossyFiles(self.syncs_files, self.syncs_folders, _names=found, _durable_names=dict(found))
+
+    def contents(self) -> dict[Path, bytes]:
+        """Of all files."""
+        return {path: file.content for path, file in self._names.items()}
 
     def make_folder(self, path: Path) -> None:
         """Folders are there as soon as they hold a name."""
@@ -83,14 +81,14 @@ class LossyFiles:
         """Write a file, in two operations."""
         content = b"".join(chunks)
         file = self._names[path] = _File()
-        self._operate()
+        self.before_operation()
         file.content = content[: len(content) // 2]
-        self._operate()
+        self.before_operation()
         file.content = content
 
     def sync(self, path: Path) -> None:
         """Make a file's bytes durable, or a folder's names."""
-        self._operate()
+        self.before_operation()
         if path in self._names:
             if self.syncs_files:
                 self._names[path].durable = self._names[path].content
@@ -100,20 +98,15 @@ class LossyFiles:
 
     def rename(self, source: Path, target: Path) -> None:
         """Rename a file."""
-        self._operate()
+        self.before_operation()
         self._names[target] = self._names.pop(source)
 
     def remove(self, path: Path) -> None:
         """Remove a file; nothing if it is not there."""
-        self._operate()
+        self.before_operation()
         self._names.pop(path, None)
 
     @contextmanager
     def locked(self, folder: Path) -> Iterator[None]:  # noqa: ARG002  # a signature of Files
         """There is one process."""
         yield
-
-    def _operate(self) -> None:
-        if self.operations == self.crash_at:
-            raise MachineDown(f"at operation {self.operations}")
-        self.operations += 1
