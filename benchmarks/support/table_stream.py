@@ -38,7 +38,7 @@ class TableStream:
         bounded = TableConfig(
             width=4, optimizer=RowOptimizer("adam"), capacity=capacity, eviction="lru", ttl_s=9, admission=admission
         )
-        page_rows = max(8, new_ids)
+        page_rows = 1 << max(3, new_ids.bit_length())
         self.tables = {
             name: EmbeddingTable(config, page_rows=page_rows)
             for name, config in (("grown", grown), ("bounded", bounded))

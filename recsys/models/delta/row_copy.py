@@ -4,10 +4,12 @@ Between steps so many rows are copied as the caller has time for; rows that a st
 So the copy is of one moment, and no step waits for more than its own rows.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from recsys.kernels.row_pages import RowPages
+from recsys.kernels.row_pages.column import Column
 
 COLUMNS = ("vectors", "states", "counts")  # ids and ticks are read at once: they are few bytes, and others write them
 
@@ -28,10 +30,8 @@ class RowCopy:
             raise ValueError("another copy of this table is under way; finish it first")
         self._pages, self._rows = pages, rows
         self._columns = {name: column for name, column in pages.columns.items() if name in COLUMNS}
-        self._copied = {
-            name: torch.empty(len(rows), column.width, dtype=column.dtype, device=rows.device)
-            for name, column in self._columns.items()
-        }
+        self._copied = {name: _room(len(rows), column) for name, column in self._columns.items()}
+        self._early: list[tuple[Tensor, dict[str, Tensor]]] = []  # places, and what was copied before it was written to
         self._is_waiting = torch.zeros(pages.num_rows, dtype=torch.bool, device=rows.device)
         self._is_waiting[rows] = True
         self._at = 0
@@ -46,17 +46,25 @@ class RowCopy:
     def copy(self, num_rows: int) -> int:
         """Copy at most so many rows; how many it were."""
         stop = min(self._at + num_rows, len(self._rows))
-        places = torch.arange(self._at, stop, device=self._rows.device)
-        self._take(places[self._is_waiting[self._rows[places]]])
-        copied, self._at = stop - self._at, stop
+        rows = self._rows[self._at : stop]
+        is_waiting = self._is_waiting[rows]
+        places = slice(self._at, stop) if bool(is_waiting.all()) else self._at + is_waiting.nonzero().squeeze(1)
+        for name, column in self._columns.items():
+            self._copied[name][places] = column.gather(self._rows[places])
+        self._is_waiting[rows] = False
+        self._at = stop
         if self.is_done:
             self.cancel()
-        return copied
+        return len(rows)
 
     def finished(self) -> dict[str, Tensor]:
-        """(M, …) by name, on the CPU; rows that are left are copied first."""
+        """(M, …) by name, on the CPU; rows that are left are copied first. On any thread, if none are."""
         if not self.is_done:
             self.copy(len(self._rows))
+        for places, values in self._early:
+            for name, copied in self._copied.items():
+                copied[places] = values[name]
+        self._early.clear()
         return {name: values.cpu() for name, values in self._copied.items()}
 
     def cancel(self) -> None:
@@ -68,10 +76,14 @@ class RowCopy:
         rows = rows[(rows >= 0) & (rows < len(self._is_waiting))]
         rows = rows[self._is_waiting[rows]]
         if len(rows):
-            self._take(torch.searchsorted(self._rows, torch.unique(rows)))
+            rows = torch.unique(rows)
+            values = {name: column.gather(rows) for name, column in self._columns.items()}
+            self._early.append((torch.searchsorted(self._rows, rows), values))
+            self._is_waiting[rows] = False
 
-    def _take(self, places: Tensor) -> None:
-        rows = self._rows[places]
-        for name, column in self._columns.items():
-            self._copied[name][places] = column.gather(rows)
-        self._is_waiting[rows] = False
+
+def _room(num_rows: int, column: Column) -> Tensor:
+    """(num_rows, width); numpy asks for large pages of memory, so that the first write to it does not wait for each."""
+    if column.device.type != "cpu":
+        return torch.empty(num_rows, column.width, dtype=column.dtype, device=column.device)
+    return torch.from_numpy(np.empty((num_rows, column.width), dtype=torch.empty(0, dtype=column.dtype).numpy().dtype))
