@@ -68,7 +68,7 @@ def soaked(seconds: float, folder: Path) -> tuple[Floats, Floats, int]:
         optimizer=RowOptimizer("adagrad"),
         capacity=CAPACITY,
         eviction="lru",
-        ttl_s=20,
+        ttl_s=2,
         admission=admission,
     )
     table, log, served = (

@@ -1,5 +1,6 @@
 """Rows in pages: both paths against the definition, which knows no pages."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -140,12 +141,13 @@ def test_a_watcher_is_told_of_rows_before_they_change() -> None:
             before.setdefault(row, vector.clone())
 
     rows.before_write = watch
-    for change in (
+    changes: list[Callable[[], None]] = [
         lambda: rows.update(wanted, torch.ones(3, WIDTH), 0.1, 2),
         lambda: rows.write(torch.tensor([3, 40]), torch.ones(2, WIDTH), None, 3),
         lambda: rows.free(torch.tensor([3, 40])),
         lambda: rows.begin(torch.tensor([3, 40]), torch.tensor([9, 8]), 0, 1.0, 4),
-    ):
+    ]
+    for change in changes:
         was = rows.gather(torch.tensor([3, 40]))
         before.clear()
         change()

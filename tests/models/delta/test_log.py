@@ -1,6 +1,7 @@
 """The trainer's log: a table that is restored goes on bit for bit as one that never stopped."""
 
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,29 @@ def test_compaction_leaves_one_base_and_what_came_later(tmp_path: Path) -> None:
     assert_same(table, other)
 
 
+def test_a_log_is_compacted_and_cuts_are_written_on_other_threads_while_a_table_trains(tmp_path: Path) -> None:
+    table, log = table_of(capacity=500, eviction="lru"), DeltaLog(tmp_path / "log", "b", published=tmp_path / "out")
+    log.start({"t": table}, {}, {})
+    with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as compactor:
+        work = list[Future[Any]]()
+        for number in range(40):
+            for step in range(3):
+                train(table, list(range(37 * number + step, 37 * number + step + 60)), number)
+            cut = log.cut({}, {"number": number})
+            train(table, list(range(30)))
+            while not cut.copy(50):
+                train(table, list(range(30)))
+            work.append(writer.submit(log.write, cut.delta()))
+            if number % 5 == 0:
+                work.append(compactor.submit(log.compact))
+        for one in work:
+            one.result()
+    log.append({}, {})
+    other = table_of(capacity=500, eviction="lru")
+    DeltaLog(tmp_path / "log", "b").restore({"t": other})
+    assert_same(table, other)
+
+
 def test_what_was_durable_and_not_yet_served_is_served_after_a_restore(tmp_path: Path) -> None:
     table, log = table_of(), DeltaLog(tmp_path / "log", "b", published=tmp_path / "out")
     log.start({"t": table}, {}, {})
@@ -370,4 +394,4 @@ class Logged(RuleBasedStateMachine):
 
 
 TestLogged = Logged.TestCase
-TestLogged.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestLogged.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)

@@ -125,7 +125,7 @@ class Followed(RuleBasedStateMachine):
 
 
 TestFollowed = Followed.TestCase
-TestFollowed.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestFollowed.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
 
 
 def change(
