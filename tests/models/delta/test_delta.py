@@ -93,6 +93,14 @@ def test_any_byte_that_is_flipped_is_refused(tmp_path: Path) -> None:
                 Delta.read(path)
 
 
+def test_a_first_line_that_says_the_same_otherwise_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "d"
+    example().write(path)
+    path.write_bytes(path.read_bytes().replace(b" ", b"\t", 1))
+    with pytest.raises(DeltaError, match="damaged"):
+        Delta.read(path)
+
+
 def test_a_torn_file_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "d"
     example().write(path)

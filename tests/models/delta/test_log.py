@@ -162,6 +162,7 @@ def test_a_delta_costs_what_changed(tmp_path: Path) -> None:
     assert cut.tables["t"].ids.tolist() == [1, 3]
     assert state.parts["free"].kept == 2500
     assert cut.num_bytes < 1000
+    assert len(table.state()["deleted.ids"]) == 0  # they were told, and are not kept
 
 
 def test_a_base_is_cut_when_ticks_are_renumbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
