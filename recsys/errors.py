@@ -7,6 +7,9 @@ RecsysError
 │   │   └── MixedIds      a column of integers holds a text further on; read it again as texts
 │   ├── BundleError       a bundle is damaged, incomplete or of an unknown format version
 │   ├── CheckpointError   a checkpoint is damaged or does not belong to this run
+│   ├── DeltaError        a delta is damaged, of another bundle or of an unknown format version
+│   │   ├── GapError      deltas before this one are missing; fetch them, or a base
+│   │   └── StaleError    it is of an older epoch: another trainer took over
 │   └── MissingExtraError a feature needs a package that is not installed
 ├── TrainingDiverged      the loss or the weights stopped being finite
 ├── OutOfMemory           memory, or the GPU's, is spent; the last checkpoint is kept
@@ -53,6 +56,18 @@ class BundleError(InputError):
 
 class CheckpointError(InputError):
     """A checkpoint is damaged or does not belong to this run."""
+
+
+class DeltaError(InputError):
+    """A delta is damaged, of another bundle or of an unknown format version."""
+
+
+class GapError(DeltaError):
+    """Deltas before this one are missing; fetch them, or a base."""
+
+
+class StaleError(DeltaError):
+    """A delta or its writer is of an older epoch: another trainer took over."""
 
 
 class MissingExtraError(InputError):

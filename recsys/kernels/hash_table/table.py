@@ -87,6 +87,11 @@ class HashTable:
         return self._next_row
 
     @property
+    def free_rows(self) -> Tensor:
+        """(F,) int64 rows that were freed, a copy; the next to be given last."""
+        return self._free.values.clone()
+
+    @property
     def room(self) -> int:
         """How many more ids there may be."""
         return self.max_rows - len(self)
@@ -166,7 +171,7 @@ class HashTable:
     def export(self) -> tuple[Tensor, Tensor, Tensor]:
         """(M,) ids and their (M,) rows, in the order of the rows; and (F,) free rows, the next to be given last."""
         self._abandon()
-        return *self._index.export(), self._free.values.clone()
+        return *self._index.export(), self.free_rows
 
     def import_(self, ids: Tensor, rows: Tensor, free: Tensor) -> None:
         """Take what another table's `export` gave, in place of all that is here.

@@ -1,5 +1,6 @@
 """One number, or a vector of them, for every row, in pages of equal size."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +49,24 @@ class Column:
         """Look where the pages lie; needed after one of them was replaced."""
         self._words = None
         self.addresses = np.array([page.data_ptr() for page in self.pages], dtype=np.int64)
+
+    def forked(self, written: Iterable[int], num_pages: int) -> "Column":
+        """Another column with the same pages, but for those that are to be `written`: it has copies of these.
+
+        Args:
+            written: numbers of pages.
+            num_pages: of the other column, at least as many as here.
+        """
+        fork = Column(self.width, self.dtype, self.fill, self.log_page, self.device)
+        fork.pages, fork.addresses = self.pages.copy(), self.addresses.copy()
+        for number in written:
+            if number < len(self.pages):
+                fork.pages[number] = self.pages[number].clone()
+                fork.addresses[number] = fork.pages[number].data_ptr()
+        more = [self._new_page() for _ in range(num_pages - len(self.pages))]
+        fork.pages += more
+        fork.addresses = np.append(fork.addresses, np.array([page.data_ptr() for page in more], dtype=np.int64))
+        return fork
 
     def gather(self, rows: Tensor) -> Tensor:
         """(N, width) the rows (N,) int64; zeros where one is below 0."""

@@ -9,7 +9,7 @@
 A table grows by pages: no row moves, and no step copies the table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ class RowPages:
         page_rows: rows of a page, a power of two; by default as many as 4 MB hold.
         device: of all of it.
         are_counted: whether touches are.
+
+    Attributes:
+        before_write: told the rows (N,) whose vectors, states or counts are about to change; row -1 is none.
 
     Raises:
         ValueError: `width` or `page_rows` is no such number.
@@ -62,6 +65,7 @@ class RowPages:
         self.ticks = column(1, torch.int32, FREE)
         self.ids = column(1, torch.int64, 0)
         self.counts = column(1, torch.int32, 0) if are_counted else None
+        self.before_write: Callable[[Tensor], None] | None = None
 
     @property
     def columns(self) -> dict[str, Column]:
@@ -110,6 +114,7 @@ class RowPages:
             lr: learning rate.
             tick: when.
         """
+        self._tell(rows)
         if is_by_triton(self.device) and self.width <= MAX_TRITON_WIDTH and self.num_rows:
             from recsys.kernels.row_pages import triton_path
 
@@ -127,6 +132,7 @@ class RowPages:
 
     def begin(self, rows: Tensor, ids: Tensor, seed: int, scale: float, tick: int) -> None:
         """Make rows (N,) int64, each once, those of new ids (N,) int64; the vectors are drawn by `initial_rows`."""
+        self._tell(rows)
         if is_compiled(self.device):
             from recsys.kernels.row_pages import numba_path
 
@@ -141,6 +147,7 @@ class RowPages:
 
     def free(self, rows: Tensor) -> None:
         """Make rows (N,) int64 those of no id: nothing of what they held stays."""
+        self._tell(rows)
         for column in self.columns.values():
             column.put_all(rows, column.fill)
 
@@ -150,6 +157,7 @@ class RowPages:
 
     def write(self, rows: Tensor, vectors: Tensor, states: Tensor | None, ticks: Tensor | int) -> None:
         """Put numbers in rows (N,) int64, each once and none below 0. Without states they are those of a new row."""
+        self._tell(rows)
         self.vectors.put(rows, vectors)
         if states is None:
             self.states.put_all(rows, self.states.fill)
@@ -175,6 +183,10 @@ class RowPages:
         whole, rest = divmod(num_rows, self.page_rows)
         parts = column.pages[:whole] + ([column.pages[whole][:rest]] if rest else [])
         return torch.cat(parts) if parts else column.pages[0][:0].clone()
+
+    def _tell(self, rows: Tensor) -> None:
+        if self.before_write is not None:
+            self.before_write(rows)
 
 
 def default_page_rows(width: int) -> int:

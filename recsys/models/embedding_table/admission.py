@@ -115,6 +115,9 @@ class _Split:
     def __init__(self) -> None:
         self._table = HashTable()
         self._counts = torch.zeros(16, dtype=torch.int64)
+        self._exported: tuple[Tensor, Tensor] | None = (
+            None  # all but the newest split are asked again, and never change
+        )
 
     def __len__(self) -> int:
         return len(self._table)
@@ -124,14 +127,17 @@ class _Split:
         return torch.where(rows < 0, 0, self._counts[rows])
 
     def put(self, ids: Tensor, counts: Tensor) -> None:
+        self._exported = None
         rows = self._table.find_or_insert(ids).rows
         if len(self._table) > len(self._counts):
             self._counts = torch.cat([self._counts, self._counts.new_zeros(2 * len(self._table))])
         self._counts[rows] = counts
 
     def export(self) -> tuple[Tensor, Tensor]:
-        ids, rows, _ = self._table.export()
-        return ids, self._counts[rows]
+        if self._exported is None:
+            ids, rows, _ = self._table.export()
+            self._exported = ids, self._counts[rows]
+        return self._exported
 
 
 class ThresholdAdmission:

@@ -82,12 +82,13 @@ class Clock:
         """All of it."""
         return {
             "now": torch.tensor([] if self._given is None else [self._given], dtype=torch.float64),
-            "ticks": torch.tensor([self.tick, *self._starts], dtype=torch.int64),
+            "tick": torch.tensor([self.tick]),
+            "starts": torch.tensor(self._starts, dtype=torch.int64),
             "seconds": torch.tensor(self._seconds, dtype=torch.int64),
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
         self._given = float(state["now"][0]) if len(state["now"]) else None
-        self.tick, *self._starts = state["ticks"].tolist()
+        self.tick, self._starts = int(state["tick"][0]), state["starts"].tolist()
         self._seconds = state["seconds"].tolist()

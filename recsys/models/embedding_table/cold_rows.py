@@ -121,6 +121,7 @@ class ColdRows(RowPages):
             lr: learning rate.
             tick: when.
         """
+        self._tell(rows)
         left, values = rows, gradients
         while len(left):
             places = self._places_of(left)
@@ -138,6 +139,7 @@ class ColdRows(RowPages):
 
     def begin(self, rows: Tensor, ids: Tensor, seed: int, scale: float, tick: int) -> None:
         """Make free rows (N,) int64, each once, those of new ids (N,) int64."""
+        self._tell(rows)
         self.ids.put(rows, ids[:, None])
         for start, slots in self._room_for(rows):
             self.hot.begin(slots, ids[start : start + len(slots)], seed, scale, self._use)
@@ -148,6 +150,7 @@ class ColdRows(RowPages):
 
     def free(self, rows: Tensor) -> None:
         """Make rows (N,) int64, each once, those of no id: nothing of what they held stays, in the file neither."""
+        self._tell(rows)
         places = self._places_of(rows)
         slots = places[places >= 0]
         has_copy = torch.zeros(len(rows), dtype=torch.bool)
@@ -173,6 +176,7 @@ class ColdRows(RowPages):
 
     def write(self, rows: Tensor, vectors: Tensor, states: Tensor | None, ticks: Tensor | int) -> None:
         """Put numbers in rows (N,) int64, each once and none below 0. Without states they are those of a new row."""
+        self._tell(rows)
         places = self._places_of(rows)
         self.hot.vectors.put(places, vectors)
         kept = states if states is not None else torch.tensor(self.states.fill).expand(len(rows), self.state_width)

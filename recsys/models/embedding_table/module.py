@@ -40,7 +40,7 @@ class CollisionlessEmbedding(nn.Module):
         learned = torch.zeros(config.width, device=device)
         self.unknown = nn.Parameter(learned) if config.unknown == "learned" else None
         self._anchor = torch.zeros(0, requires_grad=True)  # autograd calls nobody back who has no input to learn
-        self._generator = torch.Generator().manual_seed(config.seed)  # of the id dropout
+        self.generator = torch.Generator().manual_seed(config.seed)  # of the id dropout
         self._waiting: list[tuple[Tensor, Tensor]] = []  # rows and their gradients
 
     @property
@@ -53,7 +53,7 @@ class CollisionlessEmbedding(nn.Module):
         flat = ids.reshape(-1)
         rows = self.table.look_up(flat) if self.training else self.table.find(flat)
         if self.training and self.config.id_dropout:
-            drawn = torch.rand(len(rows), generator=self._generator).to(rows.device)
+            drawn = torch.rand(len(rows), generator=self.generator).to(rows.device)
             rows = torch.where(drawn < self.config.id_dropout, -1, rows)
         return self.of_rows(rows).view(*ids.shape, self.width)
 
@@ -113,7 +113,7 @@ class CollisionlessEmbedding(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, value in self.table.state().items():
             destination[f"{prefix}{PART}{name}"] = value
-        destination[f"{prefix}{PART}generator"] = self._generator.get_state()
+        destination[f"{prefix}{PART}generator"] = self.generator.get_state()
 
     def _load_from_state_dict(
         self,
@@ -137,7 +137,7 @@ class CollisionlessEmbedding(nn.Module):
         except ValueError as error:
             error_msgs.append(f"{start}: {error}")
             return
-        self._generator.set_state(state["generator"].cpu())
+        self.generator.set_state(state["generator"].cpu())
         self._waiting.clear()
 
     def extra_repr(self) -> str:

@@ -30,7 +30,7 @@ from recsys.kernels.row_pages.initial_rows import mixed
 State = dict[str, Tensor]
 
 COLUMNS = ("vectors", "states", "ticks", "counts")  # of rows
-CLOCK = ("clock.now", "clock.ticks", "clock.seconds")
+CLOCK = ("clock.now", "clock.tick", "clock.starts", "clock.seconds")
 WINDOW = ("admission.ids", "admission.counts", "admission.sizes")
 DELETED = ("deleted.since", "deleted.ticks", "deleted.sizes", "deleted.ids")
 RANDOM = ("admission.generator", "generator")

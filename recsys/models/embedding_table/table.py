@@ -94,6 +94,7 @@ class EmbeddingTable:
         self._admission = build_admission(config.admission, config.seed)
         self._eviction = self._new_eviction()
         self._barren_second = -1  # in which no row was past its time to live
+        self.times_renumbered = 0  # ticks that were read before are no longer those of the same steps
         self._followed_from: int | None = None  # the tick since which deleted ids are remembered
         self._deleted: list[tuple[int, Tensor]] = []  # tick, and ids that lost their row
 
@@ -223,11 +224,16 @@ class EmbeddingTable:
         return self._state([name for name in self.pages.columns if name != "ids"])
 
     def _state(self, columns: list[str]) -> dict[str, Tensor]:
-        ids, rows, free = self.index.export()
+        ids, rows, _ = self.index.export()
         pages, size = self.pages, self.num_rows
-        state = {"ids": ids, "rows": rows, "free": free}
+        state = {"ids": ids, "rows": rows}
         for name in columns:
             state[name] = pages.all_of(pages.columns[name], size)
+        return state | self.state_beside_rows()
+
+    def state_beside_rows(self) -> dict[str, Tensor]:
+        """What of `state` is no row's: free rows, clock, admission, eviction, counts, deleted ids; (N,) each."""
+        state = {"free": self.index.free_rows}
         for part, of_part in (("clock", self.clock), ("admission", self._admission), ("eviction", self._eviction)):
             if of_part is not None:
                 state |= {f"{part}.{name}": value for name, value in of_part.state().items()}
@@ -393,6 +399,7 @@ class EmbeddingTable:
 
     def _renumber(self) -> None:
         """Make room for ticks, once in two billion steps."""
+        self.times_renumbered += 1
         rows = self.live_rows()
         ticks = self.pages.ticks.gather(rows).squeeze(1).long().cpu()
         followed_from = [] if self._followed_from is None else [self._followed_from]

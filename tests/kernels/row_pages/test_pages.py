@@ -1,5 +1,6 @@
 """Rows in pages: both paths against the definition, which knows no pages."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -128,3 +129,28 @@ def test_what_are_no_pages_is_refused(arguments: Any, message: str) -> None:
 def test_what_is_no_optimizer_is_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RowOptimizer(**arguments)
+
+
+def test_a_watcher_is_told_of_rows_before_they_change() -> None:
+    rows = filled(RowOptimizer("adagrad"))
+    wanted = torch.tensor([3, 40, 3])
+    before: dict[int, torch.Tensor] = {}
+
+    def watch(written: torch.Tensor) -> None:
+        for row, vector in zip(written.tolist(), rows.gather(written), strict=True):
+            before.setdefault(row, vector.clone())
+
+    rows.before_write = watch
+    changes: list[Callable[[], None]] = [
+        lambda: rows.update(wanted, torch.ones(3, WIDTH), 0.1, 2),
+        lambda: rows.write(torch.tensor([3, 40]), torch.ones(2, WIDTH), None, 3),
+        lambda: rows.free(torch.tensor([3, 40])),
+        lambda: rows.begin(torch.tensor([3, 40]), torch.tensor([9, 8]), 0, 1.0, 4),
+    ]
+    for change in changes:
+        was = rows.gather(torch.tensor([3, 40]))
+        before.clear()
+        change()
+        assert sorted(before) == [3, 40]
+        assert torch.equal(torch.stack([before[3], before[40]]), was)
+        assert not torch.equal(rows.gather(torch.tensor([3, 40])), was)

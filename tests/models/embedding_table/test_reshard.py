@@ -195,7 +195,7 @@ def test_shards_whose_clocks_differ_are_refused() -> None:
     one, other = split_once()
     shard = table_of(other)
     shard.advance()
-    with pytest.raises(ValueError, match=r"'clock.ticks' of states 0 and 1 differ.*: set the clocks of all shards"):
+    with pytest.raises(ValueError, match=r"'clock.tick' of states 0 and 1 differ.*: set the clocks of all shards"):
         merge_states([one, shard.state()])
     shard = table_of(other)
     shard.clock.set(77)

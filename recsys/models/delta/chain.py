@@ -1,0 +1,96 @@
+"""The deltas in a folder, in order: a base, and those that follow it."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from recsys.errors import DeltaError, GapError
+from recsys.models.delta.delta import SUFFIX, Delta, Version, file_name
+from recsys.models.delta.files import Files, or_os
+
+
+def sequences(folder: Path, files: Files, kind: str) -> list[int]:
+    """Of the files of a kind (base or delta), ascending."""
+    names = [name for name in files.names(folder) if name.startswith(f"{kind}-") and name.endswith(SUFFIX)]
+    return sorted(int(name.removeprefix(f"{kind}-").removesuffix(SUFFIX)) for name in names)
+
+
+def chain(folder: Path, files: Files | None = None) -> Iterator[Delta]:
+    """The newest whole base and the deltas after it.
+
+    A last file that is torn is passed over with a warning: it was being written when the machine went down.
+
+    Raises:
+        DeltaError: there is no whole base, or a file in the middle is damaged.
+        GapError: a file in the middle is missing.
+    """
+    files = or_os(files)
+    base = _newest_base(folder, files)
+    yield base
+    yield from _after(folder, files, base.version)
+
+
+def deltas_since(folder: Path, version: Version | None, files: Files | None = None) -> Iterator[Delta]:
+    """What a follower at `version` is to apply, in order; from a base on where deltas are no longer there, or None.
+
+    Raises:
+        DeltaError: a file is damaged, or there is no base where one is needed.
+        GapError: a file in the middle is missing, or was removed meanwhile: ask again.
+    """
+    files = or_os(files)
+    if version is not None:
+        found = [n for kind in ("base", "delta") for n in sequences(folder, files, kind) if n > version.sequence]
+        if not found:
+            return
+        if version.sequence + 1 in sequences(folder, files, "delta"):
+            yield from _after(folder, files, version)
+            return
+    yield from chain(folder, files)
+
+
+def _newest_base(folder: Path, files: Files) -> Delta:
+    found = sequences(folder, files, "base")
+    if not found:
+        raise DeltaError(f"{folder}: no base here; `DeltaLog.start` writes one")
+    for number in reversed(found):
+        path = folder / file_name(number, is_base=True)
+        try:
+            return _read(path, files)
+        except GapError:
+            raise
+        except DeltaError as error:
+            if number == found[0]:
+                raise
+            warnings.warn(f"{error}; an older base is taken", RuntimeWarning, stacklevel=3)
+    raise AssertionError("unreachable")
+
+
+def _after(folder: Path, files: Files, version: Version) -> Iterator[Delta]:
+    found = [number for number in sequences(folder, files, "delta") if number > version.sequence]
+    for number in found:
+        path = folder / file_name(number, is_base=False)
+        try:
+            delta = _read(path, files)
+        except GapError:
+            raise
+        except DeltaError as error:
+            if number != found[-1]:
+                raise
+            warnings.warn(
+                f"{error}; it is the last one, and passed over: {version} holds", RuntimeWarning, stacklevel=3
+            )
+            return
+        if delta.since is not None and delta.since != version:
+            raise GapError(
+                f"{path}: follows {delta.since}, but the last before it is {version}; "
+                "bring back the deltas between, or a later base"
+            )
+        yield delta
+        version = delta.version
+
+
+def _read(path: Path, files: Files) -> Delta:
+    try:
+        return Delta.read(path, files)
+    except FileNotFoundError as error:
+        raise GapError(f"{path}: was removed meanwhile, by a compaction; ask again") from error

@@ -1,0 +1,177 @@
+"""What changed since the last cut, taken from tables that train on.
+
+    tracker = Tracker({"items": table}, bundle)
+    cut = tracker.cut(version, dense, extra)       between two steps: what is small is read at once
+    while not cut.copy(num_rows=50_000): ...       between later steps: rows, as they stood at the cut
+    delta = cut.delta()
+
+Free rows, admission and the like are told as what differs from the last cut (`Part`); so a delta costs as much as what
+changed, but for the sightings that admission counts in its newest split and the queue of rows to be evicted, which are
+told whole.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recsys.models.delta.delta import Delta, Part, RowState, TableDelta, Version
+from recsys.models.delta.row_copy import RowCopy
+from recsys.models.embedding_table import CollisionlessEmbedding, EmbeddingTable
+
+GENERATOR = "generator"  # of a module's id dropout, beside its table's parts
+
+Source = EmbeddingTable | CollisionlessEmbedding
+
+
+class Cut:
+    """A delta whose rows are being copied.
+
+    Args:
+        delta: without vectors, states and counts.
+        copies: of the rows, by table.
+    """
+
+    def __init__(self, delta: Delta, copies: Mapping[str, RowCopy]) -> None:
+        self._delta, self._copies = delta, copies
+
+    @property
+    def version(self) -> Version:
+        """That it makes."""
+        return self._delta.version
+
+    def copy(self, num_rows: int) -> bool:
+        """Copy at most so many rows; whether all are copied."""
+        for copy in self._copies.values():
+            if num_rows > 0 and not copy.is_done:
+                num_rows -= copy.copy(num_rows)
+        return all(copy.is_done for copy in self._copies.values())
+
+    def delta(self) -> Delta:
+        """The delta, after what is left was copied."""
+        tables = {}
+        for name, table in self._delta.tables.items():
+            columns = self._copies[name].finished()
+            vectors, state = columns.pop("vectors"), table.state
+            assert state is not None
+            state = RowState(state.num_rows, state.rows, {**state.columns, **columns}, state.parts)
+            tables[name] = TableDelta(table.ids, vectors, table.deleted, table.raw_ids, state)
+        told = self._delta
+        return Delta(told.bundle, told.epoch, told.sequence, told.since, tables, told.dense, told.extra)
+
+
+@dataclass
+class _Followed:
+    """A table, and where it stood at the last cut: its tick, its parts, and how often ticks were renumbered."""
+
+    source: Source
+    tick: int = 0
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    times_renumbered: int = 0
+
+
+class Tracker:
+    """Follows tables, and dense parameters, from cut to cut.
+
+    Args:
+        sources: by name.
+        bundle: sha256 of the bundle that the model began with.
+    """
+
+    def __init__(self, sources: Mapping[str, Source], bundle: str) -> None:
+        self._bundle = bundle
+        self._followed = {name: _Followed(source) for name, source in sources.items()}
+        self._dense: dict[str, Tensor] = {}
+        self._version: Version | None = None  # of the last cut; None: the next is a base
+
+    @property
+    def version(self) -> Version | None:
+        """Of the last cut."""
+        return self._version
+
+    def resume(self, version: Version, dense: Mapping[str, Tensor], parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Go on from a version that was loaded into the tables."""
+        self._version, self._dense = version, dict(dense)
+        for name, followed in self._followed.items():
+            followed.parts = dict(parts[name])
+            self._mark(followed)
+
+    def cut(
+        self,
+        version: Version,
+        dense: Mapping[str, Tensor],
+        extra: Mapping[str, Any],
+        raw_ids: Mapping[str, Mapping[int, str]],
+    ) -> Cut:
+        """What changed since the last cut; the first one is a base, and one after ticks were renumbered is too.
+
+        Args:
+            version: that it makes.
+            dense: all parameters; those that are as they were are left out.
+            extra: see `Delta`.
+            raw_ids: what new ids are the hash of, by table.
+
+        Raises:
+            ValueError: the last cut's rows are still being copied.
+        """
+        for name, followed in self._followed.items():
+            if table_of(followed.source).pages.before_write is not None:
+                raise ValueError(f"rows of {name!r} are still being copied for another cut; finish it first")
+        since = self._version
+        if any(table_of(f.source).times_renumbered != f.times_renumbered for f in self._followed.values()):
+            since = None
+        tables, copies = {}, {}
+        for name, followed in self._followed.items():
+            tables[name], copies[name] = self._cut_of(followed, since is None, raw_ids.get(name, {}))
+        values = {name: value.detach() for name, value in dense.items()}
+        moved = {
+            name: value.cpu().clone() for name, value in values.items() if since is None or self._moved(name, value)
+        }
+        self._dense |= moved
+        self._version = version
+        kept = {key: value.clone() if isinstance(value, Tensor) else value for key, value in extra.items()}
+        return Cut(Delta(self._bundle, version.epoch, version.sequence, since, tables, moved, kept), copies)
+
+    def _cut_of(self, followed: _Followed, is_base: bool, raw_ids: Mapping[int, str]) -> tuple[TableDelta, RowCopy]:
+        table = table_of(followed.source)
+        if is_base:
+            rows, deleted = table.live_rows(), torch.empty(0, dtype=torch.int64)
+            followed.parts = {}
+        else:
+            changes = table.changes(followed.tick)
+            rows, deleted = changes.rows, changes.deleted
+        self._mark(followed)
+        now = {name: value.cpu() for name, value in table.state_beside_rows().items()}
+        if isinstance(followed.source, CollisionlessEmbedding):
+            now[GENERATOR] = followed.source.generator.get_state()
+        parts = {name: difference(followed.parts.get(name), value) for name, value in now.items()}
+        followed.parts = now
+        state = RowState(table.num_rows, rows.cpu(), {"ticks": table.pages.ticks.gather(rows).cpu()}, parts)
+        ids, copy = table.ids_of(rows).cpu(), RowCopy(table.pages, rows)
+        return TableDelta(ids, torch.empty(0, 0), deleted.cpu(), dict(raw_ids), state), copy
+
+    def _mark(self, followed: _Followed) -> None:
+        table = table_of(followed.source)
+        followed.tick = table.follow()
+        table.follow(since=followed.tick)
+        followed.times_renumbered = table.times_renumbered
+
+    def _moved(self, name: str, value: Tensor) -> bool:
+        return name not in self._dense or not torch.equal(self._dense[name], value.cpu())
+
+
+def table_of(source: Source) -> EmbeddingTable:
+    """A module's table, or the table."""
+    return source.table if isinstance(source, CollisionlessEmbedding) else source
+
+
+def difference(before: Tensor | None, now: Tensor) -> Part:
+    """`now` (N,) as so many of the first numbers of `before` (M,), and the rest."""
+    if before is None or before.dtype != now.dtype:
+        return Part(0, now)
+    size = min(len(before), len(now))
+    differing = (before[:size] != now[:size]).nonzero()
+    kept = int(differing[0]) if len(differing) else size
+    return Part(kept, now[kept:])

@@ -1,0 +1,291 @@
+"""A trainer's incremental checkpoint: a base and the deltas after it, each durable before it is served.
+
+    log = DeltaLog(folder, bundle)
+    if log.is_empty: log.start(tables, dense, extra)
+    else:            restored = log.restore(tables)
+    ... steps ...
+    log.append(dense, extra)         or log.cut(...), cut.copy(...) between steps, log.write(cut.delta()) on any thread
+    log.compact()                    on any thread
+
+    folder/  epoch.json  base-000000000000.delta  delta-000000000001.delta  …
+
+`restore` begins an epoch: a trainer of an older one that still runs can write no more (StaleError).
+"""
+
+import json
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from recsys.errors import DeltaError, StaleError
+from recsys.files import storage_errors
+from recsys.models.delta.chain import chain, sequences
+from recsys.models.delta.cut import GENERATOR, Cut, Source, Tracker, table_of
+from recsys.models.delta.delta import Delta, Version, file_name
+from recsys.models.delta.files import Files, drafted, or_os, put_in_place, write_durably
+from recsys.models.delta.fold import Folded
+from recsys.models.embedding_table import CollisionlessEmbedding
+
+EPOCH_FILE = "epoch.json"
+REMEDY = "the delta waits in memory; free some disk space and call flush"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Where a trainer goes on.
+
+    Attributes:
+        version: the last durable one.
+        dense: all parameters.
+        extra: of the last delta.
+    """
+
+    version: Version
+    dense: Mapping[str, Tensor]
+    extra: Mapping[str, Any]
+
+
+class DeltaLog:
+    """A folder of deltas, with one writer.
+
+    Args:
+        folder: the trainer's own.
+        bundle: sha256 of the bundle that the model began with.
+        published: folder for servers; each delta is written there without the trainer's state once it is durable here.
+        files: what files are worked on by.
+    """
+
+    def __init__(self, folder: Path, bundle: str, *, published: Path | None = None, files: Files | None = None) -> None:
+        self.folder, self.published = folder, published
+        self._bundle, self._files = bundle, or_os(files)
+        self._epoch = 0
+        self._tracker = Tracker({}, bundle)
+        self._written: Version | None = None
+        self._waiting: deque[Delta] = deque()
+        self._writing, self._compacting = threading.Lock(), threading.Lock()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to restore."""
+        return not sequences(self.folder, self._files, "base")
+
+    @property
+    def version(self) -> Version | None:
+        """The last durable one that this writer wrote or restored."""
+        return self._written
+
+    def start(self, tables: Mapping[str, Source], dense: Mapping[str, Tensor], extra: Mapping[str, Any]) -> Version:
+        """Write all there is as the base.
+
+        Raises:
+            DeltaError: there is a log here already.
+            StorageError: the disk is full or failed.
+        """
+        if not self.is_empty:
+            raise DeltaError(f"{self.folder}: holds deltas; restore from them, or name another folder")
+        for folder in self._folders:
+            self._files.make_folder(folder)
+        with self._files.locked(self.folder):
+            self._begin_epoch()
+        self._tracker = Tracker(tables, self._bundle)
+        return self.append(dense, extra)
+
+    def restore(self, tables: Mapping[str, Source]) -> Restored:
+        """Load the last durable version into tables of the same configuration, and begin an epoch.
+
+        Raises:
+            DeltaError: a file is damaged, of another bundle, or names other tables.
+            GapError: a delta in the middle is missing.
+            ValueError: a table's state does not fit.
+        """
+        if self.is_empty:
+            raise DeltaError(f"{self.folder}: no base here; `start` writes one")
+        with self._files.locked(self.folder):  # an older trainer writes before it, or not at all
+            folded = self._folded(tables)
+            self._begin_epoch()
+        assert folded.version is not None
+        self._tracker = Tracker(tables, self._bundle)
+        parts = {name: table.parts for name, table in folded.tables.items()}
+        self._tracker.resume(folded.version, folded.dense, parts)
+        self._written = folded.version
+        return Restored(folded.version, dict(folded.dense), folded.extra)
+
+    def cut(
+        self,
+        dense: Mapping[str, Tensor],
+        extra: Mapping[str, Any],
+        raw_ids: Mapping[str, Mapping[int, str]] | None = None,
+    ) -> Cut:
+        """What changed since the last cut, between two steps; `write` takes its delta.
+
+        Args:
+            dense: all parameters.
+            extra: tensors and JSON values, see `Delta`.
+            raw_ids: what new ids are the hash of, by table.
+
+        Raises:
+            DeltaError: the log was neither started nor restored.
+            ValueError: the last cut's rows are still being copied.
+        """
+        if self._epoch == 0:
+            raise DeltaError(f"{self.folder}: start the log, or restore from it, before the first delta")
+        before = self._tracker.version
+        sequence = 0 if before is None else before.sequence + 1
+        return self._tracker.cut(Version(self._epoch, sequence), dense, extra, raw_ids or {})
+
+    def append(
+        self,
+        dense: Mapping[str, Tensor],
+        extra: Mapping[str, Any],
+        raw_ids: Mapping[str, Mapping[int, str]] | None = None,
+    ) -> Version:
+        """`cut` and `write` in one: when it returns the version is durable, and served."""
+        cut = self.cut(dense, extra, raw_ids)
+        self.write(cut.delta())
+        return cut.version
+
+    def write(self, delta: Delta) -> None:
+        """Make a cut's delta durable, then publish it; in the order of the cuts, on any thread.
+
+        Raises:
+            StaleError: another trainer took over.
+            StorageError: the disk is full or failed; the delta waits, and `flush`, or the next write, writes it first.
+        """
+        self._waiting.append(delta)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits since a write failed."""
+        with self._writing:
+            while self._waiting:
+                delta = self._waiting[0]
+                if delta.since is not None and delta.since != self._written:
+                    raise DeltaError(f"{delta.version} follows {delta.since}, but {self._written} was written last")
+                self._place(delta)
+                self._written = delta.version
+                self._waiting.popleft()
+
+    def compact(self) -> Version:
+        """Write a base of all that is durable, then remove what it holds; training and appending go on meanwhile.
+
+        The state is read from the files, once, into memory of its own.
+
+        Raises:
+            StaleError: another trainer took over.
+            StorageError: the disk is full or failed; the log stays as it was.
+        """
+        with self._compacting:
+            base = read_log(self.folder, self._files).as_base()
+            self._place(base)
+            for folder in self._folders:
+                self._remove_before(folder, base.sequence)
+            return base.version
+
+    @property
+    def _folders(self) -> list[Path]:
+        return [self.folder] if self.published is None else [self.folder, self.published]
+
+    def _place(self, delta: Delta) -> None:
+        places = [(self.folder, delta)]
+        if self.published is not None:
+            places.append((self.published, delta.without_state()))
+        for folder, written in places:
+            path = folder / written.name
+            with storage_errors(path, REMEDY):
+                draft = drafted(self._files, path, written.chunks())
+                with self._files.locked(self.folder):
+                    self._check_epoch(draft)
+                    put_in_place(self._files, draft, path)
+
+    def _folded(self, tables: Mapping[str, Source]) -> Folded:
+        """What the files hold, loaded into the tables."""
+        folded = Folded()
+        for delta in chain(self.folder, self._files):
+            if delta.bundle != self._bundle:
+                raise DeltaError(f"{self.folder}: of bundle {delta.bundle}; wanted {self._bundle}")
+            folded.apply(delta)
+            self._publish_missing(delta)
+        assert folded.version is not None
+        if folded.tables.keys() != tables.keys():
+            raise DeltaError(f"{self.folder}: has tables {sorted(folded.tables)}; wanted {sorted(tables)}")
+        for name, source in tables.items():
+            load(folded, name, source)
+        for number in sequences(self.folder, self._files, "delta"):
+            if number > folded.version.sequence:  # torn
+                self._files.remove(self.folder / file_name(number, is_base=False))
+        return folded
+
+    def _publish_missing(self, delta: Delta) -> None:
+        if self.published is None:
+            return
+        self._files.make_folder(self.published)
+        if delta.name not in self._files.names(self.published):
+            delta.without_state().write(self.published / delta.name, self._files)
+
+    def _remove_before(self, folder: Path, sequence: int) -> None:
+        for kind, last in (("base", sequence - 1), ("delta", sequence)):
+            for number in sequences(folder, self._files, kind):
+                if number <= last:
+                    self._files.remove(folder / file_name(number, is_base=kind == "base"))
+
+    def _begin_epoch(self) -> None:
+        """While the folder is locked."""
+        for folder in self._folders:
+            for name in self._files.names(folder):
+                if name.startswith(".") and name.endswith(".tmp"):  # of a process that was killed, or is about to stop
+                    self._files.remove(folder / name)
+        self._epoch = self._stored_epoch() + 1
+        text = json.dumps({"epoch": self._epoch}).encode() + b"\n"
+        write_durably(self._files, self.folder / EPOCH_FILE, [text])
+
+    def _check_epoch(self, draft: Path) -> None:
+        stored = self._stored_epoch()
+        if stored != self._epoch:
+            self._files.remove(draft)
+            raise StaleError(
+                f"{self.folder}: a trainer of epoch {stored} took over, this is one of epoch {self._epoch}; stop it"
+            )
+
+    def _stored_epoch(self) -> int:
+        if EPOCH_FILE not in self._files.names(self.folder):
+            if not self.is_empty:
+                raise DeltaError(f"{self.folder}: {EPOCH_FILE} is missing; bring it back, or name another folder")
+            return 0
+        content = self._files.read(self.folder / EPOCH_FILE)
+        try:
+            return int(json.loads(content)["epoch"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DeltaError(f"{self.folder / EPOCH_FILE}: damaged; bring it back, or name another folder") from error
+
+
+def read_log(folder: Path, files: Files | None = None) -> Folded:
+    """The last durable version of a log, for whoever writes none.
+
+    Raises:
+        DeltaError: a file is damaged.
+        GapError: one in the middle is missing.
+    """
+    folded = Folded()
+    for delta in chain(folder, files):
+        folded.apply(delta)
+    return folded
+
+
+def load(folded: Folded, name: str, source: Source) -> None:
+    """Load a folded table into a table or a module of the same configuration.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    state = folded.tables[name].state(table_of(source))
+    table_of(source).load_state(state)
+    if isinstance(source, CollisionlessEmbedding):
+        if GENERATOR not in state:
+            raise ValueError(f"the log's {name!r} is of a table; wanted one of a CollisionlessEmbedding")
+        source.drop_gradients()
+        source.generator.set_state(state[GENERATOR])

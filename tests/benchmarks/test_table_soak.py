@@ -1,0 +1,28 @@
+"""The slope of memory over time: found where there is one, and its error tells how sure that is."""
+
+import numpy as np
+import pytest
+
+from benchmarks.table_soak import resident_bytes, slope_of
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.5, 40.0])
+def test_a_slope_is_found_within_three_errors(slope: float) -> None:
+    hours = np.linspace(0.2, 1.2, 4000)
+    noise = np.random.default_rng(0).standard_normal(4000)
+    found, error = slope_of(hours, 400 + slope * hours + noise)
+    assert abs(found - slope) < 3 * error
+    assert 0 < error < 0.3
+
+
+def test_noise_whose_neighbours_are_alike_is_told_as_uncertain() -> None:
+    hours, draw = np.linspace(0, 1, 4000), np.random.default_rng(0)
+    walks = [slope_of(hours, np.repeat(draw.standard_normal(40), 100)) for _ in range(50)]
+    assert sum(abs(found) > 3 * error for found, error in walks) <= 4
+
+
+def test_resident_memory_grows_with_what_is_held() -> None:
+    before = resident_bytes()
+    held = np.ones(40_000_000, dtype=np.uint8)
+    assert 30e6 < resident_bytes() - before < 60e6
+    assert held[-1] == 1
