@@ -26,7 +26,7 @@ from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
 from recsys.features.sampling import Sampling, stride_of
 from recsys.models.encoder import Encoder, EncoderConfig, draw_weights, init_weights
-from recsys.models.item_inputs import ItemInputs, ItemInputsConfig
+from recsys.models.item_inputs import DenseItems, ItemInputsConfig
 from recsys.models.losses import LossConfig, Objective
 from recsys.models.masking import draw_masks, static_masks
 
@@ -92,7 +92,7 @@ class BERT4Rec(nn.Module):
         self.config, self.max_len, self.train_len = config, config.max_len - 1, config.max_len
         self.sampling = config.sampling
         self.inputs = config.inputs
-        self.item = ItemInputs(config.inputs, num_items, config.d_model)
+        self.item = DenseItems(config.inputs, num_items, config.d_model)
         self.mask = nn.Parameter(torch.empty(config.d_model))
         self.encoder = Encoder(config, max_len=config.max_len, causal=False)
         self.transform = nn.Linear(config.d_model, config.d_model)
@@ -112,8 +112,7 @@ class BERT4Rec(nn.Module):
         tokens = self.item.tokens(batch.values, batch.event_types, generator)
         x = torch.where(masks.to(device, non_blocking=True)[:, None], self.mask, tokens)  # (T, D)
         states = self._transform(self.encoder.states_at(self._typed(x), batch.lengths, places, generator))
-        targets, vectors = places.to(device, non_blocking=True), self.item.output_vectors()
-        return self.objective(states, targets, vectors[1:], self.bias[1:], batch, generator)
+        return self.objective(states, places.to(device, non_blocking=True), self.item, self.bias, batch, generator)
 
     def num_targets(self, batch: JaggedBatch, generator: torch.Generator) -> int:
         """The masked events."""

@@ -21,6 +21,7 @@ from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
 from recsys.kernels.linear_cross_entropy import linear_cross_entropy
 from recsys.kernels.sampled_loss import Kind, sampled_loss
+from recsys.models.item_inputs import ItemInputs
 from recsys.models.negatives import Mixture, TrainingItems, draw_distinct, draw_rows, draw_unseen
 
 _KERNEL_KINDS: dict[str, Kind] = {"sampled_softmax": "softmax", "bce": "bce", "gbce": "gbce", "mixed_logq": "logq"}
@@ -82,7 +83,7 @@ class Objective(nn.Module):
         self,
         states: Tensor,
         places: Tensor,
-        item_weight: Tensor,
+        item: ItemInputs,
         bias: Tensor | None,
         batch: JaggedBatch,
         generator: torch.Generator,
@@ -92,8 +93,8 @@ class Objective(nn.Module):
         Args:
             states: (N, D).
             places: (N,) int64, where in `batch.values` each state's target stands.
-            item_weight: (V, D), the vectors of the items 1..V.
-            bias: (V,), or None.
+            item: has the vectors of the items.
+            bias: (V+1,) of the items where it is no part of their rows, or None.
             batch: whose values are the targets.
             generator: CPU generator, for the negatives.
 
@@ -101,23 +102,28 @@ class Objective(nn.Module):
             ValueError: the loss needs the dataset, or the batch's users, and has not got them.
             ConfigError: the catalogue is too small for so many negatives.
         """
-        target = batch.values[places] - 1
+        target = batch.values[places]
         if self.config.kind == "ce":
+            scored = item.scored(target, bias, every=True)
             dtype = torch.bfloat16 if self.config.logits == "bfloat16" else None
-            return linear_cross_entropy(states, item_weight, target, bias=bias, logits_dtype=dtype)
+            return linear_cross_entropy(states, scored.vectors, scored.places, bias=scored.bias, logits_dtype=dtype)
         self._check_size()
         num_negatives = self.config.num_negatives
         negatives, groups = self._draw(batch, places, generator)
-        kind = _KERNEL_KINDS[self.config.kind]
+        drawn = negatives.to(states.device, non_blocking=True)
+        scored = item.scored(torch.cat([target, drawn.flatten() + 1]), bias, every=False)
+        kind, log_q = _KERNEL_KINDS[self.config.kind], self.log_q
+        if log_q is not None:
+            log_q = (log_q if scored.items is None else log_q[scored.items]).to(states.device)
         return sampled_loss(
             states,
-            item_weight,
-            target,
-            negatives.to(states.device, non_blocking=True),
+            scored.vectors,
+            scored.places[: len(target)],
+            torch.where(drawn < 0, -1, scored.places[len(target) :].view_as(drawn)),
             groups=groups,
             kind=kind,
-            bias=bias,
-            log_q=None if self.log_q is None else self.log_q.to(states.device),
+            bias=scored.bias,
+            log_q=log_q,
             beta=gbce_beta(num_negatives, self.num_items, self.config.gbce_t) if kind == "gbce" else 1.0,
         )
 

@@ -19,7 +19,7 @@ from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
 from recsys.features.sampling import Sampling, stride_of
 from recsys.models.encoder import Encoder, EncoderConfig, draw_weights, init_weights
-from recsys.models.item_inputs import ItemInputs, ItemInputsConfig
+from recsys.models.item_inputs import DenseItems, ItemInputsConfig
 from recsys.models.losses import LossConfig, Objective
 
 
@@ -53,7 +53,7 @@ class SASRec(nn.Module):
         super().__init__()
         self.config, self.max_len, self.train_len = config, config.max_len, config.max_len + 1
         self.sampling, self.inputs = config.sampling, config.inputs
-        self.item = ItemInputs(config.inputs, num_items, config.d_model)
+        self.item = DenseItems(config.inputs, num_items, config.d_model)
         self.encoder = Encoder(config, max_len=config.max_len, causal=True)
         self.apply(partial(init_weights, kind=config.init))
         if self.item.unknown is not None:
@@ -70,7 +70,7 @@ class SASRec(nn.Module):
         event_types = None if batch.event_types is None else batch.event_types[inputs]
         shorter = tuple(np.maximum(lengths - 1, 0).tolist())
         states = self._states(batch.values[inputs], shorter, generator, event_types)
-        return self.objective(states, inputs + 1, self.item.output_vectors()[1:], None, batch, generator)
+        return self.objective(states, inputs + 1, self.item, None, batch, generator)
 
     def num_targets(self, batch: JaggedBatch, generator: torch.Generator) -> int:  # noqa: ARG002  # the protocol's; nothing is drawn
         """Every event but the first of its sequence."""
