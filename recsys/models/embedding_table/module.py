@@ -50,12 +50,15 @@ class CollisionlessEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """(…, width) vectors of ids (…) int64; an id without a row reads the unknown vector."""
-        flat = ids.reshape(-1)
-        rows = self.table.look_up(flat) if self.training else self.table.find(flat)
+        rows = self.rows_of(ids.reshape(-1))
         if self.training and self.config.id_dropout:
             drawn = torch.rand(len(rows), generator=self._generator).to(rows.device)
             rows = torch.where(drawn < self.config.id_dropout, -1, rows)
         return self.of_rows(rows).view(*ids.shape, self.width)
+
+    def rows_of(self, ids: Tensor) -> Tensor:
+        """(N,) int64 rows of ids (N,) int64, in training those of new ids too; -1 for an id without a row."""
+        return self.table.look_up(ids) if self.training else self.table.find(ids)
 
     def of_rows(self, rows: Tensor) -> Tensor:
         """(N, width) vectors of rows (N,) int64 of the table; -1 reads the unknown vector."""
@@ -88,6 +91,10 @@ class CollisionlessEmbedding(nn.Module):
     def scale_gradients(self, factor: float) -> None:
         """Multiply the gradients since the last step."""
         self._waiting = [(rows, gradients * factor) for rows, gradients in self._waiting]
+
+    def is_finite(self) -> bool:
+        """Whether no number of any row is NaN or infinite."""
+        return all(bool(torch.isfinite(page).all()) for page in self.table.pages.vectors.pages)
 
     def clock(self, seconds: float) -> None:
         """Say what time it is, for last touch and time to live; without it the machine's clock is read.

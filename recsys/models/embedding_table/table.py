@@ -17,6 +17,7 @@ counts are exact; expiry is in seconds; what is deleted is told to those who fol
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,6 +80,7 @@ class EmbeddingTable:
         self, config: TableConfig, *, page_rows: int | None = None, device: torch.device | str = "cpu"
     ) -> None:
         self.config, self.device = config, torch.device(device)
+        self.seed = config.seed  # of new rows; that of a state from where one was loaded
         self.index = HashTable(max_rows=config.capacity, expected=config.expected, device=device)
         if page_rows is None and config.capacity is not None:
             page_rows = min(default_page_rows(config.width), 1 << (config.capacity - 1).bit_length())
@@ -129,7 +131,7 @@ class EmbeddingTable:
         new = inserted.new
         if len(new):
             self.pages.grow(self.num_rows)
-            self.pages.begin(inserted.rows[new], ids[new], self.config.seed, self.config.init_std, self.clock.tick)
+            self.pages.begin(inserted.rows[new], ids[new], self.seed, self.config.init_std, self.clock.tick)
             self.counts.inserted += len(new)
         return inserted.rows
 
@@ -228,6 +230,7 @@ class EmbeddingTable:
         for part, of_part in (("clock", self.clock), ("admission", self._admission), ("eviction", self._eviction)):
             if of_part is not None:
                 state |= {f"{part}.{name}": value for name, value in of_part.state().items()}
+        state["seed"] = torch.from_numpy(np.array([self.seed], dtype=np.uint64).view(np.int64))
         state["counts_so_far"] = torch.tensor(list(vars(self.counts).values()))
         followed_from = -1 if self._followed_from is None else self._followed_from
         state["deleted.since"] = torch.tensor([followed_from])
@@ -269,6 +272,7 @@ class EmbeddingTable:
         self._eviction = self._new_eviction()
         if self._eviction is not None and (kept := _part(state, "eviction")):
             self._eviction.load_state(kept)
+        self.seed = int(state["seed"].cpu().numpy().view(np.uint64)[0])
         self.counts = Counts(*state["counts_so_far"].tolist())
         followed_from = int(state["deleted.since"][0])
         self._followed_from = None if followed_from < 0 else followed_from

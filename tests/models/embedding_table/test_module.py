@@ -141,3 +141,19 @@ def test_a_checkpoint_that_does_not_fit_is_refused_whole() -> None:
     with pytest.raises(RuntimeError, match="Missing key"):
         wider.load_state_dict({})
     assert wider.table.find(torch.tensor([5])).tolist() == [0]
+
+
+def test_new_rows_after_a_reload_are_drawn_by_the_seed_of_the_state() -> None:
+    first, second = embedding_of(seed=2**64 - 1), embedding_of(seed=3)
+    first(torch.tensor([1]))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(torch.tensor([2])), second(torch.tensor([2])))
+
+
+def test_a_number_that_is_not_finite_is_found_in_any_row() -> None:
+    embedding = embedding_of()
+    embedding(torch.arange(20)).sum().backward()
+    assert embedding.is_finite()
+    embedding.scale_gradients(float("nan"))
+    embedding.step(0.1)
+    assert not embedding.is_finite()
