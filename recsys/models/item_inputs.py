@@ -20,7 +20,7 @@ Dims: T tokens, V items, D width, M vectors that a loss scores.
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,12 +29,63 @@ from torch import Tensor, nn
 from recsys.errors import ConfigError
 from recsys.features.dataset import PreparedDataset
 from recsys.kernels.jagged_embedding import jagged_embedding
+from recsys.kernels.row_pages import RowOptimizer
+from recsys.models.embedding_table import AdmissionConfig, TableConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableInputsConfig:
+    """A table of id vectors: `TableConfig` without what the model says itself, its width and its seed.
+
+    The optimizer's defaults are those of `train` for all other weights: Adam with its beta2, no weight decay. The rate
+    is `train.lr` with its schedule.
+    """
+
+    optimizer: Literal["sgd", "row_wise_adagrad", "adagrad", "adam"] = "adam"
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-8
+    initial_accumulator: float = 0.0  # of both adagrads
+    init_std: float = 0.02
+    capacity: int | None = None
+    eviction: Literal["none", "lru", "lfu", "ttl"] = "none"
+    ttl_s: float | None = None
+    admission: AdmissionConfig = AdmissionConfig()
+
+    def __post_init__(self) -> None:
+        self.table(1, 0)
+
+    def table(self, width: int, seed: int) -> TableConfig:
+        """Of rows of this width; ids without a row are the model's to read as its unknown item.
+
+        Raises:
+            ValueError: a value out of range.
+        """
+        optimizer = RowOptimizer(
+            self.optimizer,
+            eps=self.eps,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            initial_accumulator=self.initial_accumulator,
+        )
+        return TableConfig(
+            width=width,
+            optimizer=optimizer,
+            init_std=self.init_std,
+            capacity=self.capacity,
+            eviction=self.eviction,
+            ttl_s=self.ttl_s,
+            admission=self.admission,
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ItemInputsConfig:
     """What is read of an event beside its item. The sizes are those of the dataset, filled in when a run begins."""
 
+    embedding: Literal["dense", "table"] = "dense"  # of the ids: a matrix, or a collisionless table
+    table: TableInputsConfig | None = None  # of embedding=table
     event_types: bool = False
     categories: bool = False
     frozen_vectors: bool = False
@@ -46,6 +97,10 @@ class ItemInputsConfig:
     def __post_init__(self) -> None:
         if not 0.0 <= self.id_dropout < 1.0:
             raise ValueError(f"id_dropout={self.id_dropout} must be in [0, 1)")
+        if self.embedding == "dense" and self.table is not None:
+            raise ValueError("inputs.table is given with inputs.embedding=dense; set inputs.embedding=table")
+        if self.embedding == "table" and self.table is None:
+            object.__setattr__(self, "table", TableInputsConfig())
 
     @property
     def has_content(self) -> bool:
@@ -147,6 +202,10 @@ class ItemInputs(nn.Module):
         """
         raise NotImplementedError
 
+    def item_ids(self) -> Tensor:
+        """(V,) int64 whose vectors rows 1, 2, … of `output_vectors()` are."""
+        raise NotImplementedError
+
     def read(self, dataset: PreparedDataset) -> None:
         """Take categories and vectors of the items, and which of them training sees."""
         if self.category is not None:
@@ -228,6 +287,10 @@ class DenseItems(ItemInputs, nn.Embedding):
     def scored(self, item_ids: Tensor, bias: Tensor | None, *, every: bool) -> Scored:  # noqa: ARG002  # a matrix is there as a whole
         """All items, and the places of `item_ids` (N,) int64 among them."""
         return Scored(self.output_vectors()[1:], None if bias is None else bias[1:], item_ids - 1)
+
+    def item_ids(self) -> Tensor:
+        """(V,) int64: 1..V."""
+        return torch.arange(1, self.num_embeddings)
 
 
 _NO_TYPES = "has no event types; prepare a log with a column of them again: --set read.columns.event_type=NAME"
