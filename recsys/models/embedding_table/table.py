@@ -29,6 +29,7 @@ from recsys.models.embedding_table.clock import MOST_TICKS, Clock
 from recsys.models.embedding_table.config import TableConfig
 from recsys.models.embedding_table.eviction import EvictionQueue
 from recsys.models.embedding_table.ids import feature_numbers
+from recsys.models.embedding_table.prior import Prior
 
 EXPIRY_ROWS = 1 << 20  # looked at in one go
 
@@ -93,6 +94,7 @@ class EmbeddingTable:
         )
         self.pages.grow(config.expected)
         self.clock = Clock()
+        self.prior: Prior | None = None  # where new rows start
         self.counts = Counts()
         self._admission = build_admission(config.admission, config.seed)
         self._eviction = self._new_eviction()
@@ -131,9 +133,19 @@ class EmbeddingTable:
         new = inserted.new
         if len(new):
             self.pages.grow(self.num_rows)
-            self.pages.begin(inserted.rows[new], ids[new], self.seed, self.config.init_std, self.clock.tick)
+            self._begin(inserted.rows[new], ids[new])
             self.counts.inserted += len(new)
         return inserted.rows
+
+    def live(self) -> tuple[Tensor, Tensor]:
+        """(M,) int64 ids and (M, width) float32 vectors of the rows that are not free, by row."""
+        rows = self.live_rows()
+        return self.ids_of(rows), self.pages.gather(rows)
+
+    @property
+    def tick(self) -> int:
+        """The running step."""
+        return self.clock.tick
 
     def update(self, rows: Tensor, gradients: Tensor, lr: float) -> None:
         """One step of the optimizer for rows (N,) int64, -1 none, by their gradients (N, width); they are touched."""
@@ -227,7 +239,8 @@ class EmbeddingTable:
         for name, column in pages.columns.items():
             if name != "ids":
                 state[name] = pages.all_of(column, size)
-        for part, of_part in (("clock", self.clock), ("admission", self._admission), ("eviction", self._eviction)):
+        parts = {"clock": self.clock, "admission": self._admission, "eviction": self._eviction, "prior": self.prior}
+        for part, of_part in parts.items():
             if of_part is not None:
                 state |= {f"{part}.{name}": value for name, value in of_part.state().items()}
         state["seed"] = torch.from_numpy(np.array([self.seed], dtype=np.uint64).view(np.int64))
@@ -269,6 +282,8 @@ class EmbeddingTable:
         self.clock.load_state(_part(state, "clock"))
         if self._admission is not None and (kept := _part(state, "admission")):
             self._admission.load_state(kept)
+        if self.prior is not None and (kept := _part(state, "prior")):
+            self.prior.load_state(kept)
         self._eviction = self._new_eviction()
         if self._eviction is not None and (kept := _part(state, "eviction")):
             self._eviction.load_state(kept)
@@ -296,6 +311,13 @@ class EmbeddingTable:
         inserted = self.index.settle(claim, kept)
         self.counts.refused += self.index.num_refused - refused
         return inserted
+
+    def _begin(self, rows: Tensor, ids: Tensor) -> None:
+        """Make rows (N,) those of new ids (N,): noise, and where they start."""
+        starts = None if self.prior is None else self.prior.starts(ids, self)
+        self.pages.begin(rows, ids, self.seed, self.config.init_std, self.clock.tick)
+        if starts is not None:
+            self.pages.vectors.put(rows, self.pages.gather(rows) + starts)
 
     def _make_room(self, missing: int) -> None:
         """Free so many rows, or as many as may go."""
