@@ -80,7 +80,7 @@ def measure(rows: int, load: float, call: int, repeats: int) -> dict[str, Any]:
     runs: dict[str, Callable[[], object]] = {}
     for kind, places in (
         ("uniform", generator.integers(0, num_ids, QUERIES)),
-        ("Zipf", _zipf(generator, num_ids, QUERIES)),
+        ("Zipf", zipf_places(generator, num_ids, QUERIES)),
     ):
         wanted = ids[torch.from_numpy(places)]
         runs |= {
@@ -131,7 +131,7 @@ def _insert_torchrec(ids: Tensor, call: int) -> float:
     return (time.perf_counter() - began) * len(ids) / min(len(ids), most)
 
 
-def _zipf(generator: np.random.Generator, num_ids: int, size: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+def zipf_places(generator: np.random.Generator, num_ids: int, size: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
     """Places by Zipf's law, exponent 1.05; which id is frequent is left to chance, as the ids are random."""
     drawn = generator.zipf(1.05, 3 * size) - 1
     kept = drawn[drawn < num_ids]

@@ -31,6 +31,13 @@ class Index(Protocol):
     def settle(self, ids: Tensor, found: Tensor, firsts: Tensor, rows: Tensor) -> None:
         """Give the claimed ids ids[firsts] their rows, -1 for those to be forgotten, and write them to `found`."""
 
+    def insert(self, ids: Tensor, free_rows: Tensor, next_row: int, room: int) -> tuple[Tensor, Tensor, int] | None:
+        """(N,) rows, the (M,) places where ids stand first that got theirs, and how many ids were refused.
+
+        None where claim and settlement are faster. The k-th new id gets the k-th last of the free rows, after these the
+        rows from `next_row` on; from the room-th on they get -1.
+        """
+
     def erase(self, ids: Tensor) -> Tensor:
         """(N,) row that each id had, -1 for one that was not there, or that stands in the call before."""
 

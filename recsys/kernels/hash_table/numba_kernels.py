@@ -1,16 +1,19 @@
 # mypy: allow-untyped-decorators
-"""The kernels of the index on a CPU: look-up, claim, erasure, and the growth of a region.
+"""The kernels of the index on a CPU: look-up, insertion, claim, erasure, and the growth of a region.
 
 A bucket is one cache line: five keys, five row fields, and how many keys went past it because it was full. A region is
-a run of buckets for all ids whose hash begins with the same bits; a directory finds it by them. A search ends at a
-bucket that nobody went past, so nothing marks where an id was erased, and every int64 may be an id.
+two or three chunks of 128 buckets for all ids whose hash begins alike; a directory finds it. A search ends at a bucket
+that nobody went past, so nothing marks where an id was erased, and every int64 may be an id.
 
     bucket (64 bytes)     id 0 .. id 4 (int64) | field 0 .. field 4 (int32) | passed (int32)
     field                 0: empty    row + 1: taken    -(i + 1): claimed by the i-th id of the call that is running
-    directory entry       address of the region | its buckets / 128
+    directory entry       addresses of the region's chunks, 3 | its number * 4 + how many chunks it has
+    cell                  where the directory of an id's part begins | how many bits of its hash lead through it
 
-A thread owns all regions whose hashes begin with its own number, and takes their ids in the order of the call: so the
-table depends on the stream of ids alone, not on the number of threads.
+The first bits of a hash say which cell; some cells are one part with a directory of its own. Parts differ in width, so
+that their regions, which all fill alike, do not all grow at once. The lowest bits say which bucket of the region.
+
+All kernels stand in this file: numba looks at it alone to see whether what it compiled is of this source.
 """
 
 from typing import Any
@@ -36,11 +39,12 @@ Counts = np.ndarray[Any, np.dtype[np.int32]]
 SLOTS, BUCKET_BYTES, FIELDS_AT, PASSED_AT = 5, 64, 40, 60
 KEYS = (1 << SLOTS) - 1  # of the eight int64 of a bucket, those that are keys
 TAIL_AT, FIRST_FIELD, LAST = 32, 2, 7  # of the eight int32 from byte 32 on: where the fields begin, and `passed`
-UNIT = 128  # buckets: regions have a multiple
-SMALL, LARGE = 2, 3  # units of a region
-LEAST_FILL, MOST_FILL = 0.70, 0.88
+LOG_CELLS = 7
+LOG_CHUNK, CHUNK = 7, 128  # buckets
+SMALL, LARGE, META = 2, 3, 3  # chunks of a region; where an entry says how many
+ENTRY_BYTES = 8 * (META + 1)
+LEAST_FILL, MOST_FILL = 0.82, 0.92
 DONE, NO_MEMORY, NO_DEPTH = 0, 1, 2
-CODE_BITS = 63  # of a directory entry: addresses are multiples of 64
 WINDOW = 32  # ids whose buckets are asked for before the first is read
 PENDING = -(2**62)  # an id's region is as full as it may be
 
@@ -57,28 +61,57 @@ def mixed(key: Any) -> Any:
 
 
 @njit(inline="always", **_options)
-def prefix_of(h: Any, depth: Any) -> Any:
-    """The first `depth` bits."""
-    return np.int64((h >> np.uint64(1)) >> np.uint64(63 - depth))
+def entry_of(h: Any, cells: Any) -> Any:
+    """Number of the directory entry of a hash."""
+    cell = np.int64(h >> np.uint64(64 - LOG_CELLS))
+    rest = (h << np.uint64(LOG_CELLS)) >> np.uint64(1)
+    return load_i64(cells + 16 * cell) + np.int64(rest >> np.uint64(63 - load_i64(cells + 16 * cell + 8)))
 
 
 @njit(inline="always", **_options)
-def home_of(h: Any, entry: Any) -> Any:
-    """Address of the region, how many buckets it has, and the id's own bucket."""
-    num_buckets = (entry & CODE_BITS) * UNIT
-    own = np.int64(((h & np.uint64(0xFFFFFFFF)) * np.uint64(num_buckets)) >> np.uint64(32))
-    return entry & ~CODE_BITS, num_buckets, own
+def cell_of(key: Any) -> Any:
+    """Number of an id's cell."""
+    return np.int64(mixed(key) >> np.uint64(64 - LOG_CELLS))
 
 
 @njit(inline="always", **_options)
-def field_of(key: Any, base: Any, num_buckets: Any, own: Any) -> Any:
-    """Address of the id's field, 0 if it is not there."""
-    at = own
+def own_of(h: Any, num_buckets: Any) -> Any:
+    """The bucket of its region where an id is looked for first."""
+    return np.int64(((h & np.uint64(0xFFFFFFFF)) * np.uint64(num_buckets)) >> np.uint64(32))
+
+
+@njit(inline="always", **_options)
+def meta_of(entries: Any, e: Any) -> Any:
+    """Number of a region * 4 + its chunks."""
+    return load_i64(entries + ENTRY_BYTES * e + 8 * META)
+
+
+@njit(inline="always", **_options)
+def buckets_of(entries: Any, e: Any) -> Any:
+    """Buckets of a region."""
+    return (meta_of(entries, e) & 3) << LOG_CHUNK
+
+
+@njit(inline="always", **_options)
+def bucket_at(entries: Any, e: Any, at: Any) -> Any:
+    """Address of a bucket of a region."""
+    return load_i64(entries + ENTRY_BYTES * e + 8 * (at >> LOG_CHUNK)) + (at & (CHUNK - 1)) * BUCKET_BYTES
+
+
+@njit(inline="always", **_options)
+def address_from(key: Any, entries: Any, e: Any, at: Any) -> Any:
+    """Address of the id's field, 0 if it is not there, looked for from a bucket of its region on."""
+    num_buckets = buckets_of(entries, e)
+    if at == num_buckets:
+        at = 0
     for _ in range(num_buckets):
-        bucket = base + at * BUCKET_BYTES
-        for s in range(SLOTS):
-            if load_i64(bucket + 8 * s) == key and load_i32(bucket + FIELDS_AT + 4 * s) != 0:
-                return bucket + FIELDS_AT + 4 * s
+        bucket = bucket_at(entries, e, at)
+        same = matches(bucket, key) & KEYS
+        while same != 0:  # more than once only where the key of an id that was erased was left
+            field = bucket + FIELDS_AT + 4 * lowest_bit(same)
+            if load_i32(field) != 0:
+                return field
+            same &= same - 1
         if load_i32(bucket + PASSED_AT) == 0:
             return 0
         at += 1
@@ -88,11 +121,19 @@ def field_of(key: Any, base: Any, num_buckets: Any, own: Any) -> Any:
 
 
 @njit(inline="always", **_options)
-def placed(key: Any, field: Any, base: Any, num_buckets: Any, own: Any) -> Any:
+def field_from(key: Any, entries: Any, e: Any, at: Any) -> Any:
+    """The id's field, 0 if it is not there, looked for from a bucket of its region on."""
+    address = address_from(key, entries, e, at)
+    return np.int32(0) if address == 0 else load_i32(address)
+
+
+@njit(inline="always", **_options)
+def placed(key: Any, field: Any, entries: Any, e: Any, own: Any) -> Any:
     """Address of the first empty field for an id that is not there, after it was written."""
+    num_buckets = buckets_of(entries, e)
     at = own
     while True:
-        bucket = base + at * BUCKET_BYTES
+        bucket = bucket_at(entries, e, at)
         empty = (zeros(bucket + TAIL_AT) >> FIRST_FIELD) & KEYS
         if empty != 0:
             slot = lowest_bit(empty)
@@ -105,40 +146,29 @@ def placed(key: Any, field: Any, base: Any, num_buckets: Any, own: Any) -> Any:
             at = 0
 
 
-@njit(inline="always", **_options)
-def field_at(key: Any, base: Any, num_buckets: Any, own: Any) -> Any:
-    """The id's field, 0 if it is not there."""
-    at = own
-    for _ in range(num_buckets):
-        bucket = base + at * BUCKET_BYTES
-        same = matches(bucket, key) & KEYS
-        while same != 0:  # more than once only where the key of an id that was erased was left
-            field = load_i32(bucket + FIELDS_AT + 4 * lowest_bit(same))
-            if field != 0:
-                return field
-            same &= same - 1
-        if load_i32(bucket + PASSED_AT) == 0:
-            return np.int32(0)
-        at += 1
-        if at == num_buckets:
-            at = 0
-    return np.int32(0)
-
-
 @njit(**_options)
-def find(keys: Ids, start: int, stop: int, entries: Ids, depth: int, rows: Ids) -> None:
+def find(keys: Ids, start: int, stop: int, cells: int, entries: int, rows: Ids) -> None:
     """Write the row of each id of a part of the call, or -1."""
-    base = np.empty(WINDOW, np.int64)
+    places = np.empty(WINDOW, np.int64)
     own = np.empty(WINDOW, np.int64)
     buckets = np.empty(WINDOW, np.int64)
     for first in range(start, stop, WINDOW):
         size = min(WINDOW, stop - first)
         for j in range(size):
             h = mixed(keys[first + j])
-            base[j], buckets[j], own[j] = home_of(h, entries[prefix_of(h, depth)])
-            prefetch(base[j] + own[j] * BUCKET_BYTES)
+            e = entry_of(h, cells)
+            places[j], own[j] = e, own_of(h, buckets_of(entries, e))
+            buckets[j] = bucket_at(entries, e, own[j])
+            prefetch(buckets[j])
         for j in range(size):
-            rows[first + j] = field_at(keys[first + j], base[j], buckets[j], own[j]) - 1
+            key, bucket = keys[first + j], buckets[j]
+            same = matches(bucket, key) & KEYS
+            field = np.int32(0)
+            if same != 0:
+                field = load_i32(bucket + FIELDS_AT + 4 * lowest_bit(same))
+            if field == 0 and (load_i32(bucket + PASSED_AT) != 0 or same & (same - 1) != 0):
+                field = field_from(key, entries, places[j], own[j] + np.int64(same == 0))
+            rows[first + j] = field - 1
 
 
 @njit(**_options)
@@ -157,38 +187,37 @@ def claim(
     keys: Ids,
     todo: Ids,
     part: int,
-    log_parts: int,
-    entries: Ids,
-    regions: Counts,
-    depth: int,
+    parts: int,
+    cells: int,
+    entries: int,
     loads: Counts,
     claimed: Ids,
 ) -> tuple[int, int]:
-    """Find or claim those of the ids keys[todo] that are of this part of the hashes: how many, and how many pend.
+    """Find or claim those of the ids keys[todo] whose regions are this part's: how many, and how many pend.
+
+    A thread owns every parts-th region and takes its ids in the order of the call.
 
     Writes claimed[0]: where the id stands in `todo`. claimed[1]: a row, -(j + 2) for an id that stands first at place j
     of the call and was not there, or PENDING where its region is full. claimed[2]: the address of a claimed id's field.
     """
     window = np.empty(WINDOW, np.int64)
-    prefixes = np.empty(WINDOW, np.int64)
-    base = np.empty(WINDOW, np.int64)
-    buckets = np.empty(WINDOW, np.int64)
+    places = np.empty(WINDOW, np.int64)
     own = np.empty(WINDOW, np.int64)
     fill, pending, count = 0, 0, 0
     for number in range(todo.size + 1):
         if number < todo.size:
             h = mixed(keys[todo[number]])
-            if prefix_of(h, log_parts) != part:
+            e = entry_of(h, cells)
+            if (meta_of(entries, e) >> 2) % parts != part:
                 continue
-            window[fill], prefixes[fill] = number, prefix_of(h, depth)
-            base[fill], buckets[fill], own[fill] = home_of(h, entries[prefixes[fill]])
-            prefetch_to_write(base[fill] + own[fill] * BUCKET_BYTES)
+            window[fill], places[fill], own[fill] = number, e, own_of(h, buckets_of(entries, e))
+            prefetch_to_write(bucket_at(entries, e, own[fill]))
             fill += 1
             if fill < WINDOW:
                 continue
         for j in range(fill):
-            i = todo[window[j]]
-            key, bucket = keys[i], base[j] + own[j] * BUCKET_BYTES
+            i, e = todo[window[j]], places[j]
+            key, bucket = keys[i], bucket_at(entries, e, own[j])
             tail = zeros(bucket + TAIL_AT)
             empty = (tail >> FIRST_FIELD) & KEYS
             same = matches(bucket, key) & KEYS & ~empty
@@ -196,13 +225,13 @@ def claim(
             if same != 0:
                 field = load_i32(bucket + FIELDS_AT + 4 * lowest_bit(same))
             elif tail >> LAST == 0:
-                field = field_at(key, base[j], buckets[j], own[j])
+                field = field_from(key, entries, e, own[j] + np.int64(same == 0))
             claimed[0, count] = window[j]
             claimed[1, count] = field - 1
             count += 1
             if field != 0:
                 continue
-            region = regions[prefixes[j]]
+            region = meta_of(entries, e) >> 2
             if loads[region, 0] >= loads[region, 1]:
                 claimed[1, count - 1] = PENDING
                 loads[region, 2] += 1
@@ -211,7 +240,7 @@ def claim(
             loads[region, 0] += 1
             claimed[1, count - 1] = -(i + 2)
             if empty == 0:
-                claimed[2, count - 1] = placed(key, np.int32(-(i + 1)), base[j], buckets[j], own[j])
+                claimed[2, count - 1] = placed(key, np.int32(-(i + 1)), entries, e, own[j])
                 continue
             slot = lowest_bit(empty)
             claimed[2, count - 1] = bucket + FIELDS_AT + 4 * slot
@@ -261,22 +290,22 @@ def resolved(found: Ids) -> None:
 
 
 @njit(**_options)
-def erase(keys: Ids, entries: Ids, regions: Counts, depth: int, loads: Counts, rows: Ids) -> None:
+def erase(keys: Ids, cells: int, entries: int, loads: Counts, rows: Ids) -> None:
     """Write the row that each id had, or -1, and forget the ids."""
     for i in range(keys.size):
         h = mixed(keys[i])
-        prefix = prefix_of(h, depth)
-        base, num_buckets, own = home_of(h, entries[prefix])
-        address = field_of(keys[i], base, num_buckets, own)
+        e = entry_of(h, cells)
+        num_buckets = buckets_of(entries, e)
+        at = own_of(h, num_buckets)
+        address = address_from(keys[i], entries, e, at)
         rows[i] = -1
         if address == 0:
             continue
         rows[i] = load_i32(address) - 1
         store_i32(address, np.int32(0))
-        loads[regions[prefix], 0] -= 1
-        at = own
-        while base + at * BUCKET_BYTES != address & ~CODE_BITS:
-            passed = base + at * BUCKET_BYTES + PASSED_AT
+        loads[meta_of(entries, e) >> 2, 0] -= 1
+        while bucket_at(entries, e, at) != address & ~np.int64(BUCKET_BYTES - 1):
+            passed = bucket_at(entries, e, at) + PASSED_AT
             store_i32(passed, load_i32(passed) - np.int32(1))
             at += 1
             if at == num_buckets:
@@ -284,38 +313,102 @@ def erase(keys: Ids, entries: Ids, regions: Counts, depth: int, loads: Counts, r
 
 
 @njit(**_options)
-def moved(old: Any, new_0: Any, new_1: Any, local_depth: Any, places: Ids) -> Any:
-    """Move a region's ids to one (new_1 is 0) or two others, by the bit behind `local_depth`; how many to the second.
+def moved(old: Any, e: int, new: Any, bit: int, places: Ids) -> Any:
+    """Move the ids of the region old[e] to new[0], or to new[0] and new[1], which are empty; how many to the second.
 
-    The old region is left empty, to be used again. Claimed ids have new places.
+    The bit of the hash says where an id goes, counted from 1 behind those of the cell; 0 is none. The old chunks are
+    left empty, to be used again. Claimed ids have new places. How full the new buckets are is counted aside.
     """
-    base, num_buckets, count = old & ~CODE_BITS, (old & CODE_BITS) * UNIT, 0
-    for b in range(num_buckets):
-        bucket = base + b * BUCKET_BYTES
+    count = 0
+    fills = np.zeros((2, LARGE << LOG_CHUNK), np.int8)
+    for b in range(buckets_of(old, e)):
+        bucket = bucket_at(old, e, b)
         taken = ~(zeros(bucket + TAIL_AT) >> FIRST_FIELD) & KEYS
         while taken != 0:
             slot = lowest_bit(taken)
             taken &= taken - 1
             field, key = load_i32(bucket + FIELDS_AT + 4 * slot), load_i64(bucket + 8 * slot)
             h = mixed(key)
-            entry = new_0
-            if new_1 != 0 and prefix_of(h, local_depth + 1) & 1:
-                entry = new_1
-                count += 1
-            address, buckets, own = home_of(h, entry)
-            place = placed(key, field, address, buckets, own)
+            side = np.int64(h >> np.uint64(64 - LOG_CELLS - bit)) & np.int64(bit != 0)
+            count += int(side)
+            num_buckets = buckets_of(new, side)
+            at = own_of(h, num_buckets)
+            while fills[side, at] == SLOTS:
+                passed = bucket_at(new, side, at) + PASSED_AT
+                store_i32(passed, load_i32(passed) + np.int32(1))
+                at += 1
+                if at == num_buckets:
+                    at = 0
+            to = bucket_at(new, side, at)
+            store_i64(to + 8 * fills[side, at], key)
+            store_i32(to + FIELDS_AT + 4 * fills[side, at], field)
             if field < 0:
-                places[-field - 1] = place
-        for at in range(bucket, bucket + BUCKET_BYTES, 8):
+                places[-field - 1] = to + FIELDS_AT + 4 * fills[side, at]
+            fills[side, at] += 1
+        for at in range(bucket + FIELDS_AT, bucket + BUCKET_BYTES, 8):
             store_i64(at, 0)
     return count
 
 
 @njit(inline="always", **_options)
-def limit_of(region: Any, units: Any) -> Any:
-    """How many ids a region may hold."""
+def limit_of(region: Any, chunks: Any) -> Any:
+    """How many ids a region may hold: a share of its slots that differs a little from region to region."""
     share = np.float64(mixed(region) >> np.uint64(11)) / 2.0**53
-    return np.int32(units * UNIT * SLOTS * (LEAST_FILL + (MOST_FILL - LEAST_FILL) * share))
+    return np.int32(chunks * CHUNK * SLOTS * (LEAST_FILL + (MOST_FILL - LEAST_FILL) * share))
+
+
+@njit(**_options)
+def grow_region(
+    e: int,
+    cell: int,
+    wanted: int,
+    cells: int,
+    entries: int,
+    local_depth: Counts,
+    loads: Counts,
+    free: Ids,
+    sizes: Ids,
+    places: Ids,
+) -> int:
+    """Make room for `wanted` ids in the region of a directory entry; why it could not.
+
+    A region of SMALL size becomes LARGE, if that is enough; else it becomes two. New chunks come from the stack
+    free[:sizes[0]], and the old ones go there. sizes[1] is the number of regions.
+    """
+    region, chunks = meta_of(entries, e) >> 2, meta_of(entries, e) & 3
+    base, depth, shared = load_i64(cells + 16 * cell), load_i64(cells + 16 * cell + 8), local_depth[region]
+    width = 1 << (depth - shared)
+    first = base + (e - base) // width * width
+    is_split = chunks == LARGE or wanted > limit_of(region, LARGE)
+    taken = 2 * SMALL if is_split else LARGE
+    if sizes[0] < taken or (is_split and sizes[1] == local_depth.size):
+        return NO_MEMORY
+    if is_split and width == 1:
+        return NO_DEPTH
+    new = np.zeros((2, META + 1), np.int64)
+    for n in range(taken):
+        new[n // SMALL if is_split else 0, n % SMALL if is_split else n] = free[sizes[0] - 1 - n]
+    sizes[0] -= taken
+    other = sizes[1]
+    new[0, META] = region << 2 | (SMALL if is_split else LARGE)
+    new[1, META] = other << 2 | SMALL
+    count = moved(entries, e, new.ctypes.data, shared + 1 if is_split else 0, places)
+    for n in range(chunks):
+        free[sizes[0] + n] = load_i64(entries + ENTRY_BYTES * e + 8 * n)
+    sizes[0] += chunks
+    for n in range(width):
+        for part in range(META + 1):
+            store_i64(entries + ENTRY_BYTES * (first + n) + 8 * part, new[np.int64(is_split and n >= width // 2), part])
+    loads[region, 2] = 0
+    if not is_split:
+        loads[region, 1] = limit_of(region, LARGE)
+        return DONE
+    sizes[1] += 1
+    loads[region, 0] -= count
+    loads[region, 1] = limit_of(region, SMALL)
+    loads[other, 0], loads[other, 1], loads[other, 2] = count, limit_of(other, SMALL), 0
+    local_depth[region] = local_depth[other] = shared + 1
+    return DONE
 
 
 @njit(**_options)
@@ -323,86 +416,131 @@ def grow(
     keys: Ids,
     todo: Ids,
     start: int,
-    entries: Ids,
-    regions: Counts,
-    depth: int,
+    cells: int,
+    entries: int,
     local_depth: Counts,
     loads: Counts,
     free: Ids,
     sizes: Ids,
     places: Ids,
 ) -> tuple[int, int]:
-    """Make room in the regions of the ids keys[todo[start:]]; the place where it stopped, and why.
-
-    A region of SMALL size becomes LARGE, if that is enough for the ids that wait; else it becomes two. Each takes its
-    memory from the stacks free[units - SMALL] of sizes[units - SMALL] regions, and leaves its old memory there.
-    sizes[2] is the number of regions.
-    """
+    """Make room in the regions of the ids keys[todo[start:]]; the place where it stopped, and why."""
     for n in range(start, todo.size):
         h = mixed(keys[todo[n]])
-        prefix = prefix_of(h, depth)
-        region = regions[prefix]
+        e, cell = entry_of(h, cells), cell_of(keys[todo[n]])
+        region = meta_of(entries, e) >> 2
         wanted = loads[region, 0] + loads[region, 2]
         if wanted <= loads[region, 1]:
             continue
-        old, shared_depth = entries[prefix], local_depth[region]
-        width = 1 << (depth - shared_depth)
-        first = prefix // width * width
-        if old & CODE_BITS == SMALL and wanted <= limit_of(region, LARGE):
-            if sizes[LARGE - SMALL] == 0:
-                return n, NO_MEMORY
-            sizes[LARGE - SMALL] -= 1
-            new = free[LARGE - SMALL, sizes[LARGE - SMALL]]
-            moved(old, new, 0, 0, places)
-            entries[first : first + width] = new
-            loads[region, 1] = limit_of(region, LARGE)
-        else:
-            other = sizes[2]
-            if sizes[0] < 2 or other == local_depth.size:
-                return n, NO_MEMORY
-            if width == 1:
-                return n, NO_DEPTH
-            sizes[0] -= 2
-            new, new_1 = free[0, sizes[0] + 1], free[0, sizes[0]]
-            count = moved(old, new, new_1, shared_depth, places)
-            half = first + width // 2
-            entries[first:half] = new
-            entries[half : first + width] = new_1
-            regions[half : first + width] = other
-            sizes[2] += 1
-            loads[region, 0] -= count
-            loads[region, 1] = limit_of(region, SMALL)
-            loads[other, 0], loads[other, 1], loads[other, 2] = count, limit_of(other, SMALL), 0
-            local_depth[region] = local_depth[other] = shared_depth + 1
-        loads[region, 2] = 0
-        kind = (old & CODE_BITS) - SMALL
-        free[kind, sizes[kind]] = old
-        sizes[kind] += 1
+        why = grow_region(e, cell, wanted, cells, entries, local_depth, loads, free, sizes, places)
+        if why != DONE:
+            return n, why
     return todo.size, DONE
 
 
 @njit(**_options)
-def exported(entry: int, keys: Ids, rows: Ids, at: int) -> int:
-    """Write ids and rows of a region from place `at` on; the place behind the last."""
-    base, num_buckets = entry & ~CODE_BITS, (entry & CODE_BITS) * UNIT
-    for b in range(num_buckets):
-        for s in range(SLOTS):
-            field = load_i32(base + b * BUCKET_BYTES + FIELDS_AT + 4 * s)
+def insert(
+    keys: Ids,
+    todo: Ids,
+    start: int,
+    cells: int,
+    entries: int,
+    local_depth: Counts,
+    loads: Counts,
+    free: Ids,
+    sizes: Ids,
+    free_rows: Ids,
+    next_row: int,
+    room: int,
+    found: Ids,
+    new: Ids,
+    progress: Ids,
+) -> tuple[int, int]:
+    """Find keys[todo[start:]] or give them rows at once, in the order of the call; the place where it stopped, and why.
+
+    The k-th new id gets the k-th last of the free rows, after these the rows from `next_row` on; from the room-th on
+    they get -1. new[:progress[0]] are the places of new ids, progress[1] counts those that were refused.
+    """
+    places = np.empty(WINDOW, np.int64)
+    buckets = np.empty(WINDOW, np.int64)
+    own = np.empty(WINDOW, np.int64)
+    no_places = np.empty(0, np.int64)
+    count = progress[0]
+    at = start
+    while at < todo.size:
+        size = min(WINDOW, todo.size - at)
+        for j in range(size):
+            h = mixed(keys[todo[at + j]])
+            e = entry_of(h, cells)
+            places[j], own[j] = e, own_of(h, buckets_of(entries, e))
+            buckets[j] = bucket_at(entries, e, own[j])
+            prefetch_to_write(buckets[j])
+        for j in range(size):
+            i, e, bucket = todo[at + j], places[j], buckets[j]
+            key = keys[i]
+            tail = zeros(bucket + TAIL_AT)
+            empty = (tail >> FIRST_FIELD) & KEYS
+            same = matches(bucket, key) & KEYS & ~empty
+            field = np.int32(0)
+            if same != 0:
+                field = load_i32(bucket + FIELDS_AT + 4 * lowest_bit(same))
+            elif tail >> LAST == 0:
+                field = field_from(key, entries, e, own[j] + np.int64(same == 0))
             if field != 0:
-                keys[at], rows[at] = load_i64(base + b * BUCKET_BYTES + 8 * s), field - 1
+                found[i] = field - 1
+                continue
+            if count >= room:
+                found[i] = -1
+                progress[1] += 1
+                continue
+            region = meta_of(entries, e) >> 2
+            if loads[region, 0] >= loads[region, 1]:
+                wanted = loads[region, 0] + 1
+                why = grow_region(e, cell_of(key), wanted, cells, entries, local_depth, loads, free, sizes, no_places)
+                if why != DONE:
+                    progress[0] = count
+                    return at + j, why
+                size = j  # addresses are others from here on
+                break
+            loads[region, 0] += 1
+            row = free_rows[free_rows.size - 1 - count] if count < free_rows.size else next_row + count - free_rows.size
+            found[i] = row
+            new[count] = i
+            count += 1
+            if empty == 0:
+                placed(key, np.int32(row + 1), entries, e, own[j])
+                continue
+            slot = lowest_bit(empty)
+            store_i64(bucket + 8 * slot, key)
+            store_i32(bucket + FIELDS_AT + 4 * slot, np.int32(row + 1))
+        at += size
+    progress[0] = count
+    return at, DONE
+
+
+@njit(**_options)
+def exported(entries: int, e: int, keys: Ids, rows: Ids, at: int) -> int:
+    """Write ids and rows of a region from place `at` on; the place behind the last."""
+    for b in range(buckets_of(entries, e)):
+        bucket = bucket_at(entries, e, b)
+        for s in range(SLOTS):
+            field = load_i32(bucket + FIELDS_AT + 4 * s)
+            if field != 0:
+                keys[at], rows[at] = load_i64(bucket + 8 * s), field - 1
                 at += 1
     return at
 
 
 @njit(**_options)
-def probed(entry: int) -> tuple[int, int, int]:
+def probed(entries: int, e: int) -> tuple[int, int, int]:
     """Buckets that are read to find all ids of a region, one by one; how many ids there are; the most for one."""
-    base, num_buckets = entry & ~CODE_BITS, (entry & CODE_BITS) * UNIT
+    num_buckets = buckets_of(entries, e)
     total, count, most = 0, 0, 0
     for b in range(num_buckets):
+        bucket = bucket_at(entries, e, b)
         for s in range(SLOTS):
-            if load_i32(base + b * BUCKET_BYTES + FIELDS_AT + 4 * s) != 0:
-                own = home_of(mixed(load_i64(base + b * BUCKET_BYTES + 8 * s)), entry)[2]
+            if load_i32(bucket + FIELDS_AT + 4 * s) != 0:
+                own = own_of(mixed(load_i64(bucket + 8 * s)), num_buckets)
                 steps = (b - own + num_buckets) % num_buckets + 1
                 total, count, most = total + steps, count + 1, max(most, steps)
     return total, count, most

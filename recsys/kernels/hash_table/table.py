@@ -107,7 +107,14 @@ class HashTable:
 
     def find_or_insert(self, ids: Tensor) -> Inserted:
         """Rows of `ids` (N,) int64; an unknown one gets a row, if there is room."""
-        return self.settle(self.claim(ids))
+        self._abandon()
+        at_once = self._index.insert(self._checked(ids), self._free.values, self._next_row, self.room)
+        if at_once is None:
+            return self.settle(self.claim(ids))
+        rows, new, refused = at_once
+        self.num_refused += refused
+        self._next_row += len(new) - len(self._free.pop(len(new)))
+        return Inserted(rows, new)
 
     def claim(self, ids: Tensor) -> Claim:
         """Look for `ids` (N,) int64; `settle` is to give the new ones their rows, before anything but `erase`."""

@@ -24,7 +24,7 @@ def drawn(ids: Tensor, width: int, seed: int, scale: float) -> Tensor:
     """(N, width) float32 of ids (N,) int64."""
     with np.errstate(over="ignore"):
         keys = mixed(np.bitwise_xor(ids.cpu().numpy().astype(np.uint64), mixed(np.full(1, seed, dtype=np.uint64))))
-        bits = mixed(keys[:, None] + np.arange(width, dtype=np.uint64))
+        bits = mixed(np.add.outer(keys, np.arange(width, dtype=np.uint64)))
     total = sum((bits >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48))
     centred = np.asarray(total).astype(np.float32) - np.float32(MEAN)
     return torch.from_numpy(centred * np.float32(scale / SPREAD)).to(ids.device)

@@ -84,14 +84,13 @@ class SlidingCounter:
 
     def add(self, ids: Tensor, counts: Tensor) -> Tensor:
         """(M,) how often each of `ids` (M,) int64, each once, was seen until now, `counts` (M,) included."""
-        if len(self._splits[-1]) >= self._split_size:
-            self._splits.append(_Split())
-            self._splits = self._splits[-self._num_splits :]
-        known, newest = torch.zeros_like(ids), self._splits[-1]
+        known = torch.zeros_like(ids)
         for split in self._splits:  # the newest count is the highest
             known = torch.maximum(known, split.counts_of(ids))
         totals = known + counts
-        newest.put(ids, totals)
+        if len(self._splits[-1]) >= self._split_size:
+            self._splits = [*self._splits, _Split()][-self._num_splits :]
+        self._splits[-1].put(ids, totals)
         return totals
 
     def state(self) -> dict[str, Tensor]:

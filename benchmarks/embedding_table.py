@@ -1,0 +1,185 @@
+"""A training step of the embedding table beside dense rows, its bytes, and its growth.
+
+    python -m benchmarks.embedding_table [--rows 1000000] [--width 64] [--call 65536] [--grown 20000000] [--no-record]
+
+Step: look-up, backward, update by row-wise Adagrad of `--call` known ids by Zipf's law with exponent 1.05.
+Beside it, in turn: gather and update of dense rows by numba (benchmarks/support/dense_rows.py, told row numbers, and
+without a backward pass), nn.Embedding(sparse=True) with torch's Adagrad, fbgemm's CPU table.
+Bytes: of the table after `--rows` ids came, over those of vectors and optimizer states alone.
+Growth: calls of new ids, look-up alone, from half of `--grown` rows on: median, worst call and a histogram.
+One line a run is appended to benchmarks/results/embedding_table.jsonl.
+"""
+
+import argparse
+import gc
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.hash_table import zipf_places
+from benchmarks.support.dense_rows import DenseRows
+from benchmarks.support.in_turn import in_turn
+from benchmarks.support.record import append
+from recsys.kernels.row_pages.optimizers import NAMES
+from recsys.models.embedding_table import CollisionlessEmbedding, EmbeddingTable, RowOptimizer, TableConfig
+
+LR = 0.05
+STEPS = 16  # different calls
+
+
+def main() -> None:
+    """Measure, print, append to benchmarks/results/embedding_table.jsonl."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--call", type=int, default=65_536, help="ids a call")
+    parser.add_argument("--grown", type=int, default=20_000_000, help="rows at the end of the growth; 0: none")
+    parser.add_argument("--grown-width", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--no-record", action="store_true", help="write no line of results")
+    arguments = parser.parse_args()
+    generator = np.random.default_rng(0)
+    found: dict[str, Any] = {"threads": torch.get_num_threads(), "call": arguments.call, "rows": arguments.rows}
+    found["step_ms"] = steps(arguments.rows, arguments.width, arguments.call, arguments.repeats, generator)
+    ours = found["step_ms"]["table"]["median"]
+    for name, times in found["step_ms"].items():
+        print(f"step: {name:<28} {times['median']:>9.2f} ms   table / it {ours / times['median']:.2f}", flush=True)
+    found["bytes"] = {name: bytes_of(arguments.rows, arguments.width, name, generator) for name in NAMES}
+    for name, of_table in found["bytes"].items():
+        print(
+            f"bytes a row: {name:<21} {of_table['table']:>9.1f}      over bare {of_table['over_bare']:.3f}", flush=True
+        )
+    if arguments.grown:
+        found["growth"] = growth(arguments.grown, arguments.grown_width, arguments.call, generator)
+        shown = {name: value for name, value in found["growth"].items() if name != "histogram"}
+        print(f"growth: {shown}")
+    if not arguments.no_record:
+        print(f"written to {append('embedding_table', found)}")
+
+
+def steps(rows: int, width: int, call: int, repeats: int, generator: np.random.Generator) -> dict[str, Any]:
+    """Milliseconds of one step of each."""
+    ids = torch.from_numpy(generator.integers(-(2**63), 2**63 - 1, rows))
+    places = [torch.from_numpy(part) for part in np.split(zipf_places(generator, rows, STEPS * call), STEPS)]
+    gradients = torch.randn(call, width)
+    runs = {
+        "table": table_step(ids, width),
+        "numba, dense rows": dense_step(rows, width),
+        "nn.Embedding(sparse), Adagrad": torch_step(rows, width),
+        "fbgemm, CPU table": fbgemm_step(rows, width),
+    }
+    number = [0]
+
+    def with_next(run: Callable[[Tensor, Tensor, Tensor], object]) -> Callable[[], object]:
+        def stepped() -> object:
+            number[0] += 1
+            wanted = places[number[0] // len(runs) % STEPS]
+            return run(wanted, ids[wanted], gradients)
+
+        return stepped
+
+    return in_turn({name: with_next(run) for name, run in runs.items()}, repeats)
+
+
+def table_step(ids: Tensor, width: int) -> Callable[[Tensor, Tensor, Tensor], object]:
+    embedding = CollisionlessEmbedding(TableConfig(width=width, expected=len(ids)))
+    for part in torch.split(ids, 65_536):
+        embedding(part)
+    embedding.step(LR)
+
+    def step(_: Tensor, wanted: Tensor, gradients: Tensor) -> None:
+        embedding(wanted).backward(gradients)
+        embedding.step(LR)
+
+    return step
+
+
+def dense_step(rows: int, width: int) -> Callable[[Tensor, Tensor, Tensor], object]:
+    dense = DenseRows(rows, width)
+    return lambda places, _, gradients: dense.step(places.numpy(), gradients.numpy())
+
+
+def torch_step(rows: int, width: int) -> Callable[[Tensor, Tensor, Tensor], object]:
+    embedding = torch.nn.Embedding(rows, width, sparse=True)
+    optimizer = torch.optim.Adagrad(embedding.parameters(), lr=LR)
+
+    def step(places: Tensor, _: Tensor, gradients: Tensor) -> None:
+        embedding(places).backward(gradients)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def fbgemm_step(rows: int, width: int) -> Callable[[Tensor, Tensor, Tensor], object]:
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
+    from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+        ComputeDevice,
+        SplitTableBatchedEmbeddingBagsCodegen,
+    )
+
+    embedding = SplitTableBatchedEmbeddingBagsCodegen(
+        [(rows, width, EmbeddingLocation.HOST, ComputeDevice.CPU)],
+        optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+        learning_rate=LR,
+        pooling_mode=PoolingMode.SUM,  # of one id a bag: its path without pooling takes twice as long
+    )
+
+    def step(places: Tensor, _: Tensor, gradients: Tensor) -> None:
+        embedding(places, torch.arange(len(places) + 1)).backward(gradients)
+
+    return step
+
+
+def bytes_of(rows: int, width: int, name: Any, generator: np.random.Generator) -> dict[str, float]:
+    """Bytes a row of a table that grew to so many ids, and of vectors and states alone."""
+    table = EmbeddingTable(TableConfig(width=width, optimizer=RowOptimizer(name)))
+    for part in torch.split(torch.from_numpy(generator.integers(-(2**63), 2**63 - 1, rows)), 65_536):
+        table.look_up(part)
+    bare = 4 * (width + table.pages.state_width)
+    return {
+        "table": round(table.num_bytes / rows, 1),
+        "index": round(table.index.num_bytes / rows, 1),
+        "bare": bare,
+        "over_bare": round(table.num_bytes / rows / bare, 4),
+    }
+
+
+def growth(rows: int, width: int, call: int, generator: np.random.Generator) -> dict[str, Any]:
+    """Milliseconds of calls of new ids while the table grows from half of `rows` to all."""
+    table = EmbeddingTable(TableConfig(width=width, optimizer=RowOptimizer("row_wise_adagrad")))
+    times, last_line = [], time.perf_counter()
+    gc.collect()
+    gc.disable()
+    for start in range(0, rows, call):
+        ids = torch.from_numpy(generator.integers(-(2**63), 2**63 - 1, min(call, rows - start)))
+        began = time.perf_counter()
+        table.look_up(ids)
+        took = time.perf_counter() - began
+        if start >= rows // 2:
+            times.append(took * 1e3)
+        if time.perf_counter() - last_line > 10:
+            last_line = time.perf_counter()
+            print(f"growth: {start:,} of {rows:,} rows", file=sys.stderr)
+    gc.enable()
+    counts, edges = np.histogram(times, bins=np.arange(0, max(times) + 1, 0.5))
+    return {
+        "rows": rows,
+        "width": width,
+        "calls": len(times),
+        "median_ms": round(float(np.median(times)), 2),
+        "p99_ms": round(float(np.percentile(times, 99)), 2),
+        "worst_ms": round(max(times), 2),
+        "worst_over_median_ms": round(max(times) - float(np.median(times)), 2),
+        "histogram": {f"{edge:.1f}": int(count) for edge, count in zip(edges[:-1], counts, strict=True) if count},
+    }
+
+
+if __name__ == "__main__":
+    main()
