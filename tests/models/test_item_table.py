@@ -1,5 +1,7 @@
 """Models whose item vectors stand in a table: as good as a matrix, and for ids that no vocabulary knows."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -214,7 +216,7 @@ def test_a_stream_of_new_ids_is_learnt_without_a_vocabulary(name: str, loss: dic
     assert isinstance(model, NextItemModel)
     optimizer, draw = adam(model, 5e-3), torch.Generator().manual_seed(0)
     model.train()
-    steps = 40 if name == "sasrec" else 100
+    steps = 40 if name == "sasrec" else 150
     for part in range(3):
         for number in range(steps):
             known = [sequence for old in range(part) for sequence in chain(10 * old, 10, draw, 4)]
@@ -301,3 +303,12 @@ def test_the_unknown_item_stands_for_ids_that_have_no_row() -> None:
     assert (model.encode(batch_of([[1, 2]])) - one).abs().max() > 1e-4
     model.item.unknown.data[: D // 2].add_(1.0)
     assert (model.encode(batch_of([[1, 500]])) - one).abs().max() > 1e-3
+
+
+def test_the_blocks_of_the_page_run() -> None:
+    page = Path(__file__).parents[2] / "docs" / "inputs.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    known: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, page.name, "exec"), known)

@@ -23,6 +23,7 @@ from recsys.pipelines.evaluation.report import evaluate_bundle
 from recsys.pipelines.optimization import clip_gradients
 from recsys.pipelines.recommend import recommend_sequence
 from recsys.pipelines.run_config import TrainConfig
+from recsys.pipelines.tracking.pyfunc import BundleModel
 from recsys.pipelines.training import train
 from recsys.pipelines.training.state import RunState
 from recsys.pipelines.training.step import Stepper
@@ -139,6 +140,10 @@ def test_from_training_to_recommendations_and_the_next_day(circle: PreparedDatas
     ranked = recommend_sequence(result.bundle, history, 5)
     assert ranked.source == "model"
     assert ranked.unknown == []
+    pandas = pytest.importorskip("pandas", reason="needs the extra tracking")
+    answer = BundleModel(result.bundle).predict(pandas.DataFrame({"sequence": [history], "k": [5]}))
+    assert answer["item_ids"][0] == ranked.item_ids
+    assert answer["scores"][0] == pytest.approx(ranked.scores)
     warm = replace(config, warm_start=str(result.bundle), train=replace(config.train, epochs=1, lr=1e-4))
     again = train(warm, tmp_path / "warm")
     assert again.validation["ndcg@10"] > 0.5
