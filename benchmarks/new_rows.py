@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -125,7 +125,8 @@ class Run:
         self.stream, self.known, self.seed = stream, Known(stream), seed
         torch.manual_seed(seed)
         shape = {"d_model": 32, "num_layers": 2, "d_ff": 64, "dropout": 0.1, "max_len": LENGTH}
-        self.model: Any = registry.build(model, {**shape, "inputs": {"embedding": "table"}, "loss": {"kind": loss}}, 0)
+        config = {**shape, "inputs": {"embedding": "table"}, "loss": {"kind": loss}}
+        self.model = cast(Any, registry.build(model, config, 0))
         (self.rows,) = rows_of(self.model).values()
         self.table = self.model.item.rows.table
         self.table.prior = prior_of(arm, self.known)

@@ -137,8 +137,8 @@ class StreamItems(TableItems):
 
     def output_vectors(self, item_ids: Tensor | None = None) -> Tensor:
         """(M+1, D) vectors of the items with a row; row 0 is padding. Or those of `item_ids`."""
-        if item_ids is not None:
-            return self._vectors(self._rows_of(item_ids))
+        if item_ids is not None:  # to ask for an id is no sighting: it gets no row by it
+            return self._vectors(self.rows.table.index.find(item_ids.to(self.rows.table.device)))
         return torch.cat([self.padding, self._vectors(self.rows.table.live_rows())])
 
     def scored(self, item_ids: Tensor, bias: Tensor | None, *, every: bool) -> Scored:

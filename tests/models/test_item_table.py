@@ -176,6 +176,24 @@ def test_what_makes_no_sense_is_refused_by_name(
         built("sasrec", num_items, {"kind": loss, "num_negatives": 2}, **inputs)
 
 
+@pytest.mark.parametrize("eviction", ["none", "lru", "lfu"])
+def test_a_table_smaller_than_the_vocabulary_holds_its_capacity(eviction: str) -> None:
+    loss = {"kind": "sampled_softmax", "num_negatives": 2}
+    model = built("sasrec", V, loss, table={"capacity": 5, "eviction": eviction})
+    model.train()
+    optimizer = adam(model)
+    for seed, sequence in enumerate([[1, 2, 3], [4, 5, 6], [7, 8, 9]]):
+        step(model, optimizer, JaggedBatch.from_sequences([sequence]), seed)
+    table = model.item.rows.table
+    assert len(table) == 5
+    held = set(table.live()[0].tolist())
+    assert ({7, 8, 9} <= held) == (eviction != "none")
+    model.eval()
+    has_row = model.item_vectors().abs().amax(1) > 0
+    assert set(has_row.nonzero().squeeze(1).tolist()) == held
+    assert bool(torch.isfinite(scores_of(model, JaggedBatch.from_sequences([[1, 2, 9]]))[:, 1:]).all())
+
+
 def big(ids: list[int]) -> list[int]:
     """Raw 64-bit ids, some of them negative, of small numbers."""
     return [(number * 0x9E3779B97F4A7C15 + 5) % 2**64 - 2**63 for number in ids]
@@ -212,8 +230,7 @@ def best_of(model: Any, history: list[int]) -> int:
 def test_a_stream_of_new_ids_is_learnt_without_a_vocabulary(name: str, loss: dict[str, Any]) -> None:
     """Ten new items appear in every part of the stream; after a few steps each is recommended in its place."""
     model = built(name, 0, loss, table={"init_std": 0.2})
-    assert isinstance(model.item, StreamItems)
-    assert isinstance(model, NextItemModel)
+    assert (isinstance(model.item, StreamItems), isinstance(model, NextItemModel)) == (True, True)
     optimizer, draw = adam(model, 5e-3), torch.Generator().manual_seed(0)
     model.train()
     steps = 40 if name == "sasrec" else 150
@@ -226,8 +243,8 @@ def test_a_stream_of_new_ids_is_learnt_without_a_vocabulary(name: str, loss: dic
         hits = [best_of(model, [10 * part + (s + i) % 10 for i in range(5)]) for s in range(10)]
         wanted = big([10 * part + (s + 5) % 10 for s in range(10)])
         assert sum(a == b for a, b in zip(hits, wanted, strict=True)) >= 9
-    model.eval()
     assert (model.item_vectors(torch.tensor(big([3, 99]))).abs().amax(1) > 0).tolist() == [True, False]
+    assert len(model.item_ids()) == 30, "to ask for an id gives it no row"
 
 
 def test_items_that_expire_leave_the_ranking_and_their_neighbours_stay_where_they_were() -> None:

@@ -125,7 +125,7 @@ def test_the_default_is_the_full_cross_entropy_to_the_bit(circle: PreparedDatase
     sequence = [3, 4, 5, 9]
     batch = JaggedBatch.from_sequences([sequence])
     states = model.encoder(model.item(batch.values[:-1]), (3,))
-    wanted = linear_cross_entropy(states, model.item.weight[1:], batch.values[1:] - 1)
+    wanted = linear_cross_entropy(states, model.get_parameter("item.weight")[1:], batch.values[1:] - 1)
     assert torch.equal(model.loss(batch, torch.Generator()), wanted)
 
 

@@ -80,7 +80,7 @@ def test_clipping_measures_parameters_and_rows_together(circle: PreparedDataset)
     lengths["rows"] = float(part.gradient_norm())
     grads = [p.grad for p in stepper.module.parameters() if p.grad is not None]
     lengths["parameters"] = float(nn.utils.get_total_norm(grads))
-    total = float(np.hypot(*lengths.values()))
+    total = float(np.hypot(lengths["rows"], lengths["parameters"]))
     assert total > max(lengths.values()) * 1.01
     clip_gradients(stepper.module, [part], total / 4)
     assert float(part.gradient_norm()) == pytest.approx(lengths["rows"] / 4, rel=1e-4)
@@ -136,7 +136,7 @@ def test_from_training_to_recommendations_and_the_next_day(circle: PreparedDatas
     assert check_golden(bundle) == []
     report = evaluate_bundle(tmp_path / "run", circle.path)
     assert report.evaluation.metrics[name]["ndcg@10"].mean > 0.5
-    history = list(circle.items.decode(np.array([1, 2, 3, 4])))
+    history = [str(item) for item in circle.items.decode(np.array([1, 2, 3, 4]))]
     ranked = recommend_sequence(result.bundle, history, 5)
     assert ranked.source == "model"
     assert ranked.unknown == []
