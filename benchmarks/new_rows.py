@@ -34,7 +34,7 @@ from recsys.models.protocols import rows_of
 from recsys.models.ranking.score import scores_of
 
 SLICES, WARM = 20, 8  # of time; the first are trained on and not asked for
-LENGTH, USERS_PER_BATCH, LR, PASSES = 30, 64, 3e-3, 3
+LENGTH, USERS_PER_BATCH, LR = 30, 64, 3e-3
 MOST_KNOWN = 300  # questions a slice whose target was trained on often
 METRICS = ("ndcg@10", "below")
 BUCKETS = {"0": (0, 0), "1-4": (1, 4), "5-19": (5, 19), "20+": (20, 10**9)}
@@ -121,8 +121,8 @@ def prior_of(arm: str, known: Known) -> Prior | None:
 class Run:
     """One model on the stream."""
 
-    def __init__(self, stream: Stream, model: str, loss: str, arm: str, seed: int) -> None:
-        self.stream, self.known, self.seed = stream, Known(stream), seed
+    def __init__(self, stream: Stream, model: str, loss: str, arm: str, seed: int, passes: int) -> None:
+        self.stream, self.known, self.seed, self.passes = stream, Known(stream), seed, passes
         torch.manual_seed(seed)
         shape = {"d_model": 32, "num_layers": 2, "d_ff": 64, "dropout": 0.1, "max_len": LENGTH}
         config = {**shape, "inputs": {"embedding": "table"}, "loss": {"kind": loss}}
@@ -160,7 +160,7 @@ class Run:
         users = [user for user in fresh if len(self.histories[user]) > 1]
         length = min(LENGTH, self.model.train_len)
         self.model.train()
-        for turn in range(PASSES):
+        for turn in range(self.passes):
             order = draw.permutation(len(users))
             for start in range(0, len(order), USERS_PER_BATCH):
                 chosen = [users[place] for place in order[start : start + USERS_PER_BATCH]]
@@ -209,19 +209,20 @@ def _bucket(count: int) -> str:
 
 
 def measure(
-    stream: Stream, model: str, loss: str, arms: Sequence[str], seeds: Sequence[int]
+    stream: Stream, model: str, loss: str, arms: Sequence[str], seeds: Sequence[int], passes: int
 ) -> Iterator[dict[str, Any]]:
     """A row a run."""
     for seed in seeds:
         for arm in arms:
             began = time.perf_counter()
-            run = Run(stream, model, loss, arm, seed)
+            run = Run(stream, model, loss, arm, seed, passes)
             figures = run.go()
             yield {
                 "model": model,
                 "loss": loss,
                 "arm": arm,
                 "seed": seed,
+                "passes": passes,
                 **figures,
                 "n": {name: len(values) for name, values in run.found.items()},
                 "seconds": round(time.perf_counter() - began, 1),
@@ -234,6 +235,7 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = pr
     parser.add_argument("--model", choices=["sasrec", "bert4rec"], default="sasrec")
     parser.add_argument("--loss", choices=["ce", "sampled_softmax"], default="ce")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--passes", type=int, default=3, help="over the events of a slice")
     parser.add_argument("--users", type=int, default=3000)
     parser.add_argument("--items", type=int, default=600)
     parser.add_argument("--births", type=float, default=0.5, help="share of items that appear after the first day")
@@ -244,7 +246,7 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = pr
         ShopConfig(seed=options.world_seed, users=options.users, items=options.items, births=options.births)
     )
     rows = []
-    for row in measure(stream, options.model, options.loss, arms, options.seeds):
+    for row in measure(stream, options.model, options.loss, arms, options.seeds, options.passes):
         rows.append(row)
         figures = "  ".join(f"{n} {row['ndcg@10'][n]:.4f} {row['below'][n]:.3f}" for n in BUCKETS)
         say(f"{row['model']} {row['arm']:<10} seed {row['seed']}  {figures}  n {row['n']}  {row['seconds']} s")
