@@ -44,8 +44,11 @@ class Rows(Protocol):
 class Prior(Protocol):
     """Says where new rows start."""
 
-    def starts(self, ids: Tensor, rows: Rows) -> Tensor:
-        """(N, W) float32 that is added to what is drawn for new ids (N,) int64; zeros where nothing is known."""
+    def starts(self, ids: Tensor, rows: Rows) -> Tensor | None:
+        """(N, W) float32 that is added to what is drawn for new ids (N,) int64, zeros where nothing is known of one.
+
+        None where nothing is known of any, as before the first row.
+        """
 
     def state(self) -> dict[str, Tensor]:
         """What must be kept for exactly the same starts later."""
@@ -64,14 +67,17 @@ class _Fitted:
         self._fitted_at = torch.tensor([-1, 0])  # step, and rows that lived then
         self._numbers: dict[str, Tensor] = {}
 
-    def starts(self, ids: Tensor, rows: Rows) -> Tensor:
-        """(N, W) float32 that is added to what is drawn for new ids (N,) int64; zeros where nothing is known."""
+    def starts(self, ids: Tensor, rows: Rows) -> Tensor | None:
+        """(N, W) float32 that is added to what is drawn for new ids (N,) int64, zeros where nothing is known of one.
+
+        None where nothing is known of any, as before the first row.
+        """
         (tick, size), live = self._fitted_at.tolist(), len(rows) - len(ids)
         if live and (tick < 0 or rows.tick - tick >= self.every or live >= GROWTH * size):
             known, vectors = rows.live()
             self._numbers = self._fit(known, vectors.double())
             self._fitted_at = torch.tensor([rows.tick, live])
-        return self._of(ids).float() if self._numbers else torch.zeros(())
+        return self._of(ids).float() if self._numbers else None
 
     def state(self) -> dict[str, Tensor]:
         """What was fitted, and when."""
