@@ -133,21 +133,12 @@ def followed(model: DeepFM, stream: IdStream, key: Mapping[str, Any]) -> tuple[F
         if hour % 24 == 0:
             gauges = model.gauges()
             for space in SPACES:
-                days["bytes"][space].append(int(gauges[space]["bytes"] + counter_bytes(model.tables[space])))
+                days["bytes"][space].append(int(gauges[space]["bytes"]))
                 days["rows"][space].append(int(gauges[space]["size"]))
             so_far = sum(gauges[space].get("unknown", 0) for space in SPACES)
             days["unknown"].append((so_far - unknown) / (len(SPACES) * (stop - stream.hours[hour - 24])))
             unknown = so_far
     return scores, days
-
-
-def counter_bytes(found: nn.Module) -> int:
-    """Of the sightings that admission counts, which a table's own figure leaves out."""
-    admission = found.table._admission if isinstance(found, CollisionlessEmbedding) else None
-    if admission is None:
-        return 0
-    splits = admission._counter._splits  # type: ignore[attr-defined]
-    return sum(split._table.num_bytes + split._counts.nbytes for split in splits)
 
 
 def click_rates(stream: IdStream, weight: float = 5.0) -> Floats:

@@ -40,7 +40,7 @@ def everything_but_logits(model: SASRec, batch: JaggedBatch, generator: torch.Ge
     is_input[ends - 1] = False
     inputs = batch.values[torch.from_numpy(is_input)]
     states = model.encoder(model.item(inputs), tuple(length - 1 for length in batch.lengths), generator)
-    return states.sum() + model.item.weight[1:].sum()
+    return states.sum() + model.get_parameter("item.weight")[1:].sum()
 
 
 def run_steps(data: Path, kind: str, tokens: int, steps: int, threads: int) -> None:

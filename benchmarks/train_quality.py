@@ -39,6 +39,8 @@ from recsys.progress import Progress
 ROOT = Path(__file__).parents[1]
 WANTED = (
     *(f"{data}/{model}" for data in list(SETS)[:3] for model in ("sasrec", "bert4rec")),
+    "ml-1m/sasrec-table",
+    "ml-1m/bert4rec-table",
     "ml-1m/sasrec-3000",
     "amazon-beauty/sasrec-1024",
 )

@@ -26,7 +26,10 @@ from recsys.pipelines.run_config import TrainConfig
 
 Kind = Literal["step", "write", "epoch end"]
 # What a first step would import.
-PRELOADED = ("recsys.pipelines.training", "recsys.models.sasrec", "recsys.models.bert4rec", "torch._dynamo")
+PRELOADED = (
+    *("recsys.pipelines.training", "recsys.models.sasrec", "recsys.models.bert4rec", "torch._dynamo"),
+    *("recsys.kernels.hash_table.numba_index", "recsys.kernels.row_pages.numba_path"),
+)
 ATTEMPTS = 60  # to hit a write, which may be over before the signal arrives
 FIRST_REACH_S = 0.002  # the signal comes at a random moment so soon after the first byte
 

@@ -26,7 +26,8 @@ from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
 from recsys.features.sampling import Sampling, stride_of
 from recsys.models.encoder import Encoder, EncoderConfig, draw_weights, init_weights
-from recsys.models.item_inputs import ItemInputs, ItemInputsConfig
+from recsys.models.item_inputs import ItemInputsConfig
+from recsys.models.item_table import build_item_inputs
 from recsys.models.losses import LossConfig, Objective
 from recsys.models.masking import draw_masks, static_masks
 
@@ -83,7 +84,12 @@ class BERT4RecConfig(EncoderConfig):
 
 
 class BERT4Rec(nn.Module):
-    """NextItemModel with (D+1,) states: score = <state, item vector> + the item's bias."""
+    """NextItemModel with (D+1,) states: score = <state, item vector> + the item's bias.
+
+    Args:
+        config: shape, masking, inputs and loss.
+        num_items: V; 0 with `inputs.embedding: table` is no vocabulary: batches then hold raw 64-bit ids.
+    """
 
     item_rows: ClassVar[tuple[str, ...]] = ("item.weight", "bias")  # tensors with a row for each item
 
@@ -92,12 +98,14 @@ class BERT4Rec(nn.Module):
         self.config, self.max_len, self.train_len = config, config.max_len - 1, config.max_len
         self.sampling = config.sampling
         self.inputs = config.inputs
-        self.item = ItemInputs(config.inputs, num_items, config.d_model)
+        every = config.loss.kind == "ce"
+        self.item = build_item_inputs(config.inputs, num_items, config.d_model, every=every, has_bias=True)
         self.mask = nn.Parameter(torch.empty(config.d_model))
         self.encoder = Encoder(config, max_len=config.max_len, causal=False)
         self.transform = nn.Linear(config.d_model, config.d_model)
         self.norm = nn.LayerNorm(config.d_model, eps=config.norm_eps)
-        self.bias = nn.Parameter(torch.zeros(num_items + 1))
+        # A table's rows hold the biases: one look-up, one step and one end for both.
+        self.bias = nn.Parameter(torch.zeros(num_items + 1)) if config.inputs.table is None else None
         self.token_type = nn.Parameter(torch.empty(config.d_model)) if config.token_type else None
         self.apply(partial(init_weights, kind=config.init))
         for vector in (self.mask, self.token_type, self.item.unknown):
@@ -112,8 +120,7 @@ class BERT4Rec(nn.Module):
         tokens = self.item.tokens(batch.values, batch.event_types, generator)
         x = torch.where(masks.to(device, non_blocking=True)[:, None], self.mask, tokens)  # (T, D)
         states = self._transform(self.encoder.states_at(self._typed(x), batch.lengths, places, generator))
-        targets, vectors = places.to(device, non_blocking=True), self.item.output_vectors()
-        return self.objective(states, targets, vectors[1:], self.bias[1:], batch, generator)
+        return self.objective(states, places.to(device, non_blocking=True), self.item, self.bias, batch, generator)
 
     def num_targets(self, batch: JaggedBatch, generator: torch.Generator) -> int:
         """The masked events."""
@@ -138,9 +145,19 @@ class BERT4Rec(nn.Module):
         return F.pad(self._transform(states), (0, 1), value=1.0)
 
     def item_vectors(self, item_ids: Tensor | None = None) -> Tensor:
-        """(V+1, D+1), or the rows `item_ids`; the last dimension is the item's bias."""
+        """(V+1, D+1), or the rows `item_ids`; the last dimension is the item's bias.
+
+        Without a vocabulary those of the items known so far; see `item_ids`.
+        """
+        vectors = self.item.output_vectors(item_ids)
+        if self.bias is None:
+            return vectors
         bias = self.bias if item_ids is None else self.bias[item_ids]
-        return torch.cat([self.item.output_vectors(item_ids), bias[:, None]], dim=1)
+        return torch.cat([vectors, bias[:, None]], dim=1)
+
+    def item_ids(self) -> Tensor:
+        """(V,) int64 whose vectors rows 1, 2, … of `item_vectors()` are: 1..V, or raw ids without a vocabulary."""
+        return self.item.item_ids()
 
     def read(self, dataset: PreparedDataset) -> None:
         """Take what the inputs and the loss need of the dataset."""

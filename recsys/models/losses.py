@@ -7,6 +7,9 @@
 
     beta = alpha (t (1 - 1/alpha) + 1/alpha) = 1 - t (1 - alpha),   alpha = K / (V - 1)
 
+Without a vocabulary (V = 0) ce is over the items that have a row by now, and the negatives of sampled_softmax and bce
+are other items of the batch.
+
 The formulas and papers stand in `kernels/sampled_loss`, the draws in `negatives`; docs/losses.md says which to take.
 """
 
@@ -21,8 +24,10 @@ from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
 from recsys.kernels.linear_cross_entropy import linear_cross_entropy
 from recsys.kernels.sampled_loss import Kind, sampled_loss
+from recsys.models.item_inputs import ItemInputs
 from recsys.models.negatives import Mixture, TrainingItems, draw_distinct, draw_rows, draw_unseen
 
+_NO_TARGET = -100  # ignored by the kernel; no place of an item is so low
 _KERNEL_KINDS: dict[str, Kind] = {"sampled_softmax": "softmax", "bce": "bce", "gbce": "gbce", "mixed_logq": "logq"}
 
 
@@ -60,6 +65,11 @@ class Objective(nn.Module):
 
     def __init__(self, config: LossConfig, num_items: int) -> None:
         super().__init__()
+        if not num_items and (config.kind in ("gbce", "mixed_logq") or config.shared != "batch"):
+            raise ConfigError(
+                f"model.loss.kind={config.kind}, shared={config.shared} needs to know all items, and there is no "
+                "vocabulary; set model.loss.kind=ce, sampled_softmax or bce, and shared=batch"
+            )
         self.config, self.num_items = config, num_items
         self.register_buffer("log_q", None, persistent=False)
         self._mixture: Mixture | None = None
@@ -82,7 +92,7 @@ class Objective(nn.Module):
         self,
         states: Tensor,
         places: Tensor,
-        item_weight: Tensor,
+        item: ItemInputs,
         bias: Tensor | None,
         batch: JaggedBatch,
         generator: torch.Generator,
@@ -92,8 +102,8 @@ class Objective(nn.Module):
         Args:
             states: (N, D).
             places: (N,) int64, where in `batch.values` each state's target stands.
-            item_weight: (V, D), the vectors of the items 1..V.
-            bias: (V,), or None.
+            item: has the vectors of the items.
+            bias: (V+1,) of the items where it is no part of their rows, or None.
             batch: whose values are the targets.
             generator: CPU generator, for the negatives.
 
@@ -101,25 +111,55 @@ class Objective(nn.Module):
             ValueError: the loss needs the dataset, or the batch's users, and has not got them.
             ConfigError: the catalogue is too small for so many negatives.
         """
-        target = batch.values[places] - 1
+        target = batch.values[places]
         if self.config.kind == "ce":
+            scored = item.scored(target, bias, every=True)
             dtype = torch.bfloat16 if self.config.logits == "bfloat16" else None
-            return linear_cross_entropy(states, item_weight, target, bias=bias, logits_dtype=dtype)
+            if not len(scored.vectors):
+                return states.sum() * 0.0  # without a vocabulary, before any item is admitted
+            return linear_cross_entropy(
+                states,
+                scored.vectors,
+                scored.places,
+                bias=scored.bias,
+                ignore_index=_NO_TARGET if self.num_items else -1,  # without a vocabulary an item may have no row
+                logits_dtype=dtype,
+            )
+        if not self.num_items:
+            return self._over_the_batch(states, target, item, batch, generator)
         self._check_size()
         num_negatives = self.config.num_negatives
         negatives, groups = self._draw(batch, places, generator)
-        kind = _KERNEL_KINDS[self.config.kind]
+        drawn = negatives.to(states.device, non_blocking=True)
+        scored = item.scored(torch.cat([target, drawn.flatten() + 1]), bias, every=False)
+        kind, log_q = _KERNEL_KINDS[self.config.kind], self.log_q
+        if log_q is not None:
+            log_q = (log_q if scored.items is None else log_q[scored.items]).to(states.device)
         return sampled_loss(
             states,
-            item_weight,
-            target,
-            negatives.to(states.device, non_blocking=True),
+            scored.vectors,
+            scored.places[: len(target)],
+            torch.where(drawn < 0, -1, scored.places[len(target) :].view_as(drawn)),
             groups=groups,
             kind=kind,
-            bias=bias,
-            log_q=None if self.log_q is None else self.log_q.to(states.device),
+            bias=scored.bias,
+            log_q=log_q,
             beta=gbce_beta(num_negatives, self.num_items, self.config.gbce_t) if kind == "gbce" else 1.0,
         )
+
+    def _over_the_batch(
+        self, states: Tensor, target: Tensor, item: ItemInputs, batch: JaggedBatch, generator: torch.Generator
+    ) -> Tensor:
+        """Without a vocabulary: negatives are the batch's other items, and a target without a row is left out."""
+        ids = torch.unique(batch.values)
+        chosen = draw_distinct(len(ids), self.config.num_negatives, generator).to(ids.device)
+        scored = item.scored(torch.cat([target, ids[chosen]]), None, every=False)
+        places, negatives = scored.places[: len(target)], scored.places[len(target) :]
+        has_row = places >= 0
+        if not len(scored.vectors):
+            return states.sum() * 0.0
+        kind = _KERNEL_KINDS[self.config.kind]
+        return sampled_loss(states[has_row], scored.vectors, places[has_row], negatives, kind=kind, bias=scored.bias)
 
     def _draw(self, batch: JaggedBatch, places: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Negatives, and which list each row has."""

@@ -7,7 +7,7 @@ Dims: B users (sequences), K candidates, V items, D width, N examples, H hidden 
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recsys.features.batches import JaggedBatch
 from recsys.features.click_batch import ClickBatch
@@ -91,3 +91,36 @@ class ReadsDataset(Protocol):
     def read(self, dataset: PreparedDataset) -> None:
         """Take it. Called once, after construction and before any checkpoint is loaded."""
         ...
+
+
+@runtime_checkable
+class TrainsRows(Protocol):
+    """A module, such as an embedding table, whose rows are no parameters and have an optimizer of their own.
+
+    The training loop finds it among the modules of a model. The gradients of its rows wait for `step`.
+    """
+
+    def step(self, lr: float) -> None:
+        """Apply the gradients since the last step."""
+        ...
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients since the last step."""
+        ...
+
+    def gradient_norm(self) -> Tensor:
+        """Scalar: the length of the gradients since the last step."""
+        ...
+
+    def scale_gradients(self, factor: float) -> None:
+        """Multiply the gradients since the last step."""
+        ...
+
+    def is_finite(self) -> bool:
+        """Whether no number of any row is NaN or infinite."""
+        ...
+
+
+def rows_of(module: nn.Module) -> dict[str, TrainsRows]:
+    """The parts of `module` that train rows of their own, by name."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, TrainsRows)}

@@ -19,7 +19,8 @@ from recsys.features.batches import JaggedBatch
 from recsys.features.dataset import PreparedDataset
 from recsys.features.sampling import Sampling, stride_of
 from recsys.models.encoder import Encoder, EncoderConfig, draw_weights, init_weights
-from recsys.models.item_inputs import ItemInputs, ItemInputsConfig
+from recsys.models.item_inputs import ItemInputsConfig
+from recsys.models.item_table import build_item_inputs
 from recsys.models.losses import LossConfig, Objective
 
 
@@ -45,7 +46,12 @@ class SASRecConfig(EncoderConfig):
 
 
 class SASRec(nn.Module):
-    """NextItemModel with (D,) states: score = <state, item vector>."""
+    """NextItemModel with (D,) states: score = <state, item vector>.
+
+    Args:
+        config: shape, inputs and loss.
+        num_items: V; 0 with `inputs.embedding: table` is no vocabulary: batches then hold raw 64-bit ids.
+    """
 
     item_rows: ClassVar[tuple[str, ...]] = ("item.weight",)  # tensors with a row for each item
 
@@ -53,7 +59,8 @@ class SASRec(nn.Module):
         super().__init__()
         self.config, self.max_len, self.train_len = config, config.max_len, config.max_len + 1
         self.sampling, self.inputs = config.sampling, config.inputs
-        self.item = ItemInputs(config.inputs, num_items, config.d_model)
+        every = config.loss.kind == "ce"
+        self.item = build_item_inputs(config.inputs, num_items, config.d_model, every=every)
         self.encoder = Encoder(config, max_len=config.max_len, causal=True)
         self.apply(partial(init_weights, kind=config.init))
         if self.item.unknown is not None:
@@ -70,7 +77,7 @@ class SASRec(nn.Module):
         event_types = None if batch.event_types is None else batch.event_types[inputs]
         shorter = tuple(np.maximum(lengths - 1, 0).tolist())
         states = self._states(batch.values[inputs], shorter, generator, event_types)
-        return self.objective(states, inputs + 1, self.item.output_vectors()[1:], None, batch, generator)
+        return self.objective(states, inputs + 1, self.item, None, batch, generator)
 
     def num_targets(self, batch: JaggedBatch, generator: torch.Generator) -> int:  # noqa: ARG002  # the protocol's; nothing is drawn
         """Every event but the first of its sequence."""
@@ -85,8 +92,12 @@ class SASRec(nn.Module):
         return self.encoder.last_states(self.item.tokens(batch.values, batch.event_types), batch.lengths)
 
     def item_vectors(self, item_ids: Tensor | None = None) -> Tensor:
-        """(V+1, D), or the rows `item_ids`."""
+        """(V+1, D), or the rows `item_ids`. Without a vocabulary those of the items known so far; see `item_ids`."""
         return self.item.output_vectors(item_ids)
+
+    def item_ids(self) -> Tensor:
+        """(V,) int64 whose vectors rows 1, 2, … of `item_vectors()` are: 1..V, or raw ids without a vocabulary."""
+        return self.item.item_ids()
 
     def read(self, dataset: PreparedDataset) -> None:
         """Take what the inputs and the loss need of the dataset."""

@@ -6,7 +6,7 @@ mean of the bundle's items, with a tenth of their spread as noise: equal rows wo
 dataset gives (frozen vectors, categories of items) is the dataset's. An unknown item the bundle lacks starts fresh.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from recsys.features.dataset import PreparedDataset
 from recsys.models import registry
 from recsys.models.bundle import Bundle
 from recsys.models.item_inputs import ItemInputsConfig, inputs_of
+from recsys.models.item_table import TableItems
 from recsys.models.protocols import NextItemModel
 
 NOISE = 0.1  # of the spread of the bundle's rows
@@ -27,7 +28,7 @@ ARCHITECTURE = (
     *("d_model", "num_layers", "num_heads", "d_ff", "max_len", "block", "norm", "norm_eps", "positions", "activation"),
     *("scale_inputs", "token_type"),
 )
-SWITCHES = ("event_types", "categories", "frozen_vectors")
+SWITCHES = ("event_types", "categories", "frozen_vectors", "embedding")
 OF_DATASET = ("item.categories", "item.vectors", "item.is_trained")
 Integers = npt.NDArray[np.int64]
 
@@ -66,7 +67,8 @@ def warm_start(
         )
     assert isinstance(model, nn.Module)
     assert isinstance(bundle.model, nn.Module)
-    fresh, old = model.state_dict(), bundle.model.state_dict()
+    tables = {f"{name}.rows.": part for name, part in model.named_modules() if isinstance(part, TableItems)}
+    fresh, old = (_without(tables, module.state_dict()) for module in (model, bundle.model))
     _check_nothing_is_lost(fresh, old, where)
     _check_vectors(fresh, old, row_of, where)
     rows_of: dict[str, Integers] = dict.fromkeys(_item_rows(model, name, where), row_of)
@@ -83,7 +85,20 @@ def warm_start(
             tensor.copy_(source)
             continue
         tensor.copy_(_rows(source, rows_of[key], old.get("item.unknown") if key == "item.weight" else None, generator))
+    for name, items in tables.items():
+        theirs = bundle.model.get_submodule(name.removesuffix(".rows."))
+        assert isinstance(theirs, TableItems)
+        vectors, biases = theirs.all_rows().tensor_split([items.d_model], dim=1)
+        rows = _rows(vectors, row_of, old.get("item.unknown"), generator)
+        if items.has_bias:
+            rows = torch.cat([rows, _rows(biases, row_of, None, generator)], dim=1)
+        items.put_rows(rows)
     return shared
+
+
+def _without(tables: Iterable[str], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What belongs to no table: its rows go by id, and its optimizer, clock and queue begin anew."""
+    return {key: tensor for key, tensor in state.items() if not key.startswith(tuple(tables))}
 
 
 def _rows(old: Tensor, row_of: Integers, unknown: Tensor | None, generator: torch.Generator) -> Tensor:

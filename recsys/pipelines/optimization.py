@@ -1,16 +1,17 @@
 """How the weights are found: the optimizer, its schedule, the batches, and how long it goes on."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recsys.errors import ConfigError
 from recsys.features.batches import TrainBatches
 from recsys.features.dataset import PreparedDataset
-from recsys.models.protocols import NextItemModel, SamplesWindows
+from recsys.models.protocols import NextItemModel, SamplesWindows, TrainsRows, rows_of
 from recsys.pipelines.bert_adam import BertAdam
 
 MAX_THREADS = 1_024
@@ -79,6 +80,42 @@ def build_optimizer(module: nn.Module, config: OptimizationConfig) -> torch.opti
     if config.optimizer == "bert_adam":
         return BertAdam(groups, lr=config.lr, betas=(0.9, config.beta2))
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
+
+
+def check_rows(module: nn.Module, config: OptimizationConfig) -> None:
+    """Hold that the rows which a part of the model trains itself can be trained so.
+
+    Raises:
+        ConfigError: a setting knows parameters alone.
+    """
+    if not (parts := rows_of(module)):
+        return
+    name = next(iter(parts))
+    if config.optimizer != "adamw":
+        raise ConfigError(
+            f"train.optimizer={config.optimizer} does not reach the rows of {name}, which have an optimizer of their "
+            "own; set train.optimizer=adamw, or model.inputs.embedding=dense"
+        )
+    if config.ema is not None:
+        raise ConfigError(
+            f"train.ema={config.ema} keeps an average of parameters, and the rows of {name} are none; "
+            "set train.ema=null, or model.inputs.embedding=dense"
+        )
+
+
+def clip_gradients(module: nn.Module, parts: Collection[TrainsRows], max_norm: float) -> None:
+    """Shorten the gradient of parameters and rows together to the length `max_norm`, if it is longer."""
+    parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
+    if not parts:
+        nn.utils.clip_grad_norm_(parameters, max_norm)
+        return
+    of_parameters = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    lengths: list[Tensor] = [of_parameters, *(part.gradient_norm().to(of_parameters.device) for part in parts)]
+    total = torch.stack(lengths).norm()
+    nn.utils.clip_grads_with_norm_(parameters, max_norm, total)
+    factor = min(1.0, max_norm / (float(total) + 1e-6))  # torch's, of the line before
+    for part in parts:
+        part.scale_gradients(factor)
 
 
 def build_batches(

@@ -46,7 +46,7 @@ def model() -> BERT4Rec:
     with torch.no_grad():
         for parameter in model.parameters():  # biases of 0 and weights of .02 would hide what is left out
             parameter.normal_(std=0.5)
-        model.item.weight[0] = 0.0
+        model.get_parameter("item.weight")[0] = 0.0
     return model
 
 
@@ -62,7 +62,7 @@ def encoded(model: BERT4Rec, ids: Tensor, is_real: Tensor, is_masked: Tensor) ->
     B, L = ids.shape
     D, heads = 16, 2
     assert model.token_type is not None
-    x = torch.where(is_masked[..., None], model.mask, model.item.weight[ids])
+    x = torch.where(is_masked[..., None], model.mask, model.get_parameter("item.weight")[ids])
     x = normed(model.encoder.norm, x + model.encoder.position.weight[:L] + model.token_type)
     penalty = (~is_real).double()[:, None, None, :] * -10_000.0  # (B, 1, 1, L), of keys
     for part in model.encoder.blocks:
@@ -82,7 +82,7 @@ def encoded(model: BERT4Rec, ids: Tensor, is_real: Tensor, is_masked: Tensor) ->
 def head(model: BERT4Rec, states: Tensor) -> Tensor:
     """(n, V) logits of states (n, D), column j is item j + 1."""
     z = normed(model.norm, exact_gelu(states @ model.transform.weight.T + model.transform.bias))
-    return z @ model.item.weight[1:].T + model.bias[1:]
+    return z @ model.get_parameter("item.weight")[1:].T + model.get_parameter("bias")[1:]
 
 
 def normed(norm: Any, x: Tensor) -> Tensor:

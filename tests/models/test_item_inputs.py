@@ -8,7 +8,7 @@ from torch import nn
 from recsys.errors import ConfigError
 from recsys.features.batches import JaggedBatch
 from recsys.models import registry
-from recsys.models.item_inputs import ItemInputs, ItemInputsConfig, inputs_of
+from recsys.models.item_inputs import DenseItems, ItemInputsConfig, inputs_of
 from recsys.models.protocols import NextItemModel, ReadsDataset
 from tests.worlds import described_world
 
@@ -40,10 +40,10 @@ def built(name: str, **inputs: Any) -> NextItemModel:
     return model
 
 
-def inputs(**settings: Any) -> ItemInputs:
+def inputs(**settings: Any) -> DenseItems:
     torch.manual_seed(0)
     config = ItemInputsConfig(**{**settings, "event_type_names": tuple(settings.get("event_type_names", ()))})
-    return ItemInputs(config, V, D)
+    return DenseItems(config, V, D)
 
 
 def batch_of(event_types: list[list[int]] | None = None) -> JaggedBatch:

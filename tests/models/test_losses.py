@@ -18,6 +18,7 @@ from recsys.kernels.linear_cross_entropy import linear_cross_entropy
 from recsys.kernels.sampled_loss import sampled_loss
 from recsys.models import registry
 from recsys.models.bundle import load_bundle
+from recsys.models.item_inputs import DenseItems, ItemInputsConfig
 from recsys.models.losses import LossConfig, Objective, gbce_beta
 from recsys.models.protocols import NextItemModel, ReadsDataset
 from recsys.models.sasrec import SASRec, SASRecConfig
@@ -124,7 +125,7 @@ def test_the_default_is_the_full_cross_entropy_to_the_bit(circle: PreparedDatase
     sequence = [3, 4, 5, 9]
     batch = JaggedBatch.from_sequences([sequence])
     states = model.encoder(model.item(batch.values[:-1]), (3,))
-    wanted = linear_cross_entropy(states, model.item.weight[1:], batch.values[1:] - 1)
+    wanted = linear_cross_entropy(states, model.get_parameter("item.weight")[1:], batch.values[1:] - 1)
     assert torch.equal(model.loss(batch, torch.Generator()), wanted)
 
 
@@ -134,19 +135,26 @@ def objective(dataset: PreparedDataset, **settings: Any) -> Objective:
     return made
 
 
+def items_of(vectors: torch.Tensor) -> DenseItems:
+    """Items 1..V with these vectors (V, D)."""
+    made = DenseItems(ItemInputsConfig(), *vectors.shape)
+    made.weight.data[1:] = vectors
+    return made
+
+
 def test_a_sequence_meets_no_item_its_user_trained_on_and_every_other_one(circle: PreparedDataset) -> None:
     """Items of the validation and test part are negatives as well: leaving them out would tell the answer."""
     made = objective(circle, kind="bce", shared="sequence", num_negatives=19)
-    weight = torch.zeros(circle.num_items, 1, requires_grad=True)
+    items = items_of(torch.zeros(circle.num_items, 1))
     slices = circle.train_slices()
     row = int(np.argmin(slices.lengths))
-    items = slices.gather(row)[0].tolist()
-    batch = JaggedBatch.from_sequences([items[-2:]], users=[int(slices.user[row])])
-    loss = made(torch.ones(1, 1), torch.tensor([1]), weight, None, batch, torch.Generator())
-    (grad,) = torch.autograd.grad(loss, weight)
-    met = set((grad.squeeze(1) > 0).nonzero().squeeze(1).add(1).tolist())
-    assert met == set(range(1, circle.num_items + 1)) - set(items)
-    assert grad[items[-1] - 1] < 0
+    seen = slices.gather(row)[0].tolist()
+    batch = JaggedBatch.from_sequences([seen[-2:]], users=[int(slices.user[row])])
+    loss = made(torch.ones(1, 1), torch.tensor([1]), items, None, batch, torch.Generator())
+    (grad,) = torch.autograd.grad(loss, items.weight)
+    met = set((grad.squeeze(1) > 0).nonzero().squeeze(1).tolist())
+    assert met == set(range(1, circle.num_items + 1)) - set(seen)
+    assert grad[seen[-1]] < 0
 
 
 def test_each_row_meets_the_list_of_its_own_sequence(circle: PreparedDataset) -> None:
@@ -158,10 +166,10 @@ def test_each_row_meets_the_list_of_its_own_sequence(circle: PreparedDataset) ->
     batch = JaggedBatch.from_sequences(histories, users=slices.user[rows].tolist())
     sequence = np.repeat(np.arange(3), slices.lengths[rows])
     for place in range(len(batch.values)):
-        weight = torch.zeros(circle.num_items, 1, requires_grad=True)
-        loss = made(torch.ones(1, 1), torch.tensor([place]), weight, None, batch, torch.Generator())
-        (grad,) = torch.autograd.grad(loss, weight)
-        met = set((grad.squeeze(1) > 0).nonzero().squeeze(1).add(1).tolist())
+        items = items_of(torch.zeros(circle.num_items, 1))
+        loss = made(torch.ones(1, 1), torch.tensor([place]), items, None, batch, torch.Generator())
+        (grad,) = torch.autograd.grad(loss, items.weight)
+        met = set((grad.squeeze(1) > 0).nonzero().squeeze(1).tolist())
         assert met == set(range(1, circle.num_items + 1)) - set(histories[sequence[place]])
 
 
@@ -170,7 +178,9 @@ def test_the_objective_is_the_kernel_on_its_draws(circle: PreparedDataset) -> No
     states, weight, bias = torch.randn(3, 4), torch.randn(20, 4), torch.randn(20)
     batch = JaggedBatch.from_sequences([[1, 2], [5, 6, 7]])
     places = torch.tensor([1, 3, 4])
-    found = made(states, places, weight, bias, batch, torch.Generator().manual_seed(3))
+    found = made(
+        states, places, items_of(weight), torch.cat([torch.zeros(1), bias]), batch, torch.Generator().manual_seed(3)
+    )
     drawn = torch.randperm(20, generator=torch.Generator().manual_seed(3))[:5]
     beta = 1 - 0.5 * (1 - 5 / 19)
     wanted = sampled_loss(states, weight, torch.tensor([1, 5, 6]), drawn, kind="gbce", bias=bias, beta=beta)
@@ -245,7 +255,7 @@ def test_a_catalogue_smaller_than_the_negatives_is_refused(circle: PreparedDatas
     with pytest.raises(ConfigError, match=message):
         made.read(circle)
     with pytest.raises(ConfigError, match=message):
-        made(torch.ones(1, 1), torch.tensor([1]), torch.ones(20, 1), None, _pair(), torch.Generator())
+        made(torch.ones(1, 1), torch.tensor([1]), items_of(torch.ones(20, 1)), None, _pair(), torch.Generator())
 
 
 def test_the_page_names_every_setting_and_every_choice() -> None:

@@ -104,6 +104,29 @@ def test_known_rows_are_the_bundles_and_new_ones_lie_near_their_mean(
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("id_dropout", [0.0, 0.1])
+def test_rows_of_a_table_go_by_raw_id_and_new_ones_begin_as_those_of_a_matrix(
+    days: tuple[PreparedDataset, PreparedDataset], tmp_path: Path, name: str, id_dropout: float
+) -> None:
+    before, grown = days
+    inputs = {"embedding": "table", "id_dropout": id_dropout}
+    bundle = load_bundle(train(config_of(before, name, 2, inputs=inputs), tmp_path / "run").bundle)
+    torch.manual_seed(9)
+    config = registry.fitted_config(name, {**SMALL, "inputs": inputs}, grown)
+    fresh: Any = registry.build(name, config, grown.num_items)
+    fresh.read(grown)
+    assert warm_start(fresh, bundle, name, config, grown) == 20
+    old, found = bundle.model.item_vectors(), fresh.eval().item_vectors()
+    raw = [str(item) for item in before.items.decode(range(1, 21))]
+    assert torch.equal(found[grown.items.encode(raw)], old[before.items.encode(raw)])
+    new, start = found[21:], old[1:].mean(0)
+    if id_dropout:
+        start[:16] = fresh.item.unknown
+    assert not torch.equal(new[0], new[1])
+    assert (new - start).abs().max() < 0.5 * old[1:].std(0).max()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_warm_run_is_better_than_a_cold_one_after_as_few_steps_and_trains_new_rows(
     days: tuple[PreparedDataset, PreparedDataset], bundles: dict[str, Path], tmp_path: Path, name: str
 ) -> None:

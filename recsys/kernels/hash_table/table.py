@@ -15,6 +15,7 @@ once). Here a bucket is a cache line with a count of the ids that went past it, 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,6 +77,17 @@ class HashTable:
         self._free = _Stack(torch.empty(0, dtype=torch.int64, device=self.device))
         self._next_row = 0
         self._open: Claim | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: the index holds addresses."""
+        kept = {"max_rows": self.max_rows, "num_refused": self.num_refused, "device": self.device}
+        return kept | {"exported": self.export()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        ids, rows, free = state["exported"]
+        self.__init__(max_rows=state["max_rows"], expected=len(ids), device=state["device"])  # type: ignore[misc]
+        self.num_refused = state["num_refused"]
+        self.import_(ids, rows, free)
 
     def __len__(self) -> int:
         """How many ids there are."""

@@ -1,7 +1,7 @@
 """One number, or a vector of them, for every row, in pages of equal size."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,14 @@ class Column:
         self.pages: list[Tensor] = []  # each (page_rows, width)
         self.addresses = np.empty(0, dtype=np.int64)  # of the pages
         self._words: Pages | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: a copy's pages lie elsewhere."""
+        return vars(self) | {"addresses": None, "_words": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.read_addresses()
 
     @property
     def num_bytes(self) -> int:

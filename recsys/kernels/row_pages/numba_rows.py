@@ -181,7 +181,10 @@ def update(
         row = rows[order[first]]
         vector = carray(pointer(address_of(row, pages, log_page, 4 * width)), (width,), np.float32)
         state = carray(pointer(address_of(row, states, log_page, 4 * state_width)), (state_width,), np.float32)
-        carray(pointer(address_of(row, ticks, log_page, 4)), (1,), np.int32)[0] = tick
+        touched = carray(pointer(address_of(row, ticks, log_page, 4)), (1,), np.int32)
+        if touched[0] < 0:
+            continue
+        touched[0] = tick
         if counts.size > 0:
             carray(pointer(address_of(row, counts, log_page, 4)), (1,), np.int32)[0] += 1
         if kept != 1:

@@ -106,7 +106,7 @@ class RowPages:
         return self.vectors.gather(rows)
 
     def update(self, rows: Tensor, gradients: Tensor, lr: float, tick: int) -> None:
-        """One step of the optimizer, and the tick, for every row that is not below 0.
+        """One step of the optimizer, and the tick, for every row that is neither below 0 nor free.
 
         Args:
             rows: (N,) int64, any number of times each; its gradients are summed in the order of the call.
@@ -118,6 +118,7 @@ class RowPages:
         if is_by_triton(self.device) and self.width <= MAX_TRITON_WIDTH and self.num_rows:
             from recsys.kernels.row_pages import triton_path
 
+            rows = torch.where(self.ticks.gather(rows).squeeze(1) < 0, -1, rows)
             of_rows = self.vectors.words, self.states.words, self.ticks.words
             triton_path.update(rows, gradients, *of_rows, self.optimizer, lr, tick)
             if self.counts is not None:

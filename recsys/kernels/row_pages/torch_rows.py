@@ -39,7 +39,7 @@ def put(rows: Tensor, column: "Column", values: Tensor) -> None:
 
 def update(pages: "RowPages", rows: Tensor, gradients: Tensor, lr: float, tick: int) -> None:
     """One step of the optimizer for every row, by the sum of its gradients in the order of the call."""
-    kept = rows >= 0
+    kept = (rows >= 0) & (pages.ticks.gather(rows).squeeze(1) >= 0)
     unique, inverse = torch.unique(rows[kept], return_inverse=True)
     sums = torch.zeros(len(unique), gradients.shape[1], device=rows.device).index_add_(0, inverse, gradients[kept])
     vectors, states, _ = pages.read(unique)

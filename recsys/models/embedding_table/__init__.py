@@ -5,15 +5,19 @@ from recsys.models.embedding_table.admission import AdmissionConfig
 from recsys.models.embedding_table.config import TableConfig
 from recsys.models.embedding_table.ids import FeatureIds, IdCheck, string_ids
 from recsys.models.embedding_table.module import CollisionlessEmbedding
+from recsys.models.embedding_table.prior import CategoryPrior, Prior, TextPrior
 from recsys.models.embedding_table.table import EmbeddingTable
 
 __all__ = [
     "AdmissionConfig",
+    "CategoryPrior",
     "CollisionlessEmbedding",
     "EmbeddingTable",
     "FeatureIds",
     "IdCheck",
+    "Prior",
     "RowOptimizer",
     "TableConfig",
+    "TextPrior",
     "string_ids",
 ]

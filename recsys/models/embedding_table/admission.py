@@ -53,6 +53,10 @@ class Admission(Protocol):
     def admit(self, ids: Tensor, counts: Tensor) -> Tensor:
         """(M,) bool of the new ids (M,) int64, each once, seen `counts` (M,) times in this call."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of what it remembers."""
+
     def state(self) -> dict[str, Tensor]:
         """What must be kept for exactly the same answers later."""
 
@@ -93,6 +97,11 @@ class SlidingCounter:
         self._splits[-1].put(ids, totals)
         return totals
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of ids and counts."""
+        return sum(split.num_bytes for split in self._splits)
+
     def state(self) -> dict[str, Tensor]:
         """Ids and counts of all splits, and where each begins."""
         parts = [split.export() for split in self._splits]
@@ -114,29 +123,33 @@ class SlidingCounter:
 class _Split:
     def __init__(self) -> None:
         self._table = HashTable()
-        self._counts = torch.zeros(16, dtype=torch.int64)
-        self._exported: tuple[Tensor, Tensor] | None = (
-            None  # all but the newest split are asked again, and never change
-        )
+        self._counts = torch.zeros(16, dtype=torch.int32)
+        self._exported: tuple[Tensor, Tensor] | None = None  # the older splits never change
 
     def __len__(self) -> int:
         return len(self._table)
 
+    @property
+    def num_bytes(self) -> int:
+        exported = 0 if self._exported is None else sum(part.nbytes for part in self._exported)
+        return self._table.num_bytes + self._counts.nbytes + exported
+
     def counts_of(self, ids: Tensor) -> Tensor:
         rows = self._table.find(ids)
-        return torch.where(rows < 0, 0, self._counts[rows])
+        return torch.where(rows < 0, 0, self._counts[rows]).long()
 
     def put(self, ids: Tensor, counts: Tensor) -> None:
         self._exported = None
         rows = self._table.find_or_insert(ids).rows
         if len(self._table) > len(self._counts):
-            self._counts = torch.cat([self._counts, self._counts.new_zeros(2 * len(self._table))])
-        self._counts[rows] = counts
+            more = len(self._table) + len(self._table) // 4 - len(self._counts)
+            self._counts = torch.cat([self._counts, self._counts.new_zeros(more)])
+        self._counts[rows] = counts.int()
 
     def export(self) -> tuple[Tensor, Tensor]:
         if self._exported is None:
             ids, rows, _ = self._table.export()
-            self._exported = ids, self._counts[rows]
+            self._exported = ids, self._counts[rows].long()
         return self._exported
 
 
@@ -148,7 +161,12 @@ class ThresholdAdmission:
 
     def admit(self, ids: Tensor, counts: Tensor) -> Tensor:
         """(M,) bool of the new ids (M,) int64, each once, seen `counts` (M,) times in this call."""
-        return self._counter.add(ids, counts) >= self._threshold
+        return (self._counter.add(ids.cpu(), counts.cpu()) >= self._threshold).to(ids.device)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of ids and counts."""
+        return self._counter.num_bytes
 
     def state(self) -> dict[str, Tensor]:
         """The counts."""
@@ -170,6 +188,11 @@ class ChanceAdmission:
         """(M,) bool of the new ids (M,) int64, each once, seen `counts` (M,) times in this call."""
         drawn = torch.rand(len(ids), generator=self._generator, dtype=torch.float64)
         return drawn.to(ids.device) >= self._missed ** counts.double()
+
+    @property
+    def num_bytes(self) -> int:
+        """None to speak of."""
+        return 0
 
     def state(self) -> dict[str, Tensor]:
         """The state of the random numbers."""

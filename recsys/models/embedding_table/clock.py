@@ -5,6 +5,7 @@ as much as the seconds that a table has trained, not as its rows.
 """
 
 import time
+from array import array
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,8 +24,8 @@ class Clock:
     def __init__(self) -> None:
         self.tick = 0
         self._given: float | None = None
-        self._starts: list[int] = []  # ticks at which a new second began
-        self._seconds: list[int] = []
+        self._starts = array("q")  # ticks at which a new second began
+        self._seconds = array("q")
 
     @property
     def now_s(self) -> float:
@@ -72,7 +73,7 @@ class Clock:
     def renumber(self, kept: Tensor) -> None:
         """Let ticks `kept` (K,) int64, ascending, each once and over, be numbers 0 to K - 1; the running one is K."""
         seconds = self.seconds_of(kept).tolist()
-        self._starts, self._seconds, self.tick = [], [], len(kept)
+        self._starts, self._seconds, self.tick = array("q"), array("q"), len(kept)
         for number, second in enumerate(seconds):
             if not self._seconds or second > self._seconds[-1]:
                 self._starts.append(number)
@@ -90,5 +91,5 @@ class Clock:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
         self._given = float(state["now"][0]) if len(state["now"]) else None
-        self.tick, self._starts = int(state["tick"][0]), state["starts"].tolist()
-        self._seconds = state["seconds"].tolist()
+        self.tick, self._starts = int(state["tick"][0]), array("q", state["starts"].tolist())
+        self._seconds = array("q", state["seconds"].tolist())

@@ -77,6 +77,11 @@ class EvictionQueue:
             count -= len(taken[-1])
         return torch.cat(taken)
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the queue."""
+        return self._rows.nbytes + self._ticks.nbytes
+
     def state(self) -> dict[str, Tensor]:
         """The queue."""
         return {"rows": self._rows.clone(), "ticks": self._ticks.clone()}

@@ -41,7 +41,9 @@ class CollisionlessEmbedding(nn.Module):
         self.unknown = nn.Parameter(learned) if config.unknown == "learned" else None
         self._anchor = torch.zeros(0, requires_grad=True)  # autograd calls nobody back who has no input to learn
         self.generator = torch.Generator().manual_seed(config.seed)  # of the id dropout
-        self._waiting: list[tuple[Tensor, Tensor]] = []  # rows and their gradients
+        self._waiting: list[tuple[Tensor, Tensor, int]] = []  # rows, gradients, and how many of _freed came before
+        self._freed: list[Tensor] = []  # rows that were erased, or expired, since the last step
+        self.table.on_freed = self._note_freed
 
     @property
     def width(self) -> int:
@@ -50,12 +52,15 @@ class CollisionlessEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """(…, width) vectors of ids (…) int64; an id without a row reads the unknown vector."""
-        flat = ids.reshape(-1)
-        rows = self.table.look_up(flat) if self.training else self.table.find(flat)
+        rows = self.rows_of(ids.reshape(-1))
         if self.training and self.config.id_dropout:
             drawn = torch.rand(len(rows), generator=self.generator).to(rows.device)
             rows = torch.where(drawn < self.config.id_dropout, -1, rows)
         return self.of_rows(rows).view(*ids.shape, self.width)
+
+    def rows_of(self, ids: Tensor) -> Tensor:
+        """(N,) int64 rows of ids (N,) int64, in training those of new ids too; -1 for an id without a row."""
+        return self.table.look_up(ids) if self.training else self.table.find(ids)
 
     def of_rows(self, rows: Tensor) -> Tensor:
         """(N, width) vectors of rows (N,) int64 of the table; -1 reads the unknown vector."""
@@ -67,27 +72,31 @@ class CollisionlessEmbedding(nn.Module):
     def step(self, lr: float) -> None:
         """Apply the gradients of all look-ups since the last step, and begin the next one."""
         if self._waiting:
-            rows, gradients = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
-            self.table.update(rows, gradients, lr)
-            self._waiting.clear()
+            self.table.update(*self._gradients(), lr)
+        self.drop_gradients()
         self.table.advance()
 
     def drop_gradients(self) -> None:
         """Forget the gradients since the last step, as `zero_grad` does for parameters."""
         self._waiting.clear()
+        self._freed.clear()
 
     def gradient_norm(self) -> Tensor:
         """Scalar: the length of all gradients since the last step, those of a row summed."""
         if not self._waiting:
             return torch.zeros(())
-        rows, gradients = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        rows, gradients = self._gradients()
         unique, inverse = torch.unique(rows, return_inverse=True)
         sums = gradients.new_zeros(len(unique), self.width).index_add_(0, inverse, gradients)
         return sums[unique >= 0].norm()
 
     def scale_gradients(self, factor: float) -> None:
         """Multiply the gradients since the last step."""
-        self._waiting = [(rows, gradients * factor) for rows, gradients in self._waiting]
+        self._waiting = [(rows, gradients * factor, freed) for rows, gradients, freed in self._waiting]
+
+    def is_finite(self) -> bool:
+        """Whether no number of any row is NaN or infinite."""
+        return all(bool(torch.isfinite(page).all()) for page in self.table.pages.vectors.pages)
 
     def clock(self, seconds: float) -> None:
         """Say what time it is, for last touch and time to live; without it the machine's clock is read.
@@ -108,6 +117,17 @@ class CollisionlessEmbedding(nn.Module):
     def gauges(self) -> dict[str, float]:
         """Numbers for a dashboard: size, bytes, load, probe lengths, and all counts so far."""
         return self.table.gauges()
+
+    def _gradients(self) -> tuple[Tensor, Tensor]:
+        """(N,) rows and (N, width) gradients; -1 where the row was erased, or expired, since its look-up."""
+        rows = []
+        for of_call, _, seen in self._waiting:
+            freed = self._freed[seen:]
+            rows.append(torch.where(torch.isin(of_call, torch.cat(freed)), -1, of_call) if freed else of_call)
+        return torch.cat(rows), torch.cat([gradients for _, gradients, _ in self._waiting])
+
+    def _note_freed(self, rows: Tensor) -> None:
+        self._freed.append(rows[rows >= 0])
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -138,7 +158,7 @@ class CollisionlessEmbedding(nn.Module):
             error_msgs.append(f"{start}: {error}")
             return
         self.generator.set_state(state["generator"].cpu())
-        self._waiting.clear()
+        self.drop_gradients()
 
     def extra_repr(self) -> str:
         """Shape and policies."""
@@ -151,11 +171,10 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, _anchor: Tensor, module: CollisionlessEmbedding, rows: Tensor) -> Tensor:
-        ctx.module = module
-        ctx.rows = rows
+        ctx.module, ctx.rows, ctx.seen = module, rows, len(module._freed)
         return module.table.pages.gather(rows)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
-        ctx.module._waiting.append((ctx.rows, gradients[0]))
+        ctx.module._waiting.append((ctx.rows, gradients[0], ctx.seen))
         return None, None, None

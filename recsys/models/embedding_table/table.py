@@ -14,10 +14,12 @@ Differs: look-up in training gives the row at once, where Monolith's gives zeros
 counts are exact; expiry is in seconds; what is deleted is told to those who follow.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +31,7 @@ from recsys.models.embedding_table.clock import MOST_TICKS, Clock
 from recsys.models.embedding_table.config import TableConfig
 from recsys.models.embedding_table.eviction import EvictionQueue
 from recsys.models.embedding_table.ids import feature_numbers
+from recsys.models.embedding_table.prior import Prior
 
 if TYPE_CHECKING:
     from recsys.models.embedding_table.cold_rows import ColdRows
@@ -84,16 +87,21 @@ class EmbeddingTable:
         self, config: TableConfig, *, page_rows: int | None = None, device: torch.device | str = "cpu"
     ) -> None:
         self.config, self.device = config, torch.device(device)
+        self.seed = config.seed  # of new rows; that of a state from where one was loaded
         self.index = HashTable(max_rows=config.capacity, expected=config.expected, device=device)
         if page_rows is None and config.capacity is not None:
             page_rows = min(default_page_rows(config.width), 1 << (config.capacity - 1).bit_length())
         self._cold = _new_cold_rows(config, page_rows, self.device)
         self.pages = _new_pages(config, page_rows, self.device) if self._cold is None else self._cold
         self.clock = Clock()
+        self.prior: Prior | None = None  # where new rows start
         self.counts = Counts()
         self._admission = build_admission(config.admission, config.seed)
         self._eviction = self._new_eviction()
-        self._barren_second = -1  # in which no row was past its time to live
+        self._barren: list[int] | None = (
+            None  # the seconds up to which rows were too old when no more of them were left
+        )
+        self.on_freed: Callable[[Tensor], None] | None = None  # told the rows that were erased, or expired
         self.times_renumbered = 0  # ticks that were read before are no longer those of the same steps
         self._followed_from: int | None = None  # the tick since which deleted ids are remembered
         self._deleted: list[tuple[int, Tensor]] = []  # tick, and ids that lost their row
@@ -109,8 +117,9 @@ class EmbeddingTable:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of index and rows."""
-        return self.index.num_bytes + self.pages.num_bytes
+        """Memory of index and rows, of the sightings that admission counts, and of the rows that are to go next."""
+        beside = [part.num_bytes for part in (self._admission, self._eviction) if part is not None]
+        return self.index.num_bytes + self.pages.num_bytes + sum(beside)
 
     def find(self, ids: Tensor) -> Tensor:
         """(N,) int64 rows of ids (N,) int64, -1 for unknown ones, which are counted."""
@@ -129,12 +138,26 @@ class EmbeddingTable:
         new = inserted.new
         if len(new):
             self.pages.grow(self.num_rows)
-            self.pages.begin(inserted.rows[new], ids[new], self.config.seed, self.config.init_std, self.clock.tick)
+            self._begin(inserted.rows[new], ids[new])
             self.counts.inserted += len(new)
         return inserted.rows
 
+    def live(self) -> tuple[Tensor, Tensor]:
+        """(M,) int64 ids and (M, width) float32 vectors of the rows that are not free, by row."""
+        rows = self.live_rows()
+        return self.ids_of(rows), self.pages.gather(rows)
+
+    @property
+    def tick(self) -> int:
+        """The running step."""
+        return self.clock.tick
+
     def update(self, rows: Tensor, gradients: Tensor, lr: float) -> None:
-        """One step of the optimizer for rows (N,) int64, -1 none, by their gradients (N, width); they are touched."""
+        """One step of the optimizer for rows (N,) int64 by their gradients (N, width); they are touched.
+
+        Rows below 0 and free ones are left out. A row that was freed and given again since its look-up is another id's:
+        `on_freed` tells of it.
+        """
         self.pages.update(rows, gradients, lr, self.clock.tick)
 
     def advance(self) -> None:
@@ -147,6 +170,7 @@ class EmbeddingTable:
     def erase(self, ids: Tensor) -> Tensor:
         """(N,) int64 rows that ids (N,) int64 had and that hold nothing from here on; -1 for unknown ids."""
         rows = self._erased(ids)
+        self._tell_freed(rows[rows >= 0])
         self.counts.erased += int((rows >= 0).sum())
         return rows
 
@@ -161,7 +185,7 @@ class EmbeddingTable:
             live = ticks >= 0
             old = rows[live][self._is_expired(rows[live], ticks[live])]
             if len(old):
-                self._erased(self.ids_of(old))
+                self._tell_freed(self._erased(self.ids_of(old)))
                 total += len(old)
         self.counts.expired += total
         return total
@@ -232,11 +256,13 @@ class EmbeddingTable:
         return state | self.state_beside_rows()
 
     def state_beside_rows(self) -> dict[str, Tensor]:
-        """What of `state` is no row's: free rows, clock, admission, eviction, counts, deleted ids; (N,) each."""
+        """What of `state` is no row's: free rows, clock, admission, eviction, prior, counts, deleted ids; (N,) each."""
         state = {"free": self.index.free_rows}
-        for part, of_part in (("clock", self.clock), ("admission", self._admission), ("eviction", self._eviction)):
+        parts = {"clock": self.clock, "admission": self._admission, "eviction": self._eviction, "prior": self.prior}
+        for part, of_part in parts.items():
             if of_part is not None:
                 state |= {f"{part}.{name}": value for name, value in of_part.state().items()}
+        state["seed"] = torch.from_numpy(np.array([self.seed], dtype=np.uint64).view(np.int64))
         state["counts_so_far"] = torch.tensor(list(vars(self.counts).values()))
         followed_from = -1 if self._followed_from is None else self._followed_from
         state["deleted.since"] = torch.tensor([followed_from])
@@ -314,12 +340,16 @@ class EmbeddingTable:
         return columns | {"ids": ids}
 
     def _load_rest(self, state: Mapping[str, Tensor]) -> None:
+        self._barren = None
         self.clock.load_state(_part(state, "clock"))
         if self._admission is not None and (kept := _part(state, "admission")):
             self._admission.load_state(kept)
+        if self.prior is not None and (kept := _part(state, "prior")):
+            self.prior.load_state(kept)
         self._eviction = self._new_eviction()
         if self._eviction is not None and (kept := _part(state, "eviction")):
             self._eviction.load_state(kept)
+        self.seed = int(state["seed"].cpu().numpy().view(np.uint64)[0])
         self.counts = Counts(*state["counts_so_far"].tolist())
         followed_from = int(state["deleted.since"][0])
         self._followed_from = None if followed_from < 0 else followed_from
@@ -347,19 +377,26 @@ class EmbeddingTable:
         self.counts.refused += self.index.num_refused - refused
         return inserted
 
+    def _begin(self, rows: Tensor, ids: Tensor) -> None:
+        """Make rows (N,) those of new ids (N,): noise, and where they start."""
+        starts = None if self.prior is None else self.prior.starts(ids, self)
+        self.pages.begin(rows, ids, self.seed, self.config.init_std, self.clock.tick)
+        if starts is not None:
+            self.pages.vectors.put(rows, self.pages.gather(rows) + starts)
+
     def _make_room(self, missing: int) -> None:
         """Free so many rows, or as many as may go."""
         if missing <= 0 or self._eviction is None:
             return
-        second = int(self.clock.now_s)
-        if self.config.eviction == "ttl" and second == self._barren_second:
+        oldest = self._oldest_kept() if self.config.eviction == "ttl" else None
+        if oldest is not None and oldest == self._barren:
             return
         rows = self._eviction.take(missing, self.clock.tick).to(self.device)
         if len(rows):
             self._erased(self.ids_of(rows))
             self.counts.evicted += len(rows)
         if len(rows) < missing:
-            self._barren_second = second
+            self._barren = oldest
 
     def _erased(self, ids: Tensor) -> Tensor:
         rows = self.index.erase(ids)
@@ -369,6 +406,18 @@ class EmbeddingTable:
             if self._followed_from is not None:
                 self._deleted.append((self.clock.tick, ids[is_gone].clone()))
         return rows
+
+    def _tell_freed(self, rows: Tensor) -> None:
+        if self.on_freed is not None and len(rows):
+            self.on_freed(rows)
+
+    def _rows_given(self) -> int:
+        return self.num_rows
+
+    def _oldest_kept(self) -> list[int]:
+        """The seconds up to which rows are too old, for each time to live; a row is touched in a whole second."""
+        ttls = [self.config.ttl_s, *self.config.feature_ttl_s.values()]
+        return [math.floor(self.clock.now_s - ttl_s) for ttl_s in ttls if ttl_s is not None]
 
     def _is_expired(self, rows: Tensor, ticks: Tensor) -> Tensor:
         """(M,) bool of rows (M,) and their ticks (M,)."""
@@ -391,7 +440,7 @@ class EmbeddingTable:
             return None
         return EvictionQueue(
             self.pages,
-            lambda: self.num_rows,
+            self._rows_given,
             config.capacity,
             by_count=config.eviction == "lfu",
             is_evictable=self._is_expired if config.eviction == "ttl" else None,

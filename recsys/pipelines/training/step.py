@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from recsys.errors import TrainingDiverged
 from recsys.features.batches import JaggedBatch
-from recsys.models.protocols import CountsTargets, NextItemModel
-from recsys.pipelines.optimization import build_optimizer, learning_rate_factor
+from recsys.models.protocols import CountsTargets, NextItemModel, rows_of
+from recsys.pipelines.optimization import build_optimizer, check_rows, clip_gradients, learning_rate_factor
 from recsys.pipelines.run_config import TrainConfig
 from recsys.pipelines.training.average import WeightAverage
 from recsys.pipelines.training.state import RunState
@@ -27,12 +27,16 @@ class Stepper:
         module: the same, as an nn.Module, on the device that trains.
         config: of the run.
         num_steps: of the whole run, for the schedule.
+
+    Raises:
+        ConfigError: the model trains rows of its own, and a setting does not reach them.
     """
 
     def __init__(self, model: NextItemModel, module: nn.Module, config: TrainConfig, num_steps: int) -> None:
         self.model, self.module, self.config, self.num_steps = model, module, config, num_steps
         self.device = next(parameter.device for parameter in module.parameters())
-        self.optimizer = build_optimizer(module, config.train)
+        check_rows(module, config.train)
+        self.optimizer, self.rows = build_optimizer(module, config.train), rows_of(module)
         self.average = None if config.train.ema is None else WeightAverage(module, config.train.ema)
         self.rate = 0.0  # of the last step
 
@@ -55,13 +59,17 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
         self.optimizer.zero_grad(set_to_none=True)
+        for part in self.rows.values():
+            part.drop_gradients()
         loss = self._backward(batches, state.epoch, first)
         if config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.module.parameters(), config.clip_norm)
+            clip_gradients(self.module, self.rows.values(), config.clip_norm)
         state.step, state.step_in_epoch = state.step + 1, state.step_in_epoch + 1
         if self.device.type == "cpu":
             self.finite(loss, state)
         self.optimizer.step()
+        for part in self.rows.values():
+            part.step(self.rate)
         if self.average is not None:
             self.average.update(state.step)
         return loss
@@ -85,11 +93,14 @@ class Stepper:
         """Hold that no weight is NaN or infinite, so that every checkpoint is one to go on from.
 
         Raises:
-            TrainingDiverged: a parameter is not finite, though the loss before it was; it is named.
+            TrainingDiverged: a parameter or a row is not finite, though the loss before it was; it is named.
         """
         for name, parameter in self.module.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
                 raise self._diverged(f"{name} is not finite", state)
+        for name, part in self.rows.items():
+            if not part.is_finite():
+                raise self._diverged(f"a row of {name} is not finite", state)
 
     def _backward(self, batches: Sequence[JaggedBatch], epoch: int, first: int) -> Tensor:
         """Leaves the gradient of the batches, of which `first` is the number in the epoch; returns their mean loss."""

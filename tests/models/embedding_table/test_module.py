@@ -1,5 +1,8 @@
 """The module: gradients, steps, unknown ids, checkpoints."""
 
+import copy
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +144,57 @@ def test_a_checkpoint_that_does_not_fit_is_refused_whole() -> None:
     with pytest.raises(RuntimeError, match="Missing key"):
         wider.load_state_dict({})
     assert wider.table.find(torch.tensor([5])).tolist() == [0]
+
+
+def test_new_rows_after_a_reload_are_drawn_by_the_seed_of_the_state() -> None:
+    first, second = embedding_of(seed=2**64 - 1), embedding_of(seed=3)
+    first(torch.tensor([1]))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(torch.tensor([2])), second(torch.tensor([2])))
+
+
+def test_a_number_that_is_not_finite_is_found_in_any_row() -> None:
+    embedding = embedding_of()
+    embedding(torch.arange(20)).sum().backward()
+    assert embedding.is_finite()
+    embedding.scale_gradients(float("nan"))
+    embedding.step(0.1)
+    assert not embedding.is_finite()
+
+
+def test_a_row_that_went_before_its_step_takes_no_gradient_whoever_has_it() -> None:
+    embedding = embedding_of(init_std=0.0)
+    early = embedding(torch.tensor([1, 2]))
+    late = embedding(torch.tensor([1, 2]))
+    early.sum().backward()
+    embedding.erase(torch.tensor([2]))
+    new = embedding(torch.tensor([3]))
+    (late.sum() + new.sum()).backward()
+    assert float(embedding.gradient_norm()) == pytest.approx((4 * (4 + 1)) ** 0.5)
+    embedding.step(1.0)
+    assert embedding(torch.tensor([1, 3])).tolist() == [[-2.0] * 4, [-1.0] * 4]
+    embedding(torch.tensor([3])).sum().backward()
+    embedding.step(1.0)
+    assert embedding(torch.tensor([3])).tolist() == [[-2.0] * 4]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_copy_lives_on_its_own(copied: Callable[[CollisionlessEmbedding], CollisionlessEmbedding]) -> None:
+    one = embedding_of(capacity=5, eviction="lru", optimizer=RowOptimizer("adam"))
+
+    def train(embedding: CollisionlessEmbedding, *ids: int) -> None:
+        embedding(torch.tensor(ids)).square().sum().backward()
+        embedding.step(0.1)
+
+    train(one, 1, 2, 3, 4)
+    other = copied(one)
+    before = {name: value.clone() for name, value in one.state_dict().items()}
+    train(other, 3, 5, 6, 7)
+    other.erase(torch.tensor([7]))
+    assert all(torch.equal(before[name], value) for name, value in one.state_dict().items())
+    train(one, 3, 5, 6, 7)
+    one.erase(torch.tensor([7]))
+    ours, theirs = one.state_dict(), other.state_dict()
+    for name in ours:
+        if "clock" not in name:
+            assert torch.equal(ours[name], theirs[name]), name

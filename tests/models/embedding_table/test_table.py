@@ -141,6 +141,22 @@ def test_expiry_is_a_time_to_live_in_seconds() -> None:
     assert (known(table), table.counts.expired) == ({1}, 1)
 
 
+def test_a_free_row_takes_no_gradient() -> None:
+    table = table_of()
+    rows = table.look_up(ids_of(1, 2))
+    table.erase(ids_of(2))
+    table.update(rows, torch.ones(2, WIDTH), lr=1.0)
+    assert table.live_rows().tolist() == [0]
+    assert not table.pages.gather(ids_of(1)).any()
+
+
+def test_a_row_that_grows_too_old_within_a_second_is_found() -> None:
+    table = table_of(capacity=1, eviction="ttl", ttl_s=0.5)
+    touch(table, 1, second=3.0)
+    assert touch(table, 2, second=3.2) == [-1]
+    assert touch(table, 2, second=3.5) == [0]
+
+
 def test_features_have_a_time_to_live_of_their_own() -> None:
     one, other = 5 | 1 << 60, 5 | 2 << 60
     table = table_of(feature_bits=4, ttl_s=100, feature_ttl_s={2: 10})

@@ -171,7 +171,7 @@ def test_screened_ranks_are_the_plain_ones(
     with torch.no_grad():
         model.encoder.norm.weight.mul_(scale)  # past 2^60 nothing is screened
         if seed % 3 == 0:
-            model.item.weight[2:] = model.item.weight[1].clone()  # ties
+            model.get_parameter("item.weight")[2:] = model.get_parameter("item.weight")[1].clone()  # ties
     for split in ("valid", "test"):
         queries = dataset.queries(split)
         plain = rank_targets(model, dataset, queries, seen, precision="plain")
@@ -194,7 +194,7 @@ def test_states_are_kept_and_ranked_again(model_and_data: tuple[SASRec, Prepared
     queries = dataset.queries("test")
     states = QueryStates(model, dataset, queries)
     first = rank_targets(model, dataset, queries, states=states)
-    model.item.weight.data += 0.0  # the same weights
+    model.get_parameter("item.weight").data += 0.0  # the same weights
     assert [rows.tolist() for rows, _ in states] == [rows.tolist() for rows, _ in QueryStates(model, dataset, queries)]
     assert rank_targets(model, dataset, queries, states=states).tolist() == first.tolist()
 
@@ -205,7 +205,7 @@ def test_weights_that_are_not_finite_are_a_failure(tmp_path: Path, precision: An
     dataset = write_log(tmp_path, [[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])
     model = SASRec(SASRecConfig(d_model=8, num_heads=1, num_layers=1, max_len=4), num_items=5)
     with torch.no_grad():
-        model.item.weight[5, :2] = torch.tensor([wrong, -wrong])
+        model.get_parameter("item.weight")[5, :2] = torch.tensor([wrong, -wrong])
     with pytest.raises(TrainingDiverged, match="sasrec: scores are NaN for"):
         rank_targets(model, dataset, dataset.queries("test"), name="sasrec", precision=precision)
 

@@ -27,12 +27,12 @@ def test_screened_lists_are_the_plain_ones(circle: PreparedDataset, model: SASRe
 
 def test_equal_vectors_stand_in_the_order_of_their_index(circle: PreparedDataset, model: SASRec) -> None:
     with torch.no_grad():
-        kept = model.item.weight.clone()
-        model.item.weight[1:] = 1.0
+        kept = model.get_parameter("item.weight").clone()
+        model.get_parameter("item.weight")[1:] = 1.0
     queries = circle.queries("test")
     lists = top_lists(model, circle, queries, 5, "keep")
     with torch.no_grad():
-        model.item.weight.copy_(kept)
+        model.get_parameter("item.weight").copy_(kept)
     assert lists.tolist() == [[1, 2, 3, 4, 5]] * len(queries)
 
 
