@@ -8,6 +8,7 @@ served.rollback(version)             a pointer is set
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from recsys.errors import DeltaError, GapError, StaleError
 from recsys.models.delta.delta import Delta, TableDelta, Version
-from recsys.models.delta.serving_table import PAGE_ROWS, ServingTable, TableVersion
+from recsys.models.delta.serving_table import BREATH_S, PAGE_ROWS, ServingTable, TableVersion
+
+PAGES_AT_A_TIME = 64  # are freed
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +56,8 @@ class ServingModel:
         self._bundle, self._page_rows = bundle, page_rows
         ServingTable(1, page_rows)  # checks it
         self._tables: dict[str, ServingTable] = {}
-        self._versions: deque[ModelVersion] = deque(maxlen=retained)
+        self._retained = retained
+        self._versions: deque[ModelVersion] = deque(maxlen=retained)  # never empty after the first
         self._applying = threading.Lock()
 
     @property
@@ -97,6 +101,8 @@ class ServingModel:
                 versions[name] = tables[name].applied(table_before, changed, is_base=is_base)
             dense = dict(delta.dense) if is_base or before is None else {**before.dense, **delta.dense}
             self._tables = tables
+            del before
+            self._retire()
             self._versions.append(ModelVersion(delta.version, versions, dense))
             return True
 
@@ -118,6 +124,17 @@ class ServingModel:
                 later = [late for late in later if late.table is version.table]
                 if later and later[-1] is not version:
                     version.table.rolled_back(version, later)
+
+    def _retire(self) -> None:
+        """Make room for a version. To free all pages of one at once would keep readers from the interpreter's lock."""
+        if len(self._versions) < self._retained:
+            return
+        pages = [page for table in self._versions[0].tables.values() for page in table.pages()]
+        if self._retained > 1:
+            self._versions.popleft()
+        while pages:
+            del pages[-PAGES_AT_A_TIME:]
+            time.sleep(BREATH_S)
 
     def _is_next(self, delta: Delta) -> bool:
         if delta.bundle != self._bundle:

@@ -79,6 +79,10 @@ class TableVersion:
         keys = torch.cat([none, *self._keys.pages])
         return keys[keys[:, 1] == 1, 0]
 
+    def pages(self) -> list[Tensor]:
+        """All pages, for who lets them go one by one."""
+        return [*self._keys.pages, *self._rows.pages]
+
     def page_addresses(self) -> set[int]:
         """Where its pages lie: what it has in common with other versions."""
         return {*self._keys.addresses.tolist(), *self._rows.addresses.tolist()}
