@@ -1,7 +1,7 @@
 """Every benchmark, one after another: `make bench`; with ARGS=--peers training beside RecTools and RecBole, too.
 
 Not among them: `train_quality` (hours, `make train-quality`); `gpu`, `kernels` and `tune_kernels` (for a machine with a
-GPU); `kernels_aot` and `mutate_kernels` (many minutes, when a kernel changes).
+GPU); `kernels_aot` and `mutate_kernels` (many minutes, when a kernel changes); `table_soak` (70 minutes).
 """
 
 import argparse
@@ -17,6 +17,12 @@ RUNS = (  # a module and its arguments
     "sampled_loss",
     "search_topk",
     "jagged_embedding",
+    "hash_table",
+    "embedding_table",
+    "cold_rows",
+    "table_deltas",
+    "table_faults --kills 100",
+    "torchrec_modules",
     "path",
     "training_speed",
     "preparation",
@@ -26,6 +32,8 @@ RUNS = (  # a module and its arguments
     "compare",
     "memory",
     "training_peers",
+    "table_step",
+    "new_rows",
     "collision_quality",
     "id_stream",
     "resume",
@@ -38,6 +46,13 @@ WITHOUT_DATA = (
     "sampled_loss",
     "search_topk",
     "jagged_embedding",
+    "hash_table",
+    "embedding_table",
+    "cold_rows",
+    "table_deltas",
+    "table_faults",
+    "torchrec_modules",
+    "new_rows",
     "id_stream",
     "resume",
 )

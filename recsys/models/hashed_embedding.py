@@ -12,19 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recsys.kernels.mixing import mixed, shifted
 from recsys.kernels.row_pages import RowOptimizer, RowPages
 
-_GOLDEN, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
-
-def mixed(ids: Tensor, seed: int) -> Tensor:
+def mixed_with(seed: int, ids: Tensor) -> Tensor:
     """Int64 of the shape of `ids` (int64): one to one for each seed, in [-2^63, 2^63)."""
-    return _finalized(ids ^ _finalized(torch.tensor(seed)))
+    return mixed(ids ^ mixed(torch.tensor(seed)))
 
 
 def rows_of(ids: Tensor, num_rows: int, seed: int) -> Tensor:
     """Int64 in [0, num_rows), of the shape of `ids`."""
-    return _shifted(mixed(ids, seed), 1) % num_rows
+    return shifted(mixed_with(seed, ids), 1) % num_rows
 
 
 def lost_share(ids_per_row: float) -> float:
@@ -114,15 +113,3 @@ class HashedEmbedding(nn.Module):
             raise ValueError(f"the state has rows of the shape {tuple(state['vectors'].shape)}; wanted {wanted}")
         self.hash_seed = int(state["hash_seed"])
         self._pages.write(torch.arange(self.num_rows), state["vectors"], state["states"], 0)
-
-
-def _finalized(ids: Tensor) -> Tensor:
-    x = ids + _GOLDEN
-    x = (x ^ _shifted(x, 30)) * _FIRST
-    x = (x ^ _shifted(x, 27)) * _SECOND
-    return x ^ _shifted(x, 31)
-
-
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    """Shifted to the right, zeros from the left."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)

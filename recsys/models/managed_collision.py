@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from recsys.errors import missing_extra
+from recsys.kernels.mixing import mixed, unmixed
 from recsys.models.embedding_table.bounded_rows import EVICTIONS, BoundedRows, Eviction, RowState, rows_of_bucket
-from recsys.models.embedding_table.mixed_ids import mixed, unmixed
 
 try:
     from torchrec.distributed.mc_embedding_modules import BaseShardedManagedCollisionEmbeddingCollection

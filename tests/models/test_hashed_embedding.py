@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.kernels.row_pages import RowOptimizer
-from recsys.models.hashed_embedding import HashedEmbedding, lost_share, mixed, rows_of
+from recsys.models.hashed_embedding import HashedEmbedding, lost_share, mixed_with, rows_of
 
 MASK = 2**64 - 1
 SGD = RowOptimizer("sgd")
@@ -24,7 +24,7 @@ def splitmix(value: int) -> int:
 def test_the_hash_is_splitmix64(value: int, seed: int) -> None:
     assert splitmix(0) == 0xE220A8397B1DCDAF  # the first number of SplitMix64 of seed 0
     wanted = splitmix((value & MASK) ^ splitmix(seed))
-    assert int(mixed(torch.tensor([value]), seed)) & MASK == wanted
+    assert int(mixed_with(seed, torch.tensor([value]))) & MASK == wanted
     assert int(rows_of(torch.tensor([value]), 1000, seed)) == (wanted >> 1) % 1000
 
 

@@ -29,8 +29,8 @@ from torchrec.modules.mc_embedding_modules import (  # noqa: E402
 )
 from torchrec.modules.mc_modules import ManagedCollisionCollection  # noqa: E402
 
+from recsys.kernels.mixing import mixed  # noqa: E402
 from recsys.models.embedding_table.bounded_rows import bucket_of  # noqa: E402
-from recsys.models.embedding_table.mixed_ids import mixed  # noqa: E402
 from recsys.models.managed_collision import CollisionlessManagedCollisionModule, reset_evicted_rows  # noqa: E402
 
 ODD_IDS = [0, -1, 2**63 - 1, -(2**63), 7, 7, 0, 12]
@@ -302,3 +302,11 @@ def test_a_collection_of_bags_begins_rows_anew_too() -> None:
     found, _ = tables(asked([6], [7]))  # 5 goes
     assert found.to_dict()["items"].tolist() == [[0.5, 0.5]]
     assert found.to_dict()["liked"].tolist() == [[1.0, 1.0]]
+
+
+def test_ids_that_end_in_zeros_fall_into_all_buckets_alike() -> None:
+    ids = torch.arange(80_000) << 22
+    assert torch.unique(bucket_of(ids, 8)).tolist() == [0]
+    sizes = torch.bincount(bucket_of(mixed(ids), 8))
+    assert len(sizes) == 8
+    assert (sizes - 10_000).abs().max() < 5 * 10_000**0.5

@@ -22,6 +22,7 @@ from torch import Tensor
 from recsys.kernels.hash_table import triton_kernels as kernels
 from recsys.kernels.hash_table.sorted_index import first_places
 from recsys.kernels.launch import launch_of
+from recsys.kernels.mixing import mixed, shifted
 
 UNIT = 128  # buckets: regions have a multiple
 SMALL, LARGE = 2, 3  # units of a region
@@ -349,23 +350,6 @@ class _Memory:
         self._end = self._at + num_bytes // BUCKET_BYTES
 
 
-def mixed(ids: Tensor) -> Tensor:
-    """As the kernels mix the bits of an id; int64, of which all 64 bits count."""
-    h = ids + _signed(0x9E3779B97F4A7C15)
-    h = (h ^ _shifted(h, 30)) * _signed(0xBF58476D1CE4E5B9)
-    h = (h ^ _shifted(h, 27)) * _signed(0x94D049BB133111EB)
-    return h ^ _shifted(h, 31)
-
-
 def _prefix_of(h: Tensor, depth: int) -> Tensor:
     """The first `depth` bits."""
-    return _shifted(h, 64 - depth) if depth else torch.zeros_like(h)
-
-
-def _shifted(h: Tensor, by: int) -> Tensor:
-    """To the right, filled with zeros."""
-    return (h >> by) & ((1 << (64 - by)) - 1)
-
-
-def _signed(word: int) -> int:
-    return word - (1 << 64) if word >> 63 else word
+    return shifted(h, 64 - depth) if depth else torch.zeros_like(h)

@@ -7,43 +7,25 @@ The sum is of four uniform numbers: mean 0, deviation `scale`, nearly normal, ne
 number until the last product, so that every path has the same bits.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
-Bits = np.ndarray[Any, np.dtype[np.uint64]]
+from recsys.kernels.mixing import mixed, signed
 
 SPREAD = 65_536 / 3**0.5  # deviation of the sum of four uniform 16-bit numbers
 MEAN = 4 * 65_535 / 2
-_GOLDEN, _FIRST, _SECOND = (np.uint64(v) for v in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def drawn(ids: Tensor, width: int, seed: int, scale: float) -> Tensor:
     """(N, width) float32 of ids (N,) int64, on their device."""
-    key = int(mixed(np.full(1, seed, dtype=np.uint64)).view(np.int64)[0])
-    keys = mixed_on_device(ids ^ key)
-    bits = mixed_on_device(keys[:, None] + torch.arange(width, device=ids.device))
+    keys = mixed(ids ^ mixed_seed(seed))
+    bits = mixed(keys[:, None] + torch.arange(width, device=ids.device))
     total = sum((bits >> shift) & 0xFFFF for shift in (0, 16, 32, 48))
     assert isinstance(total, Tensor)
     return (total.float() - MEAN) * float(np.float32(scale / SPREAD))
 
 
-def mixed_on_device(values: Tensor) -> Tensor:
-    """As `mixed`, of int64 whose bits are those of the numbers; torch has no shifts of unsigned ones."""
-    h = values + int(_GOLDEN.view(np.int64))
-    h = (h ^ (h >> 30 & (1 << 34) - 1)) * int(_FIRST.view(np.int64))
-    h = (h ^ (h >> 27 & (1 << 37) - 1)) * int(_SECOND.view(np.int64))
-    return h ^ (h >> 31 & (1 << 33) - 1)
-
-
-def mixed(
-    values: "np.ndarray[tuple[int, ...], np.dtype[np.uint64]]",
-) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint64]]":
-    """64 bits in which those of each number are mixed: the finaliser of splitmix64."""
-    with np.errstate(over="ignore"):
-        h = values + _GOLDEN
-        h = (h ^ (h >> np.uint64(30))) * _FIRST
-        h = (h ^ (h >> np.uint64(27))) * _SECOND
-        return h ^ (h >> np.uint64(31))
+def mixed_seed(seed: int) -> int:
+    """What ids are combined with, as an int64; `seed` in [0, 2^64)."""
+    return int(mixed(torch.tensor(signed(seed))))

@@ -36,7 +36,7 @@ def put(rows: Tensor, column: "Column", values: Tensor) -> None:
 def put_initial(rows: Tensor, ids: Tensor, vectors: "Column", seed: int, scale: float) -> None:
     """Write what `initial_rows` draws for ids (N,) to their rows (N,)."""
     numbers, keys = rows.contiguous().numpy(), ids.contiguous().numpy()
-    mixed_seed = initial_rows.mixed(np.array([seed], dtype=np.uint64))[0]
+    mixed_seed = np.int64(initial_rows.mixed_seed(seed))
     factor, addresses = np.float32(scale / initial_rows.SPREAD), vectors.addresses
 
     def work(start: int, stop: int) -> None:

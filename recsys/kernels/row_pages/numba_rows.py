@@ -85,7 +85,7 @@ def put_initial(
     low = np.uint64(0xFFFF)
     for n in range(start, stop):
         row = carray(pointer(address_of(rows[n], pages, log_page, 4 * width)), (width,), np.float32)
-        key = mixed(np.uint64(ids[n]) ^ seed)
+        key = mixed(np.uint64(ids[n] ^ seed))
         for d in range(width):
             h = mixed(key + np.uint64(d))
             total = (h & low) + ((h >> np.uint64(16)) & low) + ((h >> np.uint64(32)) & low) + (h >> np.uint64(48))

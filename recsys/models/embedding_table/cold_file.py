@@ -36,8 +36,8 @@ import torch
 from torch import Tensor
 
 from recsys.errors import CheckpointError, StorageError
+from recsys.kernels.mixing import mixed_bits
 from recsys.kernels.row_pages.column import Column
-from recsys.kernels.row_pages.initial_rows import mixed
 
 MAGIC = b"RECSCOLD"
 FORMAT = 1
@@ -110,7 +110,7 @@ class ColdFile:
         self.mark = None if header is None or header["mark"] is None else Mark(**header["mark"])
         self.chunk_slots = chunk_slots
         self._chunks = _Chunks(self._descriptor, self.slot_bytes, chunk_slots.bit_length() - 1)
-        self._keys = mixed(np.arange(self.slot_bytes // 8, dtype=np.uint64)) | np.uint64(1)
+        self._keys = mixed_bits(np.arange(self.slot_bytes // 8, dtype=np.uint64)) | np.uint64(1)
         self.is_taken_up = False  # the slots are of this table
         self._is_blank = False
         self.is_open = True

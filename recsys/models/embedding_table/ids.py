@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.kernels.mixing import mixed, shifted, signed
+
 
 def string_ids(strings: Iterable[str]) -> Tensor:
     """(N,) int64 ids of strings."""
@@ -61,18 +63,12 @@ class FeatureIds:
 
     def hashed(self, feature: str, ids: Tensor) -> Tensor:
         """(…) int64 table ids of any ids, mixed to 64 - bits bits: two of n share one with odds n^2 / 2^(65-bits)."""
-        h = ids.cpu().numpy().astype(np.int64).view(np.uint64)
-        with np.errstate(over="ignore"):
-            h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        lower = (h ^ (h >> np.uint64(31))) >> np.uint64(self.bits)
-        return torch.from_numpy(lower.view(np.int64)).to(ids.device) | self._upper(feature)
+        return shifted(mixed(ids), self.bits) | self._upper(feature)
 
     def _upper(self, feature: str) -> int:
         if feature not in self.numbers:
             raise ValueError(f"feature {feature!r} is unknown; wanted {', '.join(self.numbers)}")
-        number = self.numbers[feature] << self._below
-        return number - (1 << 64) if number >= 1 << 63 else number
+        return signed(self.numbers[feature] << self._below)
 
 
 def feature_numbers(ids: Tensor, bits: int) -> Tensor:

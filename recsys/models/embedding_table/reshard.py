@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.kernels.row_pages.initial_rows import mixed
+from recsys.kernels.mixing import mixed_bits
 
 State = dict[str, Tensor]
 
@@ -50,7 +50,7 @@ def shard_of(ids: Tensor, num_shards: int) -> Tensor:
     """(N,) int64 in [0, num_shards): the shard of ids (N,) int64, by their hash; the same everywhere."""
     if num_shards < 1:
         raise ValueError(f"num_shards={num_shards}; wanted at least 1")
-    hashes = mixed(ids.cpu().numpy().astype(np.uint64) ^ _SALT)
+    hashes = mixed_bits(ids.cpu().numpy().astype(np.uint64) ^ _SALT)
     return torch.from_numpy((hashes % np.uint64(num_shards)).astype(np.int64)).to(ids.device)
 
 

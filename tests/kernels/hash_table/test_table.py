@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from recsys.kernels.hash_table import HashTable, HashTableReference, index, table
 from recsys.kernels.hash_table.numba_index import NumbaIndex
 from recsys.kernels.hash_table.sorted_index import SortedIndex
+from recsys.kernels.mixing import signed, unmixed
 
 INDEXES: dict[str, Callable[[int, torch.device], Any]] = {
     "numba": lambda expected, _: NumbaIndex(expected),
@@ -191,15 +192,8 @@ def test_many_threads_may_look_up_at_a_time() -> None:
 
 
 def colliding(count: int) -> torch.Tensor:
-    """Ids whose hashes share their upper 40 bits: the finaliser of splitmix64 undone."""
-    with np.errstate(over="ignore"):
-        h = np.uint64(0xABCDEF1234 << 24) + np.arange(count, dtype=np.uint64)
-        h ^= h >> np.uint64(31) ^ h >> np.uint64(62)
-        h *= np.uint64(pow(0x94D049BB133111EB, -1, 2**64))
-        h ^= h >> np.uint64(27) ^ h >> np.uint64(54)
-        h *= np.uint64(pow(0xBF58476D1CE4E5B9, -1, 2**64))
-        h ^= h >> np.uint64(30) ^ h >> np.uint64(60)
-        return torch.from_numpy((h - np.uint64(0x9E3779B97F4A7C15)).view(np.int64))
+    """Ids whose hashes share their upper 40 bits."""
+    return unmixed(signed(0xABCDEF1234 << 24) + torch.arange(count))
 
 
 @pytest.mark.parametrize("threads", [1, 4])

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from recsys.kernels.hash_table import HashTable, HashTableReference, index, table, triton_index
 from recsys.kernels.hash_table.sorted_index import SortedIndex
-from recsys.kernels.hash_table.triton_index import BUCKET_BYTES, CODE_BITS, SLOTS, TritonIndex, mixed
+from recsys.kernels.hash_table.triton_index import BUCKET_BYTES, CODE_BITS, SLOTS, TritonIndex
+from recsys.kernels.mixing import mixed, unmixed
 
 CPU = torch.device("cpu")
 UNIT = 4  # buckets: regions of 40 and 60 slots
@@ -141,7 +142,7 @@ def test_what_a_full_region_leaves_is_used_again() -> None:
 def test_ids_of_one_bucket_may_fill_a_region() -> None:
     """The last one lies a whole round behind its own bucket."""
     own = 3
-    ids = _unmixed((own << 29) + (1 << 28) + torch.arange(2 * UNIT * SLOTS))
+    ids = unmixed((own << 29) + (1 << 28) + torch.arange(2 * UNIT * SLOTS))
     index_, places = TritonIndex(0, CPU, unit=UNIT, full=(1.0, 1.0)), torch.arange(len(ids))
     index_.settle(ids, -2 - places, places, places)
     check_structure(index_)
@@ -181,7 +182,7 @@ def test_ids_made_to_collide_are_refused_by_name_and_change_nothing(monkeypatch:
     """Ids whose hashes begin with the same bits, by the finaliser turned round."""
     monkeypatch.setattr(triton_index, "MAX_DEPTH", 10)
     hashes = torch.arange(LARGEST)
-    ids, others = _unmixed(hashes), random_ids(200)
+    ids, others = unmixed(hashes), random_ids(200)
     assert torch.equal(mixed(ids), hashes)
     index_, places = TritonIndex(0, CPU, unit=UNIT), torch.arange(LARGEST)
     index_.settle(others, -2 - torch.arange(200), torch.arange(200), torch.arange(200))
@@ -190,16 +191,6 @@ def test_ids_made_to_collide_are_refused_by_name_and_change_nothing(monkeypatch:
     check_structure(index_)
     assert torch.equal(index_.find(others), torch.arange(200))
     assert (index_.find(ids) == -1).all()
-
-
-def _unmixed(h: Tensor) -> Tensor:
-    words = h.numpy().astype(np.uint64)
-    for shift, factor in ((31, 0x94D049BB133111EB), (27, 0xBF58476D1CE4E5B9), (30, None)):
-        back = words
-        for _ in range(64 // shift + 1):
-            back = words ^ (back >> np.uint64(shift))
-        words = back if factor is None else back * np.uint64(pow(factor, -1, 2**64))
-    return torch.from_numpy((words - np.uint64(0x9E3779B97F4A7C15)).view(np.int64))
 
 
 class Machine(RuleBasedStateMachine):
