@@ -14,10 +14,9 @@ Differs: look-up in training gives the row at once, where Monolith's gives zeros
 counts are exact; expiry is in seconds; what is deleted is told to those who follow.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -29,9 +28,10 @@ from recsys.kernels.row_pages.pages import default_page_rows
 from recsys.models.embedding_table.admission import build_admission
 from recsys.models.embedding_table.clock import MOST_TICKS, Clock
 from recsys.models.embedding_table.config import TableConfig
+from recsys.models.embedding_table.deleted_ids import DeletedIds
 from recsys.models.embedding_table.eviction import EvictionQueue
-from recsys.models.embedding_table.ids import feature_numbers
 from recsys.models.embedding_table.prior import Prior
+from recsys.models.embedding_table.time_to_live import TimeToLive
 
 if TYPE_CHECKING:
     from recsys.models.embedding_table.cold_rows import ColdRows
@@ -59,6 +59,16 @@ class Counts:
     expired: int = 0
     erased: int = 0
     unknown: int = 0
+
+
+class Stateful(Protocol):
+    """A part of a table with a state of its own."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What must be kept to go on from it."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +108,11 @@ class EmbeddingTable:
         self.counts = Counts()
         self._admission = build_admission(config.admission, config.seed)
         self._eviction = self._new_eviction()
-        self._barren: list[int] | None = (
-            None  # the seconds up to which rows were too old when no more of them were left
-        )
+        self._time_to_live = TimeToLive(config, self.clock)
+        self._barren: list[int] | None = None  # what `last_seconds` were when no row was left that is too old
         self.on_freed: Callable[[Tensor], None] | None = None  # told the rows that were erased, or expired
         self.times_renumbered = 0  # ticks that were read before are no longer those of the same steps
-        self._followed_from: int | None = None  # the tick since which deleted ids are remembered
-        self._deleted: list[tuple[int, Tensor]] = []  # tick, and ids that lost their row
+        self._deleted = DeletedIds()
 
     def __len__(self) -> int:
         """How many ids have a row."""
@@ -205,11 +213,7 @@ class EmbeddingTable:
         Args:
             since: changes before this tick will not be asked for again; None: those that are kept stay.
         """
-        if self._followed_from is None:
-            self._followed_from = self.clock.tick
-        elif since is not None and since > self._followed_from:
-            self._followed_from = since
-            self._deleted = [(tick, ids) for tick, ids in self._deleted if tick >= since]
+        self._deleted.follow(self.clock.tick, since)
         return self.clock.tick
 
     def changes(self, since: int) -> Changes:
@@ -218,15 +222,9 @@ class EmbeddingTable:
         Raises:
             ValueError: nobody followed the table since then, so that deleted ids are missing.
         """
-        if self._followed_from is None or since < self._followed_from:
-            raise ValueError(
-                f"changes since tick {since} are not known, only those since {self._followed_from}; "
-                "call follow() before the first, and take the whole table once"
-            )
+        deleted = self._deleted.after(since).to(self.device)
         ticks = self.pages.all_of(self.pages.ticks, self.num_rows).squeeze(1)
         rows = (ticks >= max(since, 0)).nonzero().squeeze(1)
-        late = [ids for tick, ids in self._deleted if tick >= since]
-        deleted = torch.unique(torch.cat(late)) if late else torch.empty(0, dtype=torch.int64, device=self.device)
         return Changes(rows, deleted[self.index.find(deleted) < 0])
 
     def gauges(self) -> dict[str, float]:
@@ -258,18 +256,10 @@ class EmbeddingTable:
     def state_beside_rows(self) -> dict[str, Tensor]:
         """What of `state` is no row's: free rows, clock, admission, eviction, prior, counts, deleted ids; (N,) each."""
         state = {"free": self.index.free_rows}
-        parts = {"clock": self.clock, "admission": self._admission, "eviction": self._eviction, "prior": self.prior}
-        for part, of_part in parts.items():
-            if of_part is not None:
-                state |= {f"{part}.{name}": value for name, value in of_part.state().items()}
+        for part, of_part in self._parts().items():
+            state |= {f"{part}.{name}": value for name, value in of_part.state().items()}
         state["seed"] = torch.from_numpy(np.array([self.seed], dtype=np.uint64).view(np.int64))
         state["counts_so_far"] = torch.tensor(list(vars(self.counts).values()))
-        followed_from = -1 if self._followed_from is None else self._followed_from
-        state["deleted.since"] = torch.tensor([followed_from])
-        state["deleted.ticks"] = torch.tensor([tick for tick, _ in self._deleted], dtype=torch.int64)
-        state["deleted.sizes"] = torch.tensor([len(ids) for _, ids in self._deleted], dtype=torch.int64)
-        none = torch.empty(0, dtype=torch.int64, device=self.device)
-        state["deleted.ids"] = torch.cat([none, *(ids for _, ids in self._deleted)])
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -341,20 +331,23 @@ class EmbeddingTable:
 
     def _load_rest(self, state: Mapping[str, Tensor]) -> None:
         self._barren = None
-        self.clock.load_state(_part(state, "clock"))
-        if self._admission is not None and (kept := _part(state, "admission")):
-            self._admission.load_state(kept)
-        if self.prior is not None and (kept := _part(state, "prior")):
-            self.prior.load_state(kept)
         self._eviction = self._new_eviction()
-        if self._eviction is not None and (kept := _part(state, "eviction")):
-            self._eviction.load_state(kept)
+        for part, of_part in self._parts().items():
+            if kept := _part(state, part):
+                of_part.load_state(kept)
         self.seed = int(state["seed"].cpu().numpy().view(np.uint64)[0])
         self.counts = Counts(*state["counts_so_far"].tolist())
-        followed_from = int(state["deleted.since"][0])
-        self._followed_from = None if followed_from < 0 else followed_from
-        parts = torch.split(state["deleted.ids"].to(self.device), state["deleted.sizes"].tolist())
-        self._deleted = list(zip(state["deleted.ticks"].tolist(), parts, strict=True))
+
+    def _parts(self) -> dict[str, Stateful]:
+        """What has a state beside the rows, by its name there."""
+        parts = {
+            "clock": self.clock,
+            "admission": self._admission,
+            "eviction": self._eviction,
+            "prior": self.prior,
+            "deleted": self._deleted,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
     def _selected(self, ids: Tensor) -> Inserted:
         """As find_or_insert, for the new ids that are admitted, after room was made for them."""
@@ -388,7 +381,7 @@ class EmbeddingTable:
         """Free so many rows, or as many as may go."""
         if missing <= 0 or self._eviction is None:
             return
-        oldest = self._oldest_kept() if self.config.eviction == "ttl" else None
+        oldest = self._time_to_live.last_seconds if self.config.eviction == "ttl" else None
         if oldest is not None and oldest == self._barren:
             return
         rows = self._eviction.take(missing, self.clock.tick).to(self.device)
@@ -403,8 +396,7 @@ class EmbeddingTable:
         is_gone = rows >= 0
         if bool(is_gone.any()):
             self.pages.free(rows[is_gone])
-            if self._followed_from is not None:
-                self._deleted.append((self.clock.tick, ids[is_gone].clone()))
+            self._deleted.note(self.clock.tick, ids[is_gone])
         return rows
 
     def _tell_freed(self, rows: Tensor) -> None:
@@ -414,25 +406,9 @@ class EmbeddingTable:
     def _rows_given(self) -> int:
         return self.num_rows
 
-    def _oldest_kept(self) -> list[int]:
-        """The seconds up to which rows are too old, for each time to live; a row is touched in a whole second."""
-        ttls = [self.config.ttl_s, *self.config.feature_ttl_s.values()]
-        return [math.floor(self.clock.now_s - ttl_s) for ttl_s in ttls if ttl_s is not None]
-
     def _is_expired(self, rows: Tensor, ticks: Tensor) -> Tensor:
         """(M,) bool of rows (M,) and their ticks (M,)."""
-        config, now = self.config, self.clock.now_s
-
-        def first_kept(ttl_s: float | None) -> int:
-            return 0 if ttl_s is None else self.clock.first_tick_after(now - ttl_s)
-
-        if not config.feature_ttl_s:
-            return ticks < first_kept(config.ttl_s)
-        limits = torch.full((1 << config.feature_bits,), first_kept(config.ttl_s), device=ticks.device)
-        for number, ttl_s in config.feature_ttl_s.items():
-            limits[number] = first_kept(ttl_s)
-        ids = self.ids_of(rows.to(self.device)).to(ticks.device)
-        return ticks < limits[feature_numbers(ids, config.feature_bits)]
+        return self._time_to_live.are_over(self.ids_of(rows.to(self.device)).to(ticks.device), ticks)
 
     def _new_eviction(self) -> EvictionQueue | None:
         config = self.config
@@ -451,14 +427,10 @@ class EmbeddingTable:
         self.times_renumbered += 1
         rows = self.live_rows()
         ticks = self.pages.ticks.gather(rows).squeeze(1).long().cpu()
-        followed_from = [] if self._followed_from is None else [self._followed_from]
-        others = torch.tensor([*followed_from, *(tick for tick, _ in self._deleted)], dtype=torch.int64)
-        kept = torch.unique(torch.cat([ticks, others]))
+        kept = torch.unique(torch.cat([ticks, torch.tensor(self._deleted.ticks, dtype=torch.int64)]))
         self.clock.renumber(kept)
         self.pages.ticks.put(rows, torch.searchsorted(kept, ticks).to(self.device)[:, None])
-        self._deleted = [(int(torch.searchsorted(kept, tick)), ids) for tick, ids in self._deleted]
-        if self._followed_from is not None:
-            self._followed_from = int(torch.searchsorted(kept, self._followed_from))
+        self._deleted.renumber(kept)
         self._eviction = self._new_eviction()
 
     @staticmethod
