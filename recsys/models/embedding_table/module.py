@@ -11,6 +11,7 @@ Paper: Liu et al. 2022, arXiv:2209.07663.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,9 +42,7 @@ class CollisionlessEmbedding(nn.Module):
         self.unknown = nn.Parameter(learned) if config.unknown == "learned" else None
         self._anchor = torch.zeros(0, requires_grad=True)  # autograd calls nobody back who has no input to learn
         self.generator = torch.Generator().manual_seed(config.seed)  # of the id dropout
-        self._waiting: list[tuple[Tensor, Tensor, int]] = []  # rows, gradients, and how many of _freed came before
-        self._freed: list[Tensor] = []  # rows that were erased, or expired, since the last step
-        self.table.on_freed = self._note_freed
+        self._waiting: list[_LookUp] = []  # with their gradients
 
     @property
     def width(self) -> int:
@@ -52,19 +51,26 @@ class CollisionlessEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """(…, width) vectors of ids (…) int64; an id without a row reads the unknown vector."""
-        rows = self.rows_of(ids.reshape(-1))
+        flat = ids.reshape(-1)
+        rows = self.rows_of(flat)
         if self.training and self.config.id_dropout:
             drawn = torch.rand(len(rows), generator=self.generator).to(rows.device)
             rows = torch.where(drawn < self.config.id_dropout, -1, rows)
-        return self.of_rows(rows).view(*ids.shape, self.width)
+        return self.of_rows(rows, flat).view(*ids.shape, self.width)
 
     def rows_of(self, ids: Tensor) -> Tensor:
         """(N,) int64 rows of ids (N,) int64, in training those of new ids too; -1 for an id without a row."""
         return self.table.look_up(ids) if self.training else self.table.find(ids)
 
-    def of_rows(self, rows: Tensor) -> Tensor:
-        """(N, width) vectors of rows (N,) int64 of the table; -1 reads the unknown vector."""
-        vectors: Tensor = _Gathered.apply(self._anchor, self, rows)  # type: ignore[no-untyped-call]
+    def of_rows(self, rows: Tensor, ids: Tensor | None = None) -> Tensor:
+        """(N, width) vectors of rows (N,) int64 of the table; -1 reads the unknown vector.
+
+        Args:
+            rows: as `rows_of` gave them.
+            ids: (N,) int64, theirs; read from the table where they are not given.
+        """
+        of_rows = self.table.ids_of(rows) if ids is None else ids
+        vectors: Tensor = _Gathered.apply(self._anchor, self, rows, of_rows)  # type: ignore[no-untyped-call]
         if self.unknown is None:
             return vectors
         return torch.where((rows < 0)[:, None], self.unknown, vectors)
@@ -79,7 +85,6 @@ class CollisionlessEmbedding(nn.Module):
     def drop_gradients(self) -> None:
         """Forget the gradients since the last step, as `zero_grad` does for parameters."""
         self._waiting.clear()
-        self._freed.clear()
 
     def gradient_norm(self) -> Tensor:
         """Scalar: the length of all gradients since the last step, those of a row summed."""
@@ -92,7 +97,7 @@ class CollisionlessEmbedding(nn.Module):
 
     def scale_gradients(self, factor: float) -> None:
         """Multiply the gradients since the last step."""
-        self._waiting = [(rows, gradients * factor, freed) for rows, gradients, freed in self._waiting]
+        self._waiting = [replace(of_call, gradients=of_call.gradients * factor) for of_call in self._waiting]
 
     def is_finite(self) -> bool:
         """Whether no number of any row is NaN or infinite."""
@@ -119,15 +124,14 @@ class CollisionlessEmbedding(nn.Module):
         return self.table.gauges()
 
     def _gradients(self) -> tuple[Tensor, Tensor]:
-        """(N,) rows and (N, width) gradients; -1 where the row was erased, or expired, since its look-up."""
+        """(N,) rows and (N, width) gradients; -1 where the row is no longer that of the id that was looked up."""
         rows = []
-        for of_call, _, seen in self._waiting:
-            freed = self._freed[seen:]
-            rows.append(torch.where(torch.isin(of_call, torch.cat(freed)), -1, of_call) if freed else of_call)
-        return torch.cat(rows), torch.cat([gradients for _, gradients, _ in self._waiting])
-
-    def _note_freed(self, rows: Tensor) -> None:
-        self._freed.append(rows[rows >= 0])
+        for of_call in self._waiting:
+            if of_call.times_freed == self.table.times_freed:
+                rows.append(of_call.rows)
+            else:
+                rows.append(torch.where(self.table.ids_of(of_call.rows) == of_call.ids, of_call.rows, -1))
+        return torch.cat(rows), torch.cat([of_call.gradients for of_call in self._waiting])
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -166,15 +170,25 @@ class CollisionlessEmbedding(nn.Module):
         return f"{len(self.table)} ids, width={config.width}, {config.optimizer.name}, eviction={config.eviction}"
 
 
+@dataclass(frozen=True)
+class _LookUp:
+    """Rows (N,) that were read, their ids (N,), what `times_freed` was, and the gradients (N, width) that came back."""
+
+    rows: Tensor
+    ids: Tensor
+    times_freed: int
+    gradients: Tensor
+
+
 class _Gathered(torch.autograd.Function):
     """Rows of the table; their gradients wait for the module's step."""
 
     @staticmethod
-    def forward(ctx: Any, _anchor: Tensor, module: CollisionlessEmbedding, rows: Tensor) -> Tensor:
-        ctx.module, ctx.rows, ctx.seen = module, rows, len(module._freed)
+    def forward(ctx: Any, _anchor: Tensor, module: CollisionlessEmbedding, rows: Tensor, ids: Tensor) -> Tensor:
+        ctx.module, ctx.rows, ctx.ids, ctx.times_freed = module, rows, ids, module.table.times_freed
         return module.table.pages.gather(rows)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
-        ctx.module._waiting.append((ctx.rows, gradients[0], ctx.seen))
-        return None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None, None]:
+        ctx.module._waiting.append(_LookUp(ctx.rows, ctx.ids, ctx.times_freed, gradients[0]))
+        return None, None, None, None

@@ -14,7 +14,7 @@ Differs: look-up in training gives the row at once, where Monolith's gives zeros
 counts are exact; expiry is in seconds; what is deleted is told to those who follow.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -110,7 +110,7 @@ class EmbeddingTable:
         self._eviction = self._new_eviction()
         self._time_to_live = TimeToLive(config, self.clock)
         self._barren: list[int] | None = None  # what `last_seconds` were when no row was left that is too old
-        self.on_freed: Callable[[Tensor], None] | None = None  # told the rows that were erased, or expired
+        self.times_freed = 0  # while it stays, every row is the id's that it was
         self.times_renumbered = 0  # ticks that were read before are no longer those of the same steps
         self._deleted = DeletedIds()
 
@@ -145,8 +145,12 @@ class EmbeddingTable:
             inserted = self._selected(ids)
         new = inserted.new
         if len(new):
-            self.pages.grow(self.num_rows)
-            self._begin(inserted.rows[new], ids[new])
+            try:
+                self.pages.grow(self.num_rows)
+                self._begin(inserted.rows[new], ids[new])
+            except BaseException:  # no memory, or the prior failed: an id without a row of its own would never train
+                self._erased(ids[new])
+                raise
             self.counts.inserted += len(new)
         return inserted.rows
 
@@ -163,8 +167,8 @@ class EmbeddingTable:
     def update(self, rows: Tensor, gradients: Tensor, lr: float) -> None:
         """One step of the optimizer for rows (N,) int64 by their gradients (N, width); they are touched.
 
-        Rows below 0 and free ones are left out. A row that was freed and given again since its look-up is another id's:
-        `on_freed` tells of it.
+        Rows below 0 and free ones are left out. Where a row was freed and given again since its look-up it is another
+        id's; `times_freed` and `ids_of` tell.
         """
         self.pages.update(rows, gradients, lr, self.clock.tick)
 
@@ -178,7 +182,6 @@ class EmbeddingTable:
     def erase(self, ids: Tensor) -> Tensor:
         """(N,) int64 rows that ids (N,) int64 had and that hold nothing from here on; -1 for unknown ids."""
         rows = self._erased(ids)
-        self._tell_freed(rows[rows >= 0])
         self.counts.erased += int((rows >= 0).sum())
         return rows
 
@@ -193,13 +196,13 @@ class EmbeddingTable:
             live = ticks >= 0
             old = rows[live][self._is_expired(rows[live], ticks[live])]
             if len(old):
-                self._tell_freed(self._erased(self.ids_of(old)))
+                self._erased(self.ids_of(old))
                 total += len(old)
         self.counts.expired += total
         return total
 
     def ids_of(self, rows: Tensor) -> Tensor:
-        """(N,) int64 ids of rows (N,) int64 that are not free."""
+        """(N,) int64 ids of rows (N,) int64; 0 of one that is free, or below 0."""
         return self.pages.ids.gather(rows).squeeze(1)
 
     def live_rows(self) -> Tensor:
@@ -331,6 +334,7 @@ class EmbeddingTable:
 
     def _load_rest(self, state: Mapping[str, Tensor]) -> None:
         self._barren = None
+        self.times_freed += 1
         self._eviction = self._new_eviction()
         for part, of_part in self._parts().items():
             if kept := _part(state, part):
@@ -395,13 +399,11 @@ class EmbeddingTable:
         rows = self.index.erase(ids)
         is_gone = rows >= 0
         if bool(is_gone.any()):
-            self.pages.free(rows[is_gone])
+            self.times_freed += 1
+            held = rows[is_gone]
+            self.pages.free(held[held < self.pages.num_rows])
             self._deleted.note(self.clock.tick, ids[is_gone])
         return rows
-
-    def _tell_freed(self, rows: Tensor) -> None:
-        if self.on_freed is not None and len(rows):
-            self.on_freed(rows)
 
     def _rows_given(self) -> int:
         return self.num_rows

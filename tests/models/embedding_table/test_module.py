@@ -178,6 +178,54 @@ def test_a_row_that_went_before_its_step_takes_no_gradient_whoever_has_it() -> N
     assert embedding(torch.tensor([3])).tolist() == [[-2.0] * 4]
 
 
+@pytest.mark.parametrize("is_between", [False, True], ids=["at once", "after a step"])
+@pytest.mark.parametrize("how", ["evicted", "erased", "expired", "reloaded"])
+def test_a_gradient_that_comes_late_is_never_another_ids(how: str, is_between: bool) -> None:
+    embedding = embedding_of(capacity=1, eviction="lru", ttl_s=5, init_std=0.0)
+    embedding.clock(0)
+    late = embedding(torch.tensor([1]))
+    embedding.step(1.0)
+    if how == "erased":
+        embedding.erase(torch.tensor([1]))
+    elif how == "expired":
+        embedding.clock(9)
+        embedding.expire()
+    elif how == "reloaded":
+        other = embedding_of(capacity=1, eviction="lru", ttl_s=5, init_std=0.0)
+        other(torch.tensor([7]))
+        embedding.load_state_dict(other.state_dict())
+    embedding(torch.tensor([2]))
+    if is_between:
+        embedding.step(1.0)
+    late.sum().backward()
+    embedding.step(1.0)
+    assert not embedding.eval()(torch.tensor([2, 1])).any()
+
+
+def test_ids_whose_start_could_not_be_told_have_no_row() -> None:
+    embedding = embedding_of(init_std=0.0)
+
+    class Failing:
+        def starts(self, ids: torch.Tensor, rows: object) -> torch.Tensor:  # noqa: ARG002  # the protocol's
+            raise KeyError("no category of 3")
+
+        def state(self) -> dict[str, torch.Tensor]:
+            return {}
+
+        def load_state(self, state: object) -> None:
+            """Nothing is kept."""
+
+    embedding(torch.tensor([1]))
+    embedding.table.prior = Failing()
+    with pytest.raises(KeyError, match="no category of 3"):
+        embedding(torch.tensor([1, 3, 4]))
+    embedding.table.prior = None
+    assert (len(embedding.table), embedding.table.live_rows().tolist()) == (1, [0])
+    embedding(torch.tensor([1, 3, 4])).sum().backward()
+    embedding.step(1.0)
+    assert embedding(torch.tensor([1, 3, 4])).tolist() == [[-1.0] * 4] * 3
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
 def test_a_copy_lives_on_its_own(copied: Callable[[CollisionlessEmbedding], CollisionlessEmbedding]) -> None:
     one = embedding_of(capacity=5, eviction="lru", optimizer=RowOptimizer("adam"))
