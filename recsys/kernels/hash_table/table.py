@@ -64,12 +64,14 @@ class HashTable:
         device: of the ids and the rows.
 
     Raises:
-        ValueError: `max_rows` is no number of rows.
+        ValueError: `max_rows` is no number of rows, or `expected` is below 0.
     """
 
     def __init__(self, *, max_rows: int | None = None, expected: int = 0, device: torch.device | str = "cpu") -> None:
         if max_rows is not None and not 0 < max_rows <= MAX_ROWS:
             raise ValueError(f"max_rows={max_rows}; wanted 1 to {MAX_ROWS}")
+        if expected < 0:
+            raise ValueError(f"expected={expected}; wanted at least 0")
         self.max_rows = MAX_ROWS if max_rows is None else max_rows
         self.num_refused = 0
         self.device = torch.device(device)

@@ -41,6 +41,8 @@ class AdmissionConfig:
             raise ValueError(f"admission mode {self.mode!r}; wanted all, threshold or probability")
         if self.threshold < 1:
             raise ValueError(f"admission threshold={self.threshold}; wanted at least 1")
+        if self.mode == "all" and self.threshold != 1:
+            raise ValueError(f"admission threshold={self.threshold} with mode=all; set mode=threshold, or probability")
         if self.splits < 2:
             raise ValueError(f"admission splits={self.splits}; wanted at least 2")
         if self.capacity < self.splits:

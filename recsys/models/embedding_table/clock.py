@@ -4,6 +4,7 @@ Ticks are 4 bytes a row and never go back. In which second a tick fell is writte
 as much as the seconds that a table has trained, not as its rows.
 """
 
+import math
 import time
 from array import array
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LONG = 1 << 17  # seconds that are written down before any is forgotten
 MOST_TICKS = 2**31 - 2
 
 
@@ -38,6 +40,8 @@ class Clock:
         Raises:
             ValueError: it was later before.
         """
+        if not math.isfinite(seconds):
+            raise ValueError(f"the clock is set to {seconds}; wanted a number of seconds")
         stood_at = self._given if self._given is not None else self._seconds[-1] if self._seconds else seconds
         if seconds < stood_at:
             raise ValueError(f"the clock is set to {seconds}, but stood at {stood_at}; time may not go back")
@@ -57,6 +61,16 @@ class Clock:
             self._seconds.append(second)
         self.tick += 1
         return self.tick
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it is time to forget some: once the seconds that are written down are twice as many as at last."""
+        return len(self._starts) >= LONG and len(self._starts) & (len(self._starts) - 1) == 0
+
+    def forget_before(self, tick: int) -> None:
+        """Nobody will ask for the seconds of ticks before this one."""
+        first = max(int(np.searchsorted(self._starts, tick, side="right")) - 1, 0)
+        del self._starts[:first], self._seconds[:first]
 
     def first_tick_after(self, seconds: float) -> int:
         """The first tick that ended later than so many seconds; the running one if none did."""

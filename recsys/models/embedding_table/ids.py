@@ -21,7 +21,17 @@ from recsys.kernels.mixing import mixed, shifted, signed
 
 
 def string_ids(strings: Iterable[str]) -> Tensor:
-    """(N,) int64 ids of strings."""
+    """(N,) int64 ids of strings.
+
+    Raises:
+        ValueError: one string alone, whose letters would be taken, or something else than strings.
+    """
+    if isinstance(strings, str):
+        raise ValueError(f"strings={strings!r} is one string; wanted several: [{strings!r}]")
+    strings = list(strings)
+    wrong = [string for string in strings if not isinstance(string, str)]
+    if wrong:
+        raise ValueError(f"strings holds {wrong[0]!r}, of type {type(wrong[0]).__name__}; wanted strings alone")
     digests = b"".join(hashlib.blake2b(string.encode(), digest_size=8).digest() for string in strings)
     return torch.from_numpy(np.frombuffer(digests, dtype="<i8").astype(np.int64))
 
@@ -84,7 +94,7 @@ class IdCheck:
 
     def add(self, strings: Iterable[str]) -> list[tuple[str, str]]:
         """The pairs of different strings that share an id, with those that were added before."""
-        given = list(strings)
+        given = strings if isinstance(strings, str) else list(strings)
         return self.add_ids(given, string_ids(given))
 
     def add_ids(self, strings: Sequence[str], ids: Tensor) -> list[tuple[str, str]]:

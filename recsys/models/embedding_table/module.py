@@ -10,6 +10,7 @@ parameter, `unknown`, and belongs to the optimizer of the rest.
 Paper: Liu et al. 2022, arXiv:2209.07663.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +29,7 @@ class CollisionlessEmbedding(nn.Module):
 
     Args:
         config: of the table.
-        page_rows: rows of a page of memory, a power of two; by default as many as 4 MB hold.
+        page_rows: rows of a page of memory, a power of two; by default as many as 1 MB holds.
         device: of ids and rows.
     """
 
@@ -50,7 +51,12 @@ class CollisionlessEmbedding(nn.Module):
         return self.config.width
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(…, width) vectors of ids (…) int64; an id without a row reads the unknown vector."""
+        """(…, width) vectors of ids (…) int64; an id without a row reads the unknown vector.
+
+        Raises:
+            ValueError: `ids` is no tensor of int64.
+        """
+        _check_ids(ids)
         flat = ids.reshape(-1)
         rows = self.rows_of(flat)
         if self.training and self.config.id_dropout:
@@ -76,7 +82,13 @@ class CollisionlessEmbedding(nn.Module):
         return torch.where((rows < 0)[:, None], self.unknown, vectors)
 
     def step(self, lr: float) -> None:
-        """Apply the gradients of all look-ups since the last step, and begin the next one."""
+        """Apply the gradients of all look-ups since the last step, and begin the next one.
+
+        Raises:
+            ValueError: `lr` is negative or no number; nothing is applied.
+        """
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"lr={lr}; wanted at least 0")
         if self._waiting:
             self.table.update(*self._gradients(), lr)
         self.drop_gradients()
@@ -117,6 +129,7 @@ class CollisionlessEmbedding(nn.Module):
 
     def erase(self, ids: Tensor) -> int:
         """How many of the ids (…) int64 had a row, and have none from here on."""
+        _check_ids(ids)
         return int((self.table.erase(ids.reshape(-1)) >= 0).sum())
 
     def gauges(self) -> dict[str, float]:
@@ -151,23 +164,33 @@ class CollisionlessEmbedding(nn.Module):
     ) -> None:
         start = prefix + PART
         others = {key: value for key, value in state_dict.items() if not key.startswith(start)}
-        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         state = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
         if not state:
             missing_keys.append(f"{start}ids")
             return
         try:
+            generator = state.pop("generator")
             self.table.load_state(state)
+        except KeyError:
+            missing_keys.append(f"{start}generator")
+            return
         except ValueError as error:
             error_msgs.append(f"{start}: {error}")
             return
-        self.generator.set_state(state["generator"].cpu())
+        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        self.generator.set_state(generator.cpu())
         self.drop_gradients()
 
     def extra_repr(self) -> str:
         """Shape and policies."""
         config = self.config
         return f"{len(self.table)} ids, width={config.width}, {config.optimizer.name}, eviction={config.eviction}"
+
+
+def _check_ids(ids: Tensor) -> None:
+    if not isinstance(ids, Tensor) or ids.dtype != torch.int64:
+        given = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+        raise ValueError(f"ids is {given}; wanted a tensor of int64; strings become ids by string_ids")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ Id, vector, optimizer's state, tick, count and second of every row stay as they 
     clock       each shard's; those that are merged must have the same, ticks and seconds
     deleted     ids go where they belong; merged, changes are known from the first tick since which all know them
     counters    what was counted so far stays with the first shard, and is summed
-    seed        of new rows: those that are merged must have the same
+    seed        of new rows, and the optimizer: those that are merged must have the same
     prior       where new rows start: every shard has it; a merged one fits it anew
     generator   of id dropout, where the state is a module's: as the random numbers of admission
 
@@ -34,13 +34,13 @@ State = dict[str, Tensor]
 COLUMNS = ("vectors", "states", "ticks", "counts")  # of rows
 CLOCK = ("clock.now", "clock.tick", "clock.starts", "clock.seconds")
 WINDOW = ("admission.ids", "admission.counts", "admission.sizes")
-SEED = "seed"
+SAME = ("seed", "optimizer")
 PRIOR = "prior."
 DELETED = ("deleted.since", "deleted.ticks", "deleted.sizes", "deleted.ids")
 RANDOM = ("admission.generator", "generator")
 QUEUE = ("eviction.rows", "eviction.ticks")
 PLACES = ("ids", "rows", "free")
-NEEDED = (*PLACES, "vectors", "states", "ticks", *CLOCK, *DELETED, SEED, "counts_so_far")
+NEEDED = (*PLACES, "vectors", "states", "ticks", *CLOCK, *DELETED, *SAME, "counts_so_far")
 ALL = {*NEEDED, *COLUMNS, *WINDOW, *RANDOM, *QUEUE}
 
 _SALT = np.uint64(0x5851F42D4C957F2D)  # so that the ids of a shard are no pattern for the table's own hash
@@ -84,7 +84,7 @@ def merge_states(states: Sequence[Mapping[str, Tensor]]) -> State:
     for name in COLUMNS:
         if name in states[0]:
             merged[name] = torch.cat([state[name][state["rows"]] for state in states])[order]
-    for name in (*CLOCK, SEED, *RANDOM):
+    for name in (*CLOCK, *SAME, *RANDOM):
         if name in states[0]:
             merged[name] = states[0][name].clone()
     if QUEUE[0] in states[0]:
@@ -105,7 +105,7 @@ def _shard(state: Mapping[str, Tensor], shard: int, num_shards: int, is_here: Te
     for name in COLUMNS:
         if name in state:
             part[name] = state[name][rows]
-    for name in (*CLOCK, SEED, *RANDOM, *(name for name in state if name.startswith(PRIOR))):
+    for name in (*CLOCK, *SAME, *RANDOM, *(name for name in state if name.startswith(PRIOR))):
         if name in state:
             part[name] = state[name].clone()
     if QUEUE[0] in state:
@@ -193,8 +193,9 @@ def _check_alike(first: Mapping[str, Tensor], state: Mapping[str, Tensor], numbe
                 f"states 0 and {number} are of different tables: {name!r} is {first[name].shape[1]} wide in the one, "
                 f"{state[name].shape[1]} in the other"
             )
-    if not torch.equal(state[SEED], first[SEED]):
-        raise ValueError(f"states 0 and {number} have seeds of their own for new rows; wanted the same")
+    for name in SAME:
+        if not torch.equal(state[name], first[name]):
+            raise ValueError(f"{name!r} of states 0 and {number} differ; wanted the same")
     for name in CLOCK:
         if not torch.equal(state[name], first[name]):
             raise ValueError(

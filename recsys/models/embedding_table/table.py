@@ -24,6 +24,7 @@ from torch import Tensor
 
 from recsys.kernels.hash_table import HashTable, Inserted
 from recsys.kernels.row_pages import RowPages
+from recsys.kernels.row_pages.optimizers import NAMES as OPTIMIZERS
 from recsys.kernels.row_pages.pages import default_page_rows
 from recsys.models.embedding_table.admission import build_admission
 from recsys.models.embedding_table.clock import MOST_TICKS, Clock
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from recsys.models.embedding_table.cold_rows import ColdRows
 
 EXPIRY_ROWS = 1 << 20  # looked at in one go
+ANEW = ("eviction.", "prior.")  # parts of a state that a table can do without: it looks, and fits, anew
 IN_FILE = ("vectors", "states", "ids")  # columns of cold rows that a state beside the file lacks
 
 
@@ -89,7 +91,7 @@ class EmbeddingTable:
 
     Args:
         config: how it is to behave.
-        page_rows: rows of a page, a power of two; by default as many as 4 MB hold.
+        page_rows: rows of a page, a power of two; by default as many as 1 MB holds.
         device: of ids and rows.
     """
 
@@ -178,6 +180,8 @@ class EmbeddingTable:
             self._renumber()
         else:
             self.clock.advance()
+        if self.clock.is_long:
+            self.clock.forget_before(int(self.pages.ticks.gather(self.live_rows()).min()) if len(self) else self.tick)
 
     def erase(self, ids: Tensor) -> Tensor:
         """(N,) int64 rows that ids (N,) int64 had and that hold nothing from here on; -1 for unknown ids."""
@@ -262,6 +266,7 @@ class EmbeddingTable:
         for part, of_part in self._parts().items():
             state |= {f"{part}.{name}": value for name, value in of_part.state().items()}
         state["seed"] = torch.from_numpy(np.array([self.seed], dtype=np.uint64).view(np.int64))
+        state["optimizer"] = torch.tensor([OPTIMIZERS.index(self.config.optimizer.name)])
         state["counts_so_far"] = torch.tensor(list(vars(self.counts).values()))
         return state
 
@@ -315,9 +320,19 @@ class EmbeddingTable:
         self._load_rest(state)
 
     def _check_columns(self, state: Mapping[str, Tensor], names: list[str]) -> None:
-        for name in names:
+        beside = self.state_beside_rows()
+        for name in (*names, "ids", "rows", *(name for name in beside if not name.startswith(ANEW))):
             if name not in state:
                 raise ValueError(f"the state has no {name!r}, which a table with this configuration has")
+        for name in state:
+            if name not in beside and not name.startswith((*ANEW, "counts")) and name not in (*names, *IN_FILE, "rows"):
+                raise ValueError(f"the state has {name!r}, which a table with this configuration has not")
+        kind = OPTIMIZERS[int(state["optimizer"][0])]
+        if kind != self.config.optimizer.name:
+            raise ValueError(
+                f"the state's rows were trained by {kind}, this table's are by {self.config.optimizer.name}"
+            )
+        for name in names:
             wanted = len(state["ticks"]), self.pages.columns[name].width
             if tuple(state[name].shape) != wanted:
                 raise ValueError(

@@ -69,6 +69,7 @@ def test_a_threshold_of_one_lets_all_in() -> None:
     [
         ({"mode": "some"}, "admission mode 'some'; wanted all, threshold or probability"),
         ({"threshold": 0}, "admission threshold=0; wanted at least 1"),
+        ({"threshold": 5}, "admission threshold=5 with mode=all; set mode=threshold, or probability"),
         ({"splits": 1}, "admission splits=1; wanted at least 2"),
         ({"capacity": 3}, "admission capacity=3; wanted at least splits=4"),
     ],

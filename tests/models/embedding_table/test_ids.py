@@ -1,5 +1,7 @@
 """Ids of strings and of features."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -39,6 +41,16 @@ def test_features_that_cannot_be_are_refused() -> None:
         FeatureIds(["a", "a"])
     with pytest.raises(ValueError, match="feature 'x' is unknown; wanted a, b"):
         FeatureIds(["a", "b"]).of("x", torch.tensor([1]))
+
+
+@pytest.mark.parametrize(
+    ("strings", "message"),
+    [("ann", r"strings='ann' is one string; wanted several: \['ann'\]"), ([1], "strings holds 1, of type int; wanted")],
+)
+def test_what_are_no_strings_is_refused(strings: Any, message: str) -> None:
+    for call in (string_ids, IdCheck().add):
+        with pytest.raises(ValueError, match=message):
+            call(strings)
 
 
 def test_the_check_finds_two_strings_with_one_id() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from recsys.models.embedding_table import CollisionlessEmbedding, RowOptimizer, TableConfig
 
@@ -143,6 +144,15 @@ def test_a_checkpoint_that_does_not_fit_is_refused_whole() -> None:
         wider.load_state_dict(embedding.state_dict())
     with pytest.raises(RuntimeError, match="Missing key"):
         wider.load_state_dict({})
+    whole = embedding_of(width=8, unknown="learned")
+    whole(torch.tensor([3]))
+    small = embedding_of(width=8, unknown="learned", capacity=1)
+    nn.init.ones_(whole.unknown)  # type: ignore[arg-type]
+    whole(torch.tensor([4]))
+    with pytest.raises(RuntimeError, match="there are 2 ids; wanted at most max_rows=1"):
+        small.load_state_dict(whole.state_dict())
+    assert small.unknown is not None
+    assert not small.unknown.any()
     assert wider.table.find(torch.tensor([5])).tolist() == [0]
 
 
@@ -160,6 +170,24 @@ def test_a_number_that_is_not_finite_is_found_in_any_row() -> None:
     embedding.scale_gradients(float("nan"))
     embedding.step(0.1)
     assert not embedding.is_finite()
+
+
+@pytest.mark.parametrize("ids", [[1, 2], torch.tensor([1.0]), torch.tensor([1], dtype=torch.int32)])
+def test_what_are_no_ids_is_refused(ids: Any) -> None:
+    embedding = embedding_of()
+    for call in (embedding, embedding.erase):
+        with pytest.raises(ValueError, match=r"ids is .*; wanted a tensor of int64; strings become ids by string_ids"):
+            call(ids)
+
+
+@pytest.mark.parametrize("lr", [-0.1, float("nan"), float("inf")])
+def test_what_is_no_rate_is_refused_and_applies_nothing(lr: float) -> None:
+    embedding = embedding_of(init_std=0.0)
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match=f"lr={lr}; wanted at least 0"):
+        embedding.step(lr)
+    embedding.step(1.0)
+    assert embedding(torch.tensor([1])).tolist() == [[-1.0] * 4]
 
 
 def test_a_row_that_went_before_its_step_takes_no_gradient_whoever_has_it() -> None:

@@ -81,7 +81,7 @@ def test_shards_are_alike_in_size_and_the_same_everywhere() -> None:
 @pytest.mark.parametrize("mode", ["all", "threshold", "probability"])
 def test_one_to_two_to_one_keeps_all_that_ids_have(eviction: Any, mode: Any) -> None:
     config: dict[str, Any] = {"capacity": 20, "eviction": eviction, "ttl_s": 9}
-    config["admission"] = AdmissionConfig(mode=mode, threshold=2, capacity=30)
+    config["admission"] = AdmissionConfig(mode=mode, threshold=1 if mode == "all" else 2, capacity=30)
     whole = table_of(**config)
     whole.follow()
     for second, ids in enumerate(stream(30)):

@@ -214,7 +214,7 @@ def test_ticks_are_renumbered_when_they_run_out(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("eviction", ["none", "lru", "lfu", "ttl"])
 @pytest.mark.parametrize("mode", ["all", "threshold", "probability"])
 def test_a_reloaded_table_goes_on_bit_for_bit(eviction: Any, mode: Any) -> None:
-    admission = AdmissionConfig(mode=mode, threshold=3, capacity=12, splits=3)
+    admission = AdmissionConfig(mode=mode, threshold=1 if mode == "all" else 3, capacity=12, splits=3)
     config: dict[str, Any] = {"capacity": 8, "eviction": eviction, "ttl_s": 5, "admission": admission}
     config["optimizer"] = RowOptimizer("adam")
     generator = torch.Generator().manual_seed(1)
@@ -255,7 +255,11 @@ def test_a_state_loads_into_another_capacity_and_not_into_one_too_small() -> Non
     ("settings", "message"),
     [
         ({"width": 8}, r"'vectors' is of the shape \(2, 4\); this table's is \(2, 8\)"),
-        ({"optimizer": RowOptimizer("adam")}, r"'states' is of the shape \(2, 0\); this table's is \(2, 9\)"),
+        ({"optimizer": RowOptimizer("adam")}, "the state's rows were trained by sgd, this table's are by adam"),
+        (
+            {"admission": AdmissionConfig(mode="threshold", threshold=2)},
+            "the state has no 'admission.ids', which a table",
+        ),
         ({"capacity": 9, "eviction": "lfu"}, "the state has no 'counts'"),
     ],
 )
@@ -283,6 +287,39 @@ def test_a_state_that_does_not_fit_is_refused_by_name(settings: Any, message: st
 def test_what_is_no_configuration_is_refused(settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         table_of(**settings)
+
+
+@pytest.mark.parametrize("lost", ["free", "ids", "clock.tick", "deleted.ids", "seed", "counts_so_far", "optimizer"])
+def test_a_state_that_lacks_a_part_is_refused_and_changes_nothing(lost: str) -> None:
+    table, other = table_of(), table_of()
+    touch(table, 1, 2)
+    touch(other, 7)
+    state = {name: value for name, value in table.state().items() if name != lost}
+    with pytest.raises(ValueError, match=f"the state has no '{lost}', which a table with this configuration has"):
+        other.load_state(state)
+    with pytest.raises(ValueError, match="the state has 'more', which a table with this configuration has not"):
+        other.load_state({**table.state(), "more": torch.zeros(1)})
+    assert known(other) == {7}
+
+
+def test_seconds_that_no_row_was_touched_in_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clocks, "LONG", 16)
+    table = table_of(ttl_s=40)
+    touch(table, 99, second=0)
+    for second in range(1, 600):
+        touch(table, second % 7, second=second)
+        assert len(table.clock.state()["starts"]) <= 128
+        if second == 39:
+            assert table.expire() == 0
+        if second == 40:
+            assert table.expire() == 1
+    assert table.clock.seconds_of(table.pages.ticks.gather(table.index.find(ids_of(4))).squeeze(1)).tolist() == [599]
+
+
+@pytest.mark.parametrize("second", [float("nan"), float("inf")])
+def test_what_is_no_time_is_refused(second: float) -> None:
+    with pytest.raises(ValueError, match=f"the clock is set to {second}; wanted a number of seconds"):
+        table_of().clock.set(second)
 
 
 def test_time_may_not_go_back() -> None:
