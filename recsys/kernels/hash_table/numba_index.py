@@ -20,6 +20,7 @@ LEAST_SLAB, MOST_SLAB = 1 << 16, 1 << 26  # bytes; a large one has large pages
 PAGE_BYTES = 4096
 CHUNK_BYTES = kernels.CHUNK * kernels.BUCKET_BYTES
 MOST_THREADS_BESIDE_INSERT = 2
+MOST_SCRATCH = 1 << 20  # ids of a call whose memory is kept for the next
 MOST_PARTS = 8  # each thread of a claim looks at all ids of the call
 # Cells of each part of the hashes, in the order of the cells. By their logarithms they lie evenly between 9 and 18: the
 # parts double one after another.
@@ -70,7 +71,8 @@ class NumbaIndex:
     @property
     def num_bytes(self) -> int:
         """Memory of the index."""
-        arrays = self._cells, self._entries, self._local_depth, self._loads, self._free
+        arrays = [self._cells, self._entries, self._local_depth, self._loads, self._free]
+        arrays += [self._scratch, self._every, *self._lists]
         return self._memory.num_bytes + sum(array.nbytes for array in arrays)
 
     def gauges(self) -> dict[str, float]:
@@ -117,6 +119,8 @@ class NumbaIndex:
             self.erase(ids[firsts[rows < 0]])
         kernels.settle(firsts.numpy(), rows.numpy(), self._places, found.numpy())
         kernels.resolved(found.numpy())
+        self._places = np.empty(0, dtype=np.int64)
+        self._drop_scratch()
 
     def insert(self, ids: Tensor, free_rows: Tensor, next_row: int, room: int) -> tuple[Tensor, Tensor, int] | None:
         """(N,) rows, the (M,) places where ids stand first that got theirs, and how many ids were refused.
@@ -161,7 +165,9 @@ class NumbaIndex:
             )
         count, refused = progress.tolist()
         self._were_new = 2 * count > len(keys)
-        return torch.from_numpy(found), torch.from_numpy(new[:count].copy()), refused
+        inserted = torch.from_numpy(new[:count].copy())
+        self._drop_scratch()
+        return torch.from_numpy(found), inserted, refused
 
     def erase(self, ids: Tensor) -> Tensor:
         """(N,) row that each id had, -1 for one that was not there, or that stands in the call before."""
@@ -249,6 +255,13 @@ class NumbaIndex:
     def _take_scratch(self, size: int) -> None:
         if size > self._scratch.shape[1]:
             self._scratch, self._every = np.empty((3, 2 * size), dtype=np.int64), np.arange(2 * size)
+
+    def _drop_scratch(self) -> None:
+        """A very large call leaves nothing behind."""
+        if self._scratch.shape[1] > MOST_SCRATCH:
+            self._scratch, self._every = np.empty((3, 0), dtype=np.int64), np.empty(0, dtype=np.int64)
+        if self._lists and self._lists[0].shape[1] > MOST_SCRATCH:
+            self._lists = []
 
     def _take_memory(self) -> None:
         """Chunks for regions that grow, and numbers for new ones."""

@@ -25,6 +25,7 @@ from recsys.kernels.hash_table.index import Index, new_index
 from recsys.kernels.hash_table.sorted_index import first_places
 
 MAX_ROWS = 2**31 - 2
+IMPORTED = 1 << 18  # ids at a time: what a call needs beside the table is as large as the call
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,10 @@ class HashTable:
         if len(again):
             raise ValueError(f"ids[{int(again[0])}]={int(given[again[0]])} stands there twice")
         index = new_index(len(given), self.device)
-        index.settle(given, *index.claim(given), all_rows[: len(given)])
+        for part, its_rows in zip(
+            torch.split(given, IMPORTED), torch.split(all_rows[: len(given)], IMPORTED), strict=True
+        ):
+            index.settle(part, *index.claim(part), its_rows)
         self._open = None
         self._index, self._free, self._next_row = index, _Stack(all_rows[len(given) :].clone()), total
 

@@ -1,6 +1,6 @@
 """Rows in pages, by the kernels of `numba_rows.py` on the threads of the hash table."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from recsys.kernels.row_pages.column import Column
     from recsys.kernels.row_pages.pages import RowPages
 
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+
 KINDS = {name: kind for kind, name in enumerate(NAMES)}
 
 
 def gather(rows: Tensor, column: "Column") -> Tensor:
     """(N, width) the rows (N,) int64, zeros where one is below 0."""
-    numbers, out = rows.contiguous().numpy(), torch.empty(len(rows), column.width, dtype=column.dtype)
+    numbers, out = (
+        _numbers(rows, len(column.pages) << column.log_page),
+        torch.empty(len(rows), column.width, dtype=column.dtype),
+    )
     words, addresses, log_page = out.numpy().view(np.int32), column.addresses, column.log_page
     in_parts(lambda start, stop: kernels.gather(numbers, start, stop, addresses, log_page, words), len(numbers))
     return out
@@ -28,14 +33,17 @@ def gather(rows: Tensor, column: "Column") -> Tensor:
 
 def put(rows: Tensor, column: "Column", values: Tensor) -> None:
     """Write `values` (N, width) to the rows (N,) int64 that are not below 0."""
-    numbers, words = rows.contiguous().numpy(), values.to(column.dtype).contiguous().numpy().view(np.int32)
+    numbers, words = (
+        _numbers(rows, len(column.pages) << column.log_page),
+        values.to(column.dtype).contiguous().numpy().view(np.int32),
+    )
     addresses, log_page = column.addresses, column.log_page
     in_parts(lambda start, stop: kernels.put(numbers, start, stop, addresses, log_page, words), len(numbers))
 
 
 def put_initial(rows: Tensor, ids: Tensor, vectors: "Column", seed: int, scale: float) -> None:
     """Write what `initial_rows` draws for ids (N,) to their rows (N,)."""
-    numbers, keys = rows.contiguous().numpy(), ids.contiguous().numpy()
+    numbers, keys = _numbers(rows, len(vectors.pages) << vectors.log_page), ids.contiguous().numpy()
     mixed_seed = np.int64(initial_rows.mixed_seed(seed))
     factor, addresses = np.float32(scale / initial_rows.SPREAD), vectors.addresses
 
@@ -47,7 +55,7 @@ def put_initial(rows: Tensor, ids: Tensor, vectors: "Column", seed: int, scale: 
 
 def update(pages: "RowPages", rows: Tensor, gradients: Tensor, lr: float, tick: int) -> None:
     """One step of the optimizer for every row, by the sum of its gradients in the order of the call."""
-    numbers, values = rows.contiguous().numpy(), gradients.contiguous().numpy()
+    numbers, values = _numbers(rows, pages.num_rows), gradients.contiguous().numpy()
     order = kernels.ordered(numbers, pages.num_rows)
     starts = kernels.segments(numbers, order)
     optimizer = pages.optimizer
@@ -78,3 +86,17 @@ def update(pages: "RowPages", rows: Tensor, gradients: Tensor, lr: float, tick: 
         )
 
     on_threads(work, parts)
+
+
+def _numbers(rows: Tensor, num_rows: int) -> Ids:
+    """The rows for a kernel, which follows them blindly.
+
+    Raises:
+        ValueError: there is no such row.
+    """
+    if rows.dtype != torch.int64:
+        raise ValueError(f"rows is {rows.dtype}; wanted int64")
+    numbers: Ids = rows.contiguous().numpy()
+    if numbers.size and int(numbers.max()) >= num_rows:
+        raise ValueError(f"row {int(numbers.max())} is asked for; there is memory for {num_rows}")
+    return numbers

@@ -81,7 +81,7 @@ class RowPages:
     @property
     def num_rows(self) -> int:
         """For how many rows there is memory."""
-        return len(self.vectors.pages) << self.log_page
+        return min(len(column.pages) for column in self.columns.values()) << self.log_page
 
     @property
     def num_bytes(self) -> int:
@@ -91,12 +91,18 @@ class RowPages:
     def grow(self, num_rows: int) -> None:
         """Take pages until there are so many rows; new ones are zeros and free, their states those of a new row."""
         num_pages = -(-num_rows // self.page_rows)
-        if num_pages > len(self.vectors.pages):
-            for column in self.columns.values():
+        if num_pages << self.log_page > self.num_rows:
+            for column in self.columns.values():  # where memory ends amid them, those that have pages keep them
                 column.grow(num_pages)
 
     def clear(self) -> None:
-        """Give all pages back."""
+        """Give all pages back.
+
+        Raises:
+            ValueError: somebody copies them.
+        """
+        if self.before_write is not None:
+            raise ValueError("the rows are being copied for a delta; finish, or cancel, that copy first")
         for column in self.columns.values():
             column.pages.clear()
             column.read_addresses()
@@ -113,7 +119,11 @@ class RowPages:
             gradients: (N, width) float32.
             lr: learning rate.
             tick: when.
+
+        Raises:
+            ValueError: rows and gradients do not fit each other, or the pages.
         """
+        gradients = self._checked(rows, gradients)
         self._tell(rows)
         if is_by_triton(self.device) and self.width <= MAX_TRITON_WIDTH and self.num_rows:
             from recsys.kernels.row_pages import triton_path
@@ -184,6 +194,20 @@ class RowPages:
         whole, rest = divmod(num_rows, self.page_rows)
         parts = column.pages[:whole] + ([column.pages[whole][:rest]] if rest else [])
         return torch.cat(parts) if parts else column.pages[0][:0].clone()
+
+    def is_finite(self) -> bool:
+        """Whether no number of any vector is NaN or infinite."""
+        return all(bool(torch.isfinite(page).all()) for page in self.vectors.pages)
+
+    def _checked(self, rows: Tensor, gradients: Tensor) -> Tensor:
+        if rows.dtype != torch.int64 or rows.dim() != 1:
+            raise ValueError(f"rows is {rows.dtype} of the shape {tuple(rows.shape)}; wanted int64 (N,)")
+        if tuple(gradients.shape) != (len(rows), self.width) or not gradients.is_floating_point():
+            raise ValueError(
+                f"gradients is {gradients.dtype} of the shape {tuple(gradients.shape)}; wanted numbers "
+                f"{(len(rows), self.width)}"
+            )
+        return gradients.detach().float()
 
     def _tell(self, rows: Tensor) -> None:
         if self.before_write is not None:

@@ -283,7 +283,7 @@ def load(folded: Folded, name: str, source: Source) -> None:
         ValueError: it does not fit.
     """
     state = folded.tables[name].state(table_of(source))
-    table_of(source).load_state(state)
+    table_of(source).load_state({name: value for name, value in state.items() if name != GENERATOR})
     if isinstance(source, CollisionlessEmbedding):
         if GENERATOR not in state:
             raise ValueError(f"the log's {name!r} is of a table; wanted one of a CollisionlessEmbedding")

@@ -55,7 +55,7 @@ class Clock:
         """
         if self.tick >= MOST_TICKS:
             raise OverflowError(f"there were {MOST_TICKS} steps; renumber the ticks")
-        second = int(self.now_s)
+        second = math.ceil(self.now_s)
         if not self._seconds or second > self._seconds[-1]:
             self._starts.append(self.tick)
             self._seconds.append(second)
@@ -82,7 +82,7 @@ class Clock:
         numbers = ticks.cpu().numpy()
         places = np.maximum(np.searchsorted(self._starts, numbers, side="right") - 1, 0)
         seconds = np.array(self._seconds or [0], dtype=np.int64)[places]
-        return torch.from_numpy(np.where(numbers >= self.tick, int(self.now_s), seconds))
+        return torch.from_numpy(np.where(numbers >= self.tick, math.ceil(self.now_s), seconds))
 
     def renumber(self, kept: Tensor) -> None:
         """Let ticks `kept` (K,) int64, ascending, each once and over, be numbers 0 to K - 1; the running one is K."""

@@ -66,6 +66,7 @@ class ColdRows(RowPages):
         self.vectors = _Part(self, self.hot.vectors, lambda slots: slots.vectors)
         self.states = _Part(self, self.hot.states, lambda slots: slots.states)
         self.num_promotions = self.num_spills = 0
+        self._spilled_finite = True
         self._sums = torch.zeros(hot_rows, dtype=torch.int64)  # of the older copy in the file; 0: there is none
         self._forget_hot()
 
@@ -103,6 +104,7 @@ class ColdRows(RowPages):
             column.read_addresses()
         self.hot.clear()
         self._forget_hot()
+        self._spilled_finite = True
         self.file.wipe_all()
 
     def touch(self, rows: Tensor) -> None:
@@ -162,6 +164,10 @@ class ColdRows(RowPages):
         self._give_back(slots)
         for column in self._kept():
             column.put_all(rows, column.fill)
+
+    def is_finite(self) -> bool:
+        """Whether no number of any vector in memory is NaN or infinite, nor was when it went to the file."""
+        return self._spilled_finite and self.hot.is_finite()
 
     def read(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, width) vectors, (N, state_width) states and (N,) ticks of rows (N,) int64, none below 0; none moves."""
@@ -340,6 +346,7 @@ class ColdRows(RowPages):
         rows, order = self.hot.ids.gather(slots).squeeze(1).sort()
         for some, at in zip(torch.split(rows, PART_ROWS), torch.split(slots[order], PART_ROWS), strict=True):
             vectors, states, _ = self.hot.read(at)
+            self._spilled_finite &= bool(torch.isfinite(vectors).all())
             self.file.write(some, self._ids_of(some), vectors, states, self._sums[at])
             self.places.put_all(some, COLD)
             self.hot.ticks.put_all(at, FREE)

@@ -1,5 +1,6 @@
 """How an embedding table is to behave."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -53,9 +54,9 @@ class TableConfig:
     cold_file: str | None = None
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"width={self.width}; wanted at least 1")
-        if self.init_std < 0:
+        if not isinstance(self.width, int) or self.width < 1:
+            raise ValueError(f"width={self.width}; wanted a whole number of at least 1")
+        if not 0 <= self.init_std < math.inf:
             raise ValueError(f"init_std={self.init_std}; wanted at least 0")
         if self.eviction not in get_args(Eviction):
             raise ValueError(f"eviction={self.eviction!r}; wanted {', '.join(get_args(Eviction))}")
@@ -71,7 +72,7 @@ class TableConfig:
             ("ttl_s", self.ttl_s),
             *((f"feature_ttl_s[{k}]", v) for k, v in self.feature_ttl_s.items()),
         ):
-            if seconds is not None and not seconds > 0:
+            if seconds is not None and not 0 < seconds < math.inf:
                 raise ValueError(f"{name}={seconds}; wanted above 0, or null")
         wrong = [number for number in self.feature_ttl_s if not 0 <= number < 1 << self.feature_bits]
         if wrong:

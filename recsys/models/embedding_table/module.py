@@ -113,7 +113,7 @@ class CollisionlessEmbedding(nn.Module):
 
     def is_finite(self) -> bool:
         """Whether no number of any row is NaN or infinite."""
-        return all(bool(torch.isfinite(page).all()) for page in self.table.pages.vectors.pages)
+        return self.table.pages.is_finite()
 
     def clock(self, seconds: float) -> None:
         """Say what time it is, for last touch and time to live; without it the machine's clock is read.
@@ -143,7 +143,8 @@ class CollisionlessEmbedding(nn.Module):
             if of_call.times_freed == self.table.times_freed:
                 rows.append(of_call.rows)
             else:
-                rows.append(torch.where(self.table.ids_of(of_call.rows) == of_call.ids, of_call.rows, -1))
+                here = torch.where(of_call.rows < self.table.num_rows, of_call.rows, -1)
+                rows.append(torch.where(self.table.ids_of(here) == of_call.ids, here, -1))
         return torch.cat(rows), torch.cat([of_call.gradients for of_call in self._waiting])
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -181,6 +182,27 @@ class CollisionlessEmbedding(nn.Module):
         self.generator.set_state(generator.cpu())
         self.drop_gradients()
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "CollisionlessEmbedding":
+        """As nn.Module has it, for the table too: it moves with the module, and its rows stay float32.
+
+        Raises:
+            ValueError: rows would be of another type, or on a device without memory.
+        """
+        moved = fn(torch.zeros(1, device=self.table.device))
+        if moved.dtype != torch.float32:
+            raise ValueError(f"the table's rows are float32, not {moved.dtype}; take autocast for narrower numbers")
+        if moved.device.type == "meta":
+            raise ValueError("a table has no rows on the device meta; wanted cpu or cuda")
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if moved.device != self.table.device:
+            old = self.table
+            self.table = EmbeddingTable(self.config, page_rows=old.pages.page_rows, device=moved.device)
+            self.table.prior = old.prior
+            self.table.load_state(old.state())
+            self._anchor = torch.zeros(0, device=moved.device, requires_grad=True)
+            self.drop_gradients()
+        return self
+
     def extra_repr(self) -> str:
         """Shape and policies."""
         config = self.config
@@ -213,5 +235,5 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None, None]:
-        ctx.module._waiting.append(_LookUp(ctx.rows, ctx.ids, ctx.times_freed, gradients[0]))
+        ctx.module._waiting.append(_LookUp(ctx.rows, ctx.ids, ctx.times_freed, gradients[0].detach()))
         return None, None, None, None

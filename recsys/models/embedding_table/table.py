@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 EXPIRY_ROWS = 1 << 20  # looked at in one go
 ANEW = ("eviction.", "prior.")  # parts of a state that a table can do without: it looks, and fits, anew
+PLACES = ("ids", "rows", "free")
 IN_FILE = ("vectors", "states", "ids")  # columns of cold rows that a state beside the file lacks
 
 
@@ -139,13 +140,16 @@ class EmbeddingTable:
 
     def look_up(self, ids: Tensor) -> Tensor:
         """(N,) int64 rows of ids (N,) int64 for a training step; -1 for one that is not admitted, or finds no room."""
-        if self._admission is None and self._eviction is None and self._cold is None:
+        if self._is_plain:
             refused = self.index.num_refused
             inserted = self.index.find_or_insert(ids)
             self.counts.refused += self.index.num_refused - refused
         else:
             inserted = self._selected(ids)
         new = inserted.new
+        if self.config.has_ttl and self._eviction is None:  # one that evicts has touched them
+            known = torch.where(inserted.rows < self.pages.num_rows, inserted.rows, -1)
+            self.pages.ticks.put_all(known, self.clock.tick)
         if len(new):
             try:
                 self.pages.grow(self.num_rows)
@@ -155,6 +159,11 @@ class EmbeddingTable:
                 raise
             self.counts.inserted += len(new)
         return inserted.rows
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether every new id gets a row, and no row must go for it."""
+        return self._admission is None and self._eviction is None and self._cold is None
 
     def live(self) -> tuple[Tensor, Tensor]:
         """(M,) int64 ids and (M, width) float32 vectors of the rows that are not free, by row."""
@@ -324,16 +333,27 @@ class EmbeddingTable:
         for name in (*names, "ids", "rows", *(name for name in beside if not name.startswith(ANEW))):
             if name not in state:
                 raise ValueError(f"the state has no {name!r}, which a table with this configuration has")
+        for name in (*PLACES, "deleted.ids", "clock.tick"):
+            if state[name].dtype != torch.int64:
+                raise ValueError(f"{name!r} is {state[name].dtype}; wanted int64")
         for name in state:
             if name not in beside and not name.startswith((*ANEW, "counts")) and name not in (*names, *IN_FILE, "rows"):
                 raise ValueError(f"the state has {name!r}, which a table with this configuration has not")
+        if len(state["rows"]) != len(state["ids"]) or len(state["ids"]) + len(state["free"]) != len(state["ticks"]):
+            raise ValueError(
+                f"the state has {len(state['ids'])} ids, {len(state['rows'])} rows and {len(state['free'])} free ones, "
+                f"but {len(state['ticks'])} ticks; wanted a tick for each"
+            )
         kind = OPTIMIZERS[int(state["optimizer"][0])]
         if kind != self.config.optimizer.name:
             raise ValueError(
                 f"the state's rows were trained by {kind}, this table's are by {self.config.optimizer.name}"
             )
         for name in names:
-            wanted = len(state["ticks"]), self.pages.columns[name].width
+            column = self.pages.columns[name]
+            wanted = len(state["ticks"]), column.width
+            if state[name].dtype != column.dtype:
+                raise ValueError(f"{name!r} is {state[name].dtype}; wanted {column.dtype}")
             if tuple(state[name].shape) != wanted:
                 raise ValueError(
                     f"{name!r} is of the shape {tuple(state[name].shape)}; this table's is {wanted}: "
@@ -350,6 +370,7 @@ class EmbeddingTable:
     def _load_rest(self, state: Mapping[str, Tensor]) -> None:
         self._barren = None
         self.times_freed += 1
+        self.times_renumbered += 1  # whoever follows by ticks of before must begin anew
         self._eviction = self._new_eviction()
         for part, of_part in self._parts().items():
             if kept := _part(state, part):

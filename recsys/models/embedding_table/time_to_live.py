@@ -1,4 +1,6 @@
-"""Which rows are too old: by the time to live of their feature, in seconds since their last touch."""
+"""Which rows are too old: by the time to live of their feature, in seconds since their last touch.
+
+A touch counts from the end of its second, so that no row goes before its time, and at most a second after it."""
 
 import math
 
@@ -27,10 +29,11 @@ class TimeToLive:
         config = self._config
         if not config.feature_ttl_s:
             return ticks < self._first_kept(config.ttl_s)
-        limits = torch.full((1 << config.feature_bits,), self._first_kept(config.ttl_s), device=ticks.device)
+        features = feature_numbers(ids, config.feature_bits)
+        are_over = ticks < self._first_kept(config.ttl_s)
         for number, ttl_s in config.feature_ttl_s.items():
-            limits[number] = self._first_kept(ttl_s)
-        return ticks < limits[feature_numbers(ids, config.feature_bits)]
+            are_over = torch.where(features == number, ticks < self._first_kept(ttl_s), are_over)
+        return are_over
 
     def _first_kept(self, ttl_s: float | None) -> int:
         return 0 if ttl_s is None else self._clock.first_tick_after(self._clock.now_s - ttl_s)

@@ -201,7 +201,7 @@ def test_a_restore_that_is_refused_leaves_the_running_trainer_alone(tmp_path: Pa
         DeltaLog(tmp_path, "c").restore({"t": table_of()})
     with pytest.raises(DeltaError, match=r"has tables \['t'\]; wanted \['u'\]"):
         DeltaLog(tmp_path, "b").restore({"u": table_of()})
-    with pytest.raises(ValueError, match="this table's is"):
+    with pytest.raises(ValueError, match="this table's are"):
         DeltaLog(tmp_path, "b").restore({"t": table_of(optimizer=RowOptimizer("sgd"))})
     assert log.append({}, {}) == Version(1, 1)
 
