@@ -183,6 +183,13 @@ class HashTable:
         self._free.push(rows[rows >= 0])
         return rows
 
+    def withdraw(self, ids: Tensor, num_rows: int) -> Tensor:
+        """(N,) int64 rows of the new ids (N,) of the last call, which then never was: `num_rows` was the table's before."""
+        rows = self._index.erase(self._checked(ids))
+        self._free.push(rows[rows < num_rows].flip(0))
+        self._next_row = num_rows
+        return rows
+
     def export(self) -> tuple[Tensor, Tensor, Tensor]:
         """(M,) ids and their (M,) rows, in the order of the rows; and (F,) free rows, the next to be given last."""
         self._abandon()

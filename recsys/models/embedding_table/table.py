@@ -140,6 +140,7 @@ class EmbeddingTable:
 
     def look_up(self, ids: Tensor) -> Tensor:
         """(N,) int64 rows of ids (N,) int64 for a training step; -1 for one that is not admitted, or finds no room."""
+        num_rows = self.num_rows
         if self._is_plain:
             refused = self.index.num_refused
             inserted = self.index.find_or_insert(ids)
@@ -155,7 +156,8 @@ class EmbeddingTable:
                 self.pages.grow(self.num_rows)
                 self._begin(inserted.rows[new], ids[new])
             except BaseException:  # no memory, or the prior failed: an id without a row of its own would never train
-                self._erased(ids[new])
+                rows = self.index.withdraw(ids[new], num_rows)
+                self.pages.free(rows[rows < min(num_rows, self.pages.num_rows)])
                 raise
             self.counts.inserted += len(new)
         return inserted.rows

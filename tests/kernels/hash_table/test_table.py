@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from recsys.kernels.hash_table import HashTable, HashTableReference, index, table
+from recsys.kernels.hash_table import numba_kernels as kernels
 from recsys.kernels.hash_table.numba_index import NumbaIndex
 from recsys.kernels.hash_table.sorted_index import SortedIndex
 from recsys.kernels.mixing import signed, unmixed
@@ -189,6 +190,21 @@ def test_many_threads_may_look_up_at_a_time() -> None:
     with ThreadPoolExecutor(8) as pool:
         for rows in pool.map(hash_table.find, [ids] * 64):
             assert torch.equal(rows, ids)
+
+
+def test_what_was_erased_leaves_no_detour() -> None:
+    """A search ends at the first bucket that nobody went past."""
+    hash_table = HashTable()
+    if not isinstance(hash_table._index, NumbaIndex):
+        pytest.skip("sorted runs have no buckets")
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 2**62, 30_000))
+    hash_table.find_or_insert(ids)
+    hash_table.erase(ids)
+    slabs = hash_table._index._memory._slabs
+    starts = [-slab.ctypes.data % kernels.BUCKET_BYTES for slab in slabs]
+    for slab, start in zip(slabs, starts, strict=True):
+        buckets = slab[start : start + (len(slab) - start) // 64 * 64].view(np.int32).reshape(-1, 16)
+        assert not buckets[:, kernels.FIELDS_AT // 4 :].any()  # fields, and how many went past
 
 
 def colliding(count: int) -> torch.Tensor:

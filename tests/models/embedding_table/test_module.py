@@ -254,6 +254,29 @@ def test_ids_whose_start_could_not_be_told_have_no_row() -> None:
     assert embedding(torch.tensor([1, 3, 4])).tolist() == [[-1.0] * 4] * 3
 
 
+def test_a_gradient_that_comes_after_a_smaller_state_was_loaded_reads_no_foreign_memory() -> None:
+    embedding = embedding_of()
+    empty = {name: value.clone() for name, value in embedding.state_dict().items()}
+    late = embedding(torch.arange(5_000))
+    embedding.load_state_dict(empty)
+    late.sum().backward()
+    embedding(torch.tensor([1]))
+    embedding.step(0.1)
+    assert len(embedding.table) == 1
+    with pytest.raises(ValueError, match="row 4000 is asked for; there is memory for 8"):
+        embedding.of_rows(torch.tensor([4_000]))
+
+
+def test_rows_stay_float32_and_lie_where_there_is_memory() -> None:
+    embedding = embedding_of()
+    for narrow in (embedding.half, embedding.double):
+        with pytest.raises(ValueError, match="the table's rows are float32, not"):
+            narrow()
+    with pytest.raises(ValueError, match="a table has no rows on the device meta"):
+        embedding.to("meta")
+    assert embedding.to("cpu") is embedding
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
 def test_a_copy_lives_on_its_own(copied: Callable[[CollisionlessEmbedding], CollisionlessEmbedding]) -> None:
     one = embedding_of(capacity=5, eviction="lru", optimizer=RowOptimizer("adam"))

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from recsys.kernels.row_pages.column import Column
 from recsys.kernels.row_pages.initial_rows import drawn
 from recsys.models.embedding_table import AdmissionConfig, EmbeddingTable, RowOptimizer, TableConfig
 from recsys.models.embedding_table import clock as clocks
@@ -287,6 +288,109 @@ def test_a_state_that_does_not_fit_is_refused_by_name(settings: Any, message: st
 def test_what_is_no_configuration_is_refused(settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         table_of(**settings)
+
+
+def test_every_id_that_goes_in_one_call_is_told_of() -> None:
+    table = table_of(capacity=9, eviction="lru", ttl_s=10)
+    touch(table, *range(9), second=0)
+    since = table.follow()
+    table.erase(ids_of(0, 1, 2, 50))
+    touch(table, 3, 4, second=5)
+    touch(table, *range(100, 106))
+    assert table.changes(since).deleted.tolist() == [0, 1, 2, 5, 6, 7]
+    table.clock.set(12)
+    table.expire()
+    assert table.changes(since).deleted.tolist() == [0, 1, 2, 5, 6, 7, 8]
+    table.clock.set(15)
+    table.expire()
+    assert table.changes(since).deleted.tolist() == [*range(9), *range(100, 106)]
+
+
+def test_a_row_that_is_in_use_does_not_expire() -> None:
+    table = table_of(ttl_s=10)
+    touch(table, 1, second=0)
+    table.clock.set(20)
+    rows = table.look_up(ids_of(1))
+    assert table.expire() == 0
+    table.update(rows, torch.ones(1, WIDTH), lr=1.0)
+    assert known(table) == {1}
+
+
+def test_no_row_goes_before_its_time_within_a_second() -> None:
+    table = table_of(ttl_s=1)
+    touch(table, 1, second=100.99)
+    table.clock.set(101.9)
+    assert table.expire() == 0
+    table.clock.set(102)
+    assert table.expire() == 1
+
+
+def test_memory_that_ends_amid_growth_leaves_the_table_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = table_of()
+    touch(table, *range(8))
+    table.erase(ids_of(6))
+    touch(table, 6)
+    whole, left = Column._new_page, [1]
+
+    def scarce(column: Column) -> torch.Tensor:
+        left[0] -= 1
+        if left[0] < 0:
+            raise MemoryError("no page is left")
+        return whole(column)
+
+    monkeypatch.setattr(Column, "_new_page", scarce)
+    with pytest.raises(MemoryError):
+        table.look_up(ids_of(3, 50, 51))
+    assert (known(table), table.live_rows().tolist()) == (set(range(8)), list(range(8)))
+    table_of().load_state(table.state())
+    left[0] = 100
+    assert touch(table, 50, 51) == [8, 9]
+    assert sorted(table.ids_of(table.live_rows()).tolist()) == [*range(8), 50, 51]
+
+
+@pytest.mark.parametrize(
+    ("rows", "gradients", "message"),
+    [
+        ([99], torch.ones(1, WIDTH), "row 99 is asked for; there is memory for 8"),
+        ([0], torch.ones(1, WIDTH + 1), r"gradients is torch.float32 of the shape \(1, 5\); wanted numbers \(1, 4\)"),
+        ([0, 1], torch.ones(1, WIDTH), r"gradients is .* \(1, 4\); wanted numbers \(2, 4\)"),
+        ([0], torch.ones(1, WIDTH, dtype=torch.int64), "gradients is torch.int64"),
+    ],
+)
+def test_an_update_that_does_not_fit_is_refused(rows: list[int], gradients: torch.Tensor, message: str) -> None:
+    table = table_of()
+    touch(table, 1, 2)
+    with pytest.raises(ValueError, match=message):
+        table.update(ids_of(*rows), gradients, lr=0.1)
+
+
+def test_narrow_gradients_are_taken() -> None:
+    table = table_of(init_std=0.0)
+    table.update(table.look_up(ids_of(1)), torch.ones(1, WIDTH, dtype=torch.bfloat16), lr=1.0)
+    assert table.pages.gather(ids_of(0)).tolist() == [[-1.0] * WIDTH]
+
+
+def test_a_state_of_unequal_parts_is_refused() -> None:
+    table, other = table_of(), table_of()
+    touch(table, 1, 2, 3)
+    touch(other, 7)
+    state = table.state()
+    cut = {**state, **{name: state[name][:2] for name in ("vectors", "states", "ticks")}}
+    with pytest.raises(ValueError, match="the state has 3 ids, 3 rows and 0 free ones, but 2 ticks"):
+        other.load_state(cut)
+    with pytest.raises(ValueError, match="'vectors' is torch.float16; wanted torch.float32"):
+        other.load_state({**state, "vectors": state["vectors"].half()})
+    assert known(other) == {7}
+
+
+def test_a_free_rows_state_and_count_are_those_of_a_new_one() -> None:
+    table = table_of(capacity=4, eviction="lfu", optimizer=RowOptimizer("adagrad", initial_accumulator=0.5))
+    touch(table, 1)
+    touch(table, 1)
+    table.erase(ids_of(1))
+    assert torch.equal(table.pages.states.gather(ids_of(0)), torch.full((1, WIDTH), 0.5))
+    assert table.pages.counts is not None
+    assert table.pages.counts.gather(ids_of(0)).tolist() == [[0]]
 
 
 @pytest.mark.parametrize("lost", ["free", "ids", "clock.tick", "deleted.ids", "seed", "counts_so_far", "optimizer"])
