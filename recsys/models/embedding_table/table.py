@@ -98,6 +98,7 @@ class EmbeddingTable:
     ) -> None:
         self.config, self.device = config, torch.device(device)
         self.seed = config.seed  # of new rows; that of a state from where one was loaded
+        self.shard: tuple[int, int] | None = None  # its number from 0, and of how many; None: it was never split
         self.index = HashTable(max_rows=config.capacity, expected=config.expected, device=device)
         if page_rows is None and config.capacity is not None:
             page_rows = min(default_page_rows(config.width), 1 << (config.capacity - 1).bit_length())
@@ -259,6 +260,8 @@ class EmbeddingTable:
         for part, of_part in self._parts().items():
             state |= {f"{part}.{name}": value for name, value in of_part.state().items()}
         state["seed"] = torch.from_numpy(np.array([self.seed], dtype=np.uint64).view(np.int64))
+        if self.shard is not None:
+            state["shard"] = torch.tensor(self.shard)
         state["counts_so_far"] = torch.tensor(list(vars(self.counts).values()))
         return state
 
@@ -336,6 +339,7 @@ class EmbeddingTable:
             if kept := _part(state, part):
                 of_part.load_state(kept)
         self.seed = int(state["seed"].cpu().numpy().view(np.uint64)[0])
+        self.shard = (int(state["shard"][0]), int(state["shard"][1])) if "shard" in state else None
         self.counts = Counts(*state["counts_so_far"].tolist())
 
     def _parts(self) -> dict[str, Stateful]:
