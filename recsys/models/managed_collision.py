@@ -95,8 +95,13 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
 
         torchrec calls it before it sends ids to the process of their bucket, unless the `ManagedCollisionCollection` is
         built with `need_preprocess=False`, which must not be.
+
+        Raises:
+            ValueError: the ids are no integers.
         """
-        return features if self.buckets() == 1 else {name: _mixed(feature) for name, feature in features.items()}
+        if self.buckets() == 1:
+            return features
+        return {name: _with_values(feature, mixed(self._ids_of(feature))) for name, feature in features.items()}
 
     def profile(self, features: dict[str, JaggedTensor]) -> dict[str, JaggedTensor]:
         """The same: uses are written down by `remap`, which knows the rows."""
@@ -253,17 +258,16 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
         return f"table {self._name!r}" if self._name else "the table"
 
     def _remapped(self, feature: JaggedTensor) -> JaggedTensor:
-        ids = feature.values()
+        ids = self._ids_of(feature)
+        rows = self._inserted(ids) if self.training else self._found(ids)
+        return _with_values(feature, rows + self._offset if self._offset else rows)
+
+    def _ids_of(self, feature: JaggedTensor) -> Tensor:
+        """(N,) int64."""
+        ids: Tensor = feature.values()
         if ids.dtype not in (torch.int64, torch.int32):
             raise ValueError(f"{self._title}: ids are {ids.dtype}; wanted int64 or int32")
-        ids = ids.to(torch.int64).contiguous()
-        rows = self._inserted(ids) if self.training else self._found(ids)
-        return JaggedTensor(
-            values=rows + self._offset if self._offset else rows,
-            lengths=feature.lengths_or_none(),
-            offsets=feature.offsets_or_none(),
-            weights=feature.weights_or_none(),
-        )
+        return ids.to(torch.int64).contiguous()
 
     def _found(self, ids: Tensor) -> Tensor:
         rows = self.table.find(ids)
@@ -291,9 +295,9 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
         return {**self.__dict__, "_table": None}
 
 
-def _mixed(feature: JaggedTensor) -> JaggedTensor:
+def _with_values(feature: JaggedTensor, values: Tensor) -> JaggedTensor:
     return JaggedTensor(
-        values=mixed(feature.values().to(torch.int64)),
+        values=values,
         lengths=feature.lengths_or_none(),
         offsets=feature.offsets_or_none(),
         weights=feature.weights_or_none(),
