@@ -5,6 +5,11 @@
 the batch that brings it, any int64 is an id, eviction is exact, on a CPU too, and the rows do not depend on the number
 of processes. `reset_evicted_rows` begins the rows anew that an id had to leave, which torchrec does on a GPU alone.
 
+It is not built on `EmbeddingTable`, whose rows, policies and states are those of one growing table: here every bucket
+fills and evicts for itself, so that the result does not depend on the number of processes, and torchrec wants a fixed
+number of rows, whose weights it holds itself, and a state of registered tensors that it can cut by row. So ids and uses
+stand in `BoundedRows`, with an lru and lfu of their own; index and mixing of ids are the same.
+
 Needs the extra `torchrec`. Papers: Liu et al. 2022, arXiv:2209.07663 (collisionless tables), arXiv:2602.17050 (MPZCH).
 """
 
@@ -86,7 +91,7 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
         self.register_buffer("_row_counts", state.counts)
         self._table: BoundedRows | None = None
         self._left: list[Tensor] = []
-        self._num_evicted = self._num_unknown = 0
+        self._num_inserted = self._num_evicted = self._num_unknown = 0
         self._has_warned = False
         self.on_eviction: Callable[[Tensor], None] | None = None
 
@@ -164,19 +169,21 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
         return self._table
 
     def gauges(self) -> dict[str, float]:
-        """How full the rows held here are, and what was lost.
+        """How full the rows held here are, and what was lost; size and counts as `EmbeddingTable.gauges` names them.
 
-        ids, rows; load and fullest_bucket: share of the rows for ids that is taken, of all and of the fullest bucket;
-        shared: how often, in training, an id found no room; it survives a checkpoint. evicted: ids that had to go, and
-        unknown: how often, in evaluation, an id had no row: both since this object was made.
+        size: ids that have a row, of rows; load and fullest_bucket: share of the rows for ids that is taken, of all and
+        of the fullest bucket. refused: how often, in training, an id found no room; it survives a checkpoint. inserted:
+        ids that got a row, evicted: ids that had to go, and unknown: how often, in evaluation, an id had no row: all
+        three since this object was made.
         """
         loads = self.table.loads
         return {
             "rows": self.output_size(),
-            "ids": len(self.table),
+            "size": len(self.table),
             "load": float(loads.mean()),
             "fullest_bucket": float(loads.max()),
-            "shared": int(self._shared_counts.sum()),
+            "inserted": self._num_inserted,
+            "refused": int(self._shared_counts.sum()),
             "evicted": self._num_evicted,
             "unknown": self._num_unknown,
         }
@@ -275,7 +282,9 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
         return rows
 
     def _inserted(self, ids: Tensor) -> Tensor:
+        before = len(self.table)
         rows, changed = self.table.find_or_insert(ids, int(self._current_iter_tensor))
+        self._num_inserted += len(self.table) - before + len(changed)
         if len(changed):
             self._num_evicted += len(changed)
             if self.on_eviction is not None:
@@ -284,7 +293,7 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
                 self._left.append(changed + self._offset)
         if not self._has_warned and bool(self._shared_counts.any()):
             self._has_warned = True
-            _log.warning("%s is full: new ids share a row; gauges()['shared'] counts them", self._title)
+            _log.warning("%s is full: new ids share a row; gauges()['refused'] counts them", self._title)
         return rows
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CollisionlessManagedCollisionModule":
