@@ -5,6 +5,11 @@
 the batch that brings it, any int64 is an id, eviction is exact, on a CPU too, and the rows do not depend on the number
 of processes. `reset_evicted_rows` begins the rows anew that an id had to leave, which torchrec does on a GPU alone.
 
+It is not built on `EmbeddingTable`, whose rows, policies and states are those of one growing table: here every bucket
+fills and evicts for itself, so that the result does not depend on the number of processes, and torchrec wants a fixed
+number of rows, whose weights it holds itself, and a state of registered tensors that it can cut by row. So ids and uses
+stand in `BoundedRows`, with an lru and lfu of their own; index and mixing of ids are the same.
+
 Needs the extra `torchrec`. Papers: Liu et al. 2022, arXiv:2209.07663 (collisionless tables), arXiv:2602.17050 (MPZCH).
 """
 
@@ -86,7 +91,7 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
         self.register_buffer("_row_counts", state.counts)
         self._table: BoundedRows | None = None
         self._left: list[Tensor] = []
-        self._num_evicted = self._num_unknown = 0
+        self._num_inserted = self._num_evicted = self._num_unknown = 0
         self._has_warned = False
         self.on_eviction: Callable[[Tensor], None] | None = None
 
@@ -95,8 +100,13 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
 
         torchrec calls it before it sends ids to the process of their bucket, unless the `ManagedCollisionCollection` is
         built with `need_preprocess=False`, which must not be.
+
+        Raises:
+            ValueError: the ids are no integers.
         """
-        return features if self.buckets() == 1 else {name: _mixed(feature) for name, feature in features.items()}
+        if self.buckets() == 1:
+            return features
+        return {name: _with_values(feature, mixed(self._ids_of(feature))) for name, feature in features.items()}
 
     def profile(self, features: dict[str, JaggedTensor]) -> dict[str, JaggedTensor]:
         """The same: uses are written down by `remap`, which knows the rows."""
@@ -159,19 +169,21 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
         return self._table
 
     def gauges(self) -> dict[str, float]:
-        """How full the rows held here are, and what was lost.
+        """How full the rows held here are, and what was lost; size and counts as `EmbeddingTable.gauges` names them.
 
-        ids, rows; load and fullest_bucket: share of the rows for ids that is taken, of all and of the fullest bucket;
-        shared: how often, in training, an id found no room; it survives a checkpoint. evicted: ids that had to go, and
-        unknown: how often, in evaluation, an id had no row: both since this object was made.
+        size: ids that have a row, of rows; load and fullest_bucket: share of the rows for ids that is taken, of all and
+        of the fullest bucket. refused: how often, in training, an id found no room; it survives a checkpoint. inserted:
+        ids that got a row, evicted: ids that had to go, and unknown: how often, in evaluation, an id had no row: all
+        three since this object was made.
         """
         loads = self.table.loads
         return {
             "rows": self.output_size(),
-            "ids": len(self.table),
+            "size": len(self.table),
             "load": float(loads.mean()),
             "fullest_bucket": float(loads.max()),
-            "shared": int(self._shared_counts.sum()),
+            "inserted": self._num_inserted,
+            "refused": int(self._shared_counts.sum()),
             "evicted": self._num_evicted,
             "unknown": self._num_unknown,
         }
@@ -253,17 +265,16 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
         return f"table {self._name!r}" if self._name else "the table"
 
     def _remapped(self, feature: JaggedTensor) -> JaggedTensor:
-        ids = feature.values()
+        ids = self._ids_of(feature)
+        rows = self._inserted(ids) if self.training else self._found(ids)
+        return _with_values(feature, rows + self._offset if self._offset else rows)
+
+    def _ids_of(self, feature: JaggedTensor) -> Tensor:
+        """(N,) int64."""
+        ids: Tensor = feature.values()
         if ids.dtype not in (torch.int64, torch.int32):
             raise ValueError(f"{self._title}: ids are {ids.dtype}; wanted int64 or int32")
-        ids = ids.to(torch.int64).contiguous()
-        rows = self._inserted(ids) if self.training else self._found(ids)
-        return JaggedTensor(
-            values=rows + self._offset if self._offset else rows,
-            lengths=feature.lengths_or_none(),
-            offsets=feature.offsets_or_none(),
-            weights=feature.weights_or_none(),
-        )
+        return ids.to(torch.int64).contiguous()
 
     def _found(self, ids: Tensor) -> Tensor:
         rows = self.table.find(ids)
@@ -271,7 +282,9 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
         return rows
 
     def _inserted(self, ids: Tensor) -> Tensor:
+        before = len(self.table)
         rows, changed = self.table.find_or_insert(ids, int(self._current_iter_tensor))
+        self._num_inserted += len(self.table) - before + len(changed)
         if len(changed):
             self._num_evicted += len(changed)
             if self.on_eviction is not None:
@@ -280,7 +293,7 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
                 self._left.append(changed + self._offset)
         if not self._has_warned and bool(self._shared_counts.any()):
             self._has_warned = True
-            _log.warning("%s is full: new ids share a row; gauges()['shared'] counts them", self._title)
+            _log.warning("%s is full: new ids share a row; gauges()['refused'] counts them", self._title)
         return rows
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CollisionlessManagedCollisionModule":
@@ -291,9 +304,9 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
         return {**self.__dict__, "_table": None}
 
 
-def _mixed(feature: JaggedTensor) -> JaggedTensor:
+def _with_values(feature: JaggedTensor, values: Tensor) -> JaggedTensor:
     return JaggedTensor(
-        values=mixed(feature.values().to(torch.int64)),
+        values=values,
         lengths=feature.lengths_or_none(),
         offsets=feature.offsets_or_none(),
         weights=feature.weights_or_none(),

@@ -30,6 +30,7 @@ from torchrec.modules.mc_embedding_modules import (  # noqa: E402
 from torchrec.modules.mc_modules import ManagedCollisionCollection  # noqa: E402
 
 from recsys.kernels.mixing import mixed  # noqa: E402
+from recsys.models.embedding_table import EmbeddingTable, TableConfig  # noqa: E402
 from recsys.models.embedding_table.bounded_rows import bucket_of  # noqa: E402
 from recsys.models.managed_collision import CollisionlessManagedCollisionModule, reset_evicted_rows  # noqa: E402
 
@@ -126,7 +127,7 @@ def test_who_makes_room_is_the_policys(eviction: Any, rows: list[int], left: lis
     evicted = module.evict()
     assert (None if evicted is None else evicted.tolist()) == left
     assert module.evict() is None
-    assert module.gauges()["shared"] == (1 if eviction == "none" else 0)
+    assert module.gauges()["refused"] == (1 if eviction == "none" else 0)
 
 
 def test_a_full_table_says_so_once_and_counts(caplog: pytest.LogCaptureFixture) -> None:
@@ -139,14 +140,34 @@ def test_a_full_table_says_so_once_and_counts(caplog: pytest.LogCaptureFixture) 
     assert caplog.text.count("table 'clicks' is full") == 1
     assert module.gauges() == {
         "rows": 3,
-        "ids": 2,
+        "size": 2,
         "load": 1.0,
         "fullest_bucket": 1.0,
-        "shared": 4,
+        "inserted": 2,
+        "refused": 4,
         "evicted": 0,
         "unknown": 0,
     }
     assert module.open_slots().tolist() == [0]
+
+
+@pytest.mark.parametrize("eviction", ["lru", "lfu", "none"])
+def test_gauges_are_those_of_an_embedding_table_of_the_same_stream(eviction: Any) -> None:
+    module = CollisionlessManagedCollisionModule(11, eviction=eviction)
+    table = EmbeddingTable(TableConfig(width=2, capacity=10, eviction=eviction))
+    for ids in stream(20):
+        rows_of(module, ids.tolist())
+        rows = table.look_up(ids)
+        table.update(rows, torch.zeros(len(ids), 2), lr=0.1)
+        table.advance()
+    module.eval()
+    rows_of(module, [99, 98, 99])
+    table.find(torch.tensor([99, 98, 99]))
+    mine, theirs = module.gauges(), table.gauges()
+    names = ["size", "inserted", "refused", "evicted", "unknown"]
+    assert {name: mine[name] for name in names} == {name: theirs[name] for name in names}
+    assert mine["evicted" if eviction != "none" else "refused"] > 20
+    assert mine["unknown"] == 3
 
 
 def test_ids_of_one_call_do_not_throw_each_other_out() -> None:
@@ -204,7 +225,7 @@ def test_a_saved_state_goes_on_as_if_it_had_not_been_saved(tmp_path: Path, evict
     second.load_state_dict(state)
     for ids in calls[6:]:
         assert rows_of(first, ids.tolist()) == rows_of(second, ids.tolist())
-    assert second.gauges()["shared"] == first.gauges()["shared"]
+    assert second.gauges()["refused"] == first.gauges()["refused"]
     assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
 
 
@@ -266,6 +287,26 @@ def test_a_state_with_a_use_in_the_future_is_refused() -> None:
         CollisionlessManagedCollisionModule(4).load_state_dict(state)
 
 
+@pytest.mark.parametrize("buckets", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bool])
+def test_ids_that_are_no_integers_are_refused(buckets: int, dtype: torch.dtype) -> None:
+    module = CollisionlessManagedCollisionModule(8, buckets=buckets, name="clicks")
+    feature = {"table": JaggedTensor(values=torch.tensor([1.2, 1.7]).to(dtype), lengths=torch.tensor([2]))}
+    for call in (module, module.preprocess) if buckets > 1 else (module,):
+        with pytest.raises(ValueError, match=rf"table 'clicks': ids are {dtype}; wanted int64 or int32"):
+            call(feature)
+    assert module.gauges()["size"] == 0
+
+
+@pytest.mark.parametrize("buckets", [1, 2])
+def test_an_int32_is_the_same_id_as_an_int64(buckets: int) -> None:
+    module = CollisionlessManagedCollisionModule(16, buckets=buckets)
+    rows = rows_of(module, [5, -7, 2**31 - 1])
+    ids = torch.tensor([5, -7, 2**31 - 1], dtype=torch.int32)
+    found = module({"table": JaggedTensor(values=ids, lengths=torch.tensor([3]))})["table"].values()
+    assert found.tolist() == rows
+
+
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="eviction='fifo'; wanted lru, lfu, none"):
         CollisionlessManagedCollisionModule(4, eviction="fifo")  # type: ignore[arg-type]
@@ -273,8 +314,6 @@ def test_bad_arguments_are_refused() -> None:
         CollisionlessManagedCollisionModule(4000, buckets=2000)
     module = CollisionlessManagedCollisionModule(4)
     feature = {"table": JaggedTensor(values=torch.tensor([1.0]), lengths=torch.tensor([1]))}
-    with pytest.raises(ValueError, match="ids are torch.float32; wanted int64"):
-        module(feature)
     with pytest.raises(ValueError, match="write_weights"):
         module.remap(feature, write_weights=torch.zeros(1))
     with pytest.raises(ValueError, match="Linear has no embedding collection"):

@@ -103,7 +103,7 @@ def test_two_processes_give_the_rows_and_embeddings_of_one(runs: Path) -> None:
     assert len({float(vectors.std()) for step in whole for _, _, vectors in step.values()}) > 10  # it was trained
     assert gauges["item_table"]["evicted"] > 10
     for name, of_table in gauges.items():
-        for gauge in ("ids", "rows", "shared", "evicted"):
+        for gauge in ("size", "rows", "inserted", "refused", "evicted"):
             assert sum(part[name][gauge] for part in parts) == of_table[gauge], (name, gauge)
 
 

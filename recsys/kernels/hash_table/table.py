@@ -184,7 +184,7 @@ class HashTable:
         return rows
 
     def withdraw(self, ids: Tensor, num_rows: int) -> Tensor:
-        """(N,) int64 rows of the new ids (N,) of the last call, which never was; `num_rows` was the table's before it."""
+        """(N,) int64 rows of the last call's new ids (N,): it never was; `num_rows` was the table's before it."""
         rows = self._index.erase(self._checked(ids))
         self._free.push(rows[rows < num_rows].flip(0))
         self._next_row = num_rows

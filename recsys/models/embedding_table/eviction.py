@@ -11,7 +11,6 @@ Rows that were touched in the running step stay, since their gradients are to co
 """
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,19 +19,6 @@ from recsys.kernels.row_pages import RowPages
 from recsys.kernels.row_pages.pages import FREE
 
 PARTS = 64
-
-
-class Victims(Protocol):
-    """Gives rows to be freed."""
-
-    def take(self, count: int, tick: int) -> Tensor:
-        """(<= count,) int64 rows; none was touched at `tick`."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What must be kept for exactly the same choices later."""
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what `state` gave."""
 
 
 class EvictionQueue:

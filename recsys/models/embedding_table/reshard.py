@@ -3,6 +3,10 @@
     shards = split_state(table.state(), 2)      each loads into a table of the same config, but for its capacity
     whole = merge_states([shard.state() for shard in tables])
 
+Each part says which shard it is, of how many, and so does the table that loads it (`EmbeddingTable.shard`, to be set
+where shards begin as new tables). All shards of one split are merged, in any order; a table that was never split merges
+only alone.
+
 Id, vector, optimizer's state, tick, count and second of every row stay as they are, to the bit. Of the rest:
 
     rows        numbered anew in the order of their ids, so that the result depends on no number of shards; of rows that
@@ -35,13 +39,14 @@ COLUMNS = ("vectors", "states", "ticks", "counts")  # of rows
 CLOCK = ("clock.now", "clock.tick", "clock.starts", "clock.seconds")
 WINDOW = ("admission.ids", "admission.counts", "admission.sizes")
 SAME = ("seed", "optimizer")
+SHARD = "shard"  # (2,) int64: its number from 0, and of how many
 PRIOR = "prior."
 DELETED = ("deleted.since", "deleted.ticks", "deleted.sizes", "deleted.ids")
 RANDOM = ("admission.generator", "generator")
 QUEUE = ("eviction.rows", "eviction.ticks")
 PLACES = ("ids", "rows", "free")
 NEEDED = (*PLACES, "vectors", "states", "ticks", *CLOCK, *DELETED, *SAME, "counts_so_far")
-ALL = {*NEEDED, *COLUMNS, *WINDOW, *RANDOM, *QUEUE}
+ALL = {*NEEDED, *COLUMNS, *WINDOW, *RANDOM, *QUEUE, SHARD}
 
 _SALT = np.uint64(0x5851F42D4C957F2D)  # so that the ids of a shard are no pattern for the table's own hash
 
@@ -58,9 +63,13 @@ def split_state(state: Mapping[str, Tensor], num_shards: int) -> list[State]:
     """What `state` of a table gave, cut into so many states by `shard_of` their ids.
 
     Raises:
-        ValueError: the state lacks a part, or has one that is not known here; or there is no such number of shards.
+        ValueError: the state lacks a part, or has one that is not known here; it is one of several shards; or there is
+            no such number of shards.
     """
     _check_parts(state, "the state")
+    number, of = _shard_said(state, "the state") or (0, 1)
+    if of > 1:
+        raise ValueError(f"the state is shard {number} of {of}; merge all of them before it is split anew")
     shards = shard_of(state["ids"], num_shards)
     return [_shard(state, shard, num_shards, shards == shard) for shard in range(num_shards)]
 
@@ -69,13 +78,15 @@ def merge_states(states: Sequence[Mapping[str, Tensor]]) -> State:
     """The state of one table that has all rows of these.
 
     Raises:
-        ValueError: there is none; they are of different tables; their clocks differ; not all of them are followed; or
-            an id stands in two of them. The message names it.
+        ValueError: there is none; they are not all shards of one split, each once; they are of different tables; their
+            clocks differ; not all of them are followed; or an id stands in two of them. The message names it.
     """
     if not states:
         raise ValueError("there is no state to merge; wanted at least one")
     for number, state in enumerate(states):
         _check_parts(state, f"state {number}")
+    _check_shards(states)
+    for number, state in enumerate(states):
         _check_alike(states[0], state, number)
     ids = torch.cat([state["ids"] for state in states])
     ids, order = ids.sort()
@@ -100,7 +111,7 @@ def merge_states(states: Sequence[Mapping[str, Tensor]]) -> State:
 
 def _shard(state: Mapping[str, Tensor], shard: int, num_shards: int, is_here: Tensor) -> State:
     ids, order = state["ids"][is_here].sort()
-    part: State = {"ids": ids, **_numbered(len(ids))}
+    part: State = {"ids": ids, **_numbered(len(ids)), SHARD: torch.tensor([shard, num_shards])}
     rows = state["rows"][is_here][order]
     for name in COLUMNS:
         if name in state:
@@ -181,6 +192,46 @@ def _check_parts(state: Mapping[str, Tensor], name: str) -> None:
         raise ValueError(
             f"{name} has {others[0]!r}, which resharding does not know; wanted what state() of a table gives"
         )
+
+
+def _shard_said(state: Mapping[str, Tensor], name: str) -> tuple[int, int] | None:
+    """Which shard it is, and of how many; None for a table that was never split."""
+    if SHARD not in state:
+        return None
+    said = state[SHARD].tolist()
+    if not (isinstance(said, list) and len(said) == 2 and 0 <= said[0] < said[1]):
+        raise ValueError(f"{name} says that it is shard {said}; wanted its number from 0, and of how many")
+    return said[0], said[1]
+
+
+def _check_shards(states: Sequence[Mapping[str, Tensor]]) -> None:
+    """All shards of one split, or a table that was never split."""
+    seen: dict[int, int] = {}
+    first: tuple[int, int] | None = None
+    for place, state in enumerate(states):
+        said = _shard_said(state, f"state {place}")
+        if said is None:
+            if len(states) == 1:
+                return
+            raise ValueError(
+                f"state {place} does not say which shard it is, as a table that was never split: it merges only alone; "
+                "wanted what split_state gave, or the states of tables whose `shard` is set"
+            )
+        first = first or said
+        if said[1] != first[1]:
+            raise ValueError(
+                f"states 0 and {place} are of different splits: shard {first[0]} of {first[1]} and shard {said[0]} of "
+                f"{said[1]}; wanted all shards of one"
+            )
+        if said[0] in seen:
+            raise ValueError(
+                f"states {seen[said[0]]} and {place} are both shard {said[0]} of {said[1]}; wanted each shard once"
+            )
+        seen[said[0]] = place
+    assert first is not None
+    missing = sorted(set(range(first[1])) - seen.keys())
+    if missing:
+        raise ValueError(f"shards {missing} of {first[1]} are missing, and so their ids; wanted all of them")
 
 
 def _check_alike(first: Mapping[str, Tensor], state: Mapping[str, Tensor], number: int) -> None:

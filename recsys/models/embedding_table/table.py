@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from recsys.models.embedding_table.cold_rows import ColdRows
 
 EXPIRY_ROWS = 1 << 20  # looked at in one go
-ANEW = ("eviction.", "prior.")  # parts of a state that a table can do without: it looks, and fits, anew
+ANEW = ("eviction.", "prior.", "shard")  # parts of a state that a table can do without
 PLACES = ("ids", "rows", "free")
 IN_FILE = ("vectors", "states", "ids")  # columns of cold rows that a state beside the file lacks
 
@@ -101,6 +101,7 @@ class EmbeddingTable:
     ) -> None:
         self.config, self.device = config, torch.device(device)
         self.seed = config.seed  # of new rows; that of a state from where one was loaded
+        self.shard: tuple[int, int] | None = None  # its number from 0, and of how many; None: it was never split
         self.index = HashTable(max_rows=config.capacity, expected=config.expected, device=device)
         if page_rows is None and config.capacity is not None:
             page_rows = min(default_page_rows(config.width), 1 << (config.capacity - 1).bit_length())
@@ -278,6 +279,8 @@ class EmbeddingTable:
             state |= {f"{part}.{name}": value for name, value in of_part.state().items()}
         state["seed"] = torch.from_numpy(np.array([self.seed], dtype=np.uint64).view(np.int64))
         state["optimizer"] = torch.tensor([OPTIMIZERS.index(self.config.optimizer.name)])
+        if self.shard is not None:
+            state["shard"] = torch.tensor(self.shard)
         state["counts_so_far"] = torch.tensor(list(vars(self.counts).values()))
         return state
 
@@ -378,6 +381,7 @@ class EmbeddingTable:
             if kept := _part(state, part):
                 of_part.load_state(kept)
         self.seed = int(state["seed"].cpu().numpy().view(np.uint64)[0])
+        self.shard = (int(state["shard"][0]), int(state["shard"][1])) if "shard" in state else None
         self.counts = Counts(*state["counts_so_far"].tolist())
 
     def _parts(self) -> dict[str, Stateful]:

@@ -132,6 +132,8 @@ def test_the_result_depends_on_no_number_of_shards(numbers: list[int], seed: int
 def test_training_on_shards_is_training_of_the_whole(numbers: list[int], threshold: int) -> None:
     config: dict[str, Any] = {"ttl_s": 4, "admission": AdmissionConfig(mode="threshold", threshold=threshold)}
     whole, shards = table_of(**config), [table_of(**config) for _ in range(numbers[0])]
+    for place, shard in enumerate(shards):
+        shard.shard = (place, numbers[0])
     second = 0
     for number in numbers:
         if number != len(shards):
@@ -179,6 +181,7 @@ def test_a_shard_may_lie_in_a_file_and_its_state_in_safetensors(tmp_path: Path) 
         shard = CollisionlessEmbedding(config)
         loaded = {f"table.{name}": value for name, value in load_file(tmp_path / f"{number}.safetensors").items()}
         shard.load_state_dict({**loaded, "unknown": embedding.state_dict()["unknown"]})
+        assert torch.equal(shard.state_dict()["table.shard"], torch.tensor([number, 2]))
         shards.append(shard)
     assert held(embedding.table) == {id_: row for shard in shards for id_, row in held(shard.table).items()}
     assert torch.equal(parts[1]["generator"], state["table.generator"])
@@ -205,8 +208,69 @@ def test_shards_whose_clocks_differ_are_refused() -> None:
 
 def test_an_id_in_two_shards_is_refused() -> None:
     one, other = split_once()
-    with pytest.raises(ValueError, match=rf"id {int(other['ids'][0])} stands in the states \[1, 2\]; wanted in one"):
-        merge_states([one, other, other])
+    both = int(one["ids"][0])
+    strayed = {**other, "ids": torch.cat([torch.tensor([both]), other["ids"][1:]])}
+    with pytest.raises(ValueError, match=rf"id {both} stands in the states \[0, 1\]; wanted in one"):
+        merge_states([one, strayed])
+
+
+def states_of_split(number: int, ids: int = 1000) -> list[dict[str, torch.Tensor]]:
+    """What tables say that took up the shards of one with so many ids."""
+    whole = table_of()
+    whole.look_up(torch.arange(ids))
+    shards = [table_of(part) for part in split_state(whole.state(), number)]
+    assert [shard.shard for shard in shards] == [(place, number) for place in range(number)]
+    return [shard.state() for shard in shards]
+
+
+def test_a_set_of_shards_of_which_one_is_missing_is_refused() -> None:
+    states = states_of_split(4)
+    assert len(merge_states(states[::-1])["ids"]) == 1000
+    with pytest.raises(ValueError, match=r"shards \[3\] of 4 are missing, and so their ids; wanted all of them"):
+        merge_states(states[:3])
+    with pytest.raises(ValueError, match=r"shards \[0, 1, 3\] of 4 are missing"):
+        merge_states(states[2:3])
+
+
+def test_shards_of_two_splits_are_refused() -> None:
+    with pytest.raises(ValueError, match="states 0 and 1 are of different splits: shard 0 of 2 and shard 1 of 3"):
+        merge_states([states_of_split(2)[0], states_of_split(3)[1]])
+
+
+def test_a_shard_that_is_there_twice_is_refused() -> None:
+    states = states_of_split(2)
+    with pytest.raises(ValueError, match="states 1 and 2 are both shard 1 of 2; wanted each shard once"):
+        merge_states([*states, states[1]])
+
+
+def test_a_table_that_was_never_split_merges_only_alone() -> None:
+    first, second = table_of(), table_of()
+    first.look_up(torch.arange(5))
+    second.look_up(torch.arange(5, 9))
+    assert merge_states([first.state()])["ids"].tolist() == [0, 1, 2, 3, 4]
+    first.shard = (0, 2)
+    with pytest.raises(ValueError, match="state 1 does not say which shard it is.* it merges only alone"):
+        merge_states([first.state(), second.state()])
+    second.shard = (1, 2)
+    assert merge_states([first.state(), second.state()])["ids"].tolist() == list(range(9))
+
+
+def test_a_merged_table_is_no_shard_and_a_shard_is_not_split_again() -> None:
+    one, other = states_of_split(2)
+    again = table_of(one)
+    again.load_state(merge_states([one, other]))
+    assert again.shard is None
+    assert "shard" not in again.state()
+    assert len(split_state(split_state(again.state(), 1)[0], 3)) == 3
+    with pytest.raises(ValueError, match="the state is shard 1 of 2; merge all of them before it is split anew"):
+        split_state(other, 2)
+
+
+@pytest.mark.parametrize("said", [[2, 2], [-1, 2], [0], [0, 1, 2], 1])
+def test_a_shard_that_cannot_be_is_refused(said: Any) -> None:
+    one, other = states_of_split(2)
+    with pytest.raises(ValueError, match="state 1 says that it is shard .*; wanted its number from 0, and of how many"):
+        merge_states([one, {**other, "shard": torch.tensor(said)}])
 
 
 def test_shards_of_which_one_alone_is_followed_are_refused() -> None:
