@@ -179,8 +179,8 @@ def _check_settings(config: ItemInputsConfig, table: TableInputsConfig, num_item
         )
     if num_items and table.capacity is not None and table.capacity < num_items:
         raise ConfigError(
-            f"{at}.capacity={table.capacity}, and the vocabulary has {num_items} items, each of which needs a row to be "
-            f"ranked: raise it to {num_items}, or leave it out"
+            f"{at}.capacity={table.capacity}, and the vocabulary has {num_items} items, each of which needs a row to "
+            f"be ranked: raise it to {num_items}, or leave it out"
         )
     if not every:
         return
