@@ -35,6 +35,11 @@ from recsys.models.protocols import Labels
 class IdEmbedding(Protocol):
     """Vectors by id, each row with its optimizer: `HashedEmbedding`, `CollisionlessEmbedding`. A torch module, too."""
 
+    @property
+    def width(self) -> int:
+        """Numbers of a row."""
+        ...
+
     def __call__(self, ids: Tensor) -> Tensor:
         """(*shape, width) of ids int64 of any shape."""
         ...
@@ -146,7 +151,7 @@ class DeepFM(nn.Module):
         seed: of the network's first weights.
 
     Raises:
-        ValueError: a table is missing, or one is not named by any field.
+        ValueError: a table is missing, one is not named by any field, or its rows are of another width.
     """
 
     def __init__(self, config: DeepFMConfig, tables: Mapping[str, nn.Module], *, seed: int = 0) -> None:
@@ -155,6 +160,12 @@ class DeepFM(nn.Module):
             raise ValueError(
                 f"tables are {', '.join(tables) or 'none'}; wanted those of the spaces {', '.join(config.spaces)}"
             )
+        for space, table in tables.items():
+            if (width := getattr(table, "width", None)) != config.row_width:
+                raise ValueError(
+                    f"the table of the space {space!r} has rows of width {width}; wanted {config.row_width}, the "
+                    f"vector's {config.width} and a weight: make it with config.row_width"
+                )
         self.config, self.labels = config, config.labels
         self._now_s = -math.inf
         self.tables = nn.ModuleDict(tables)
@@ -175,11 +186,19 @@ class DeepFM(nn.Module):
         In training mode the tables are told the batch's last time; a batch that comes late does not set them back.
 
         Raises:
-            ValueError: there are no labels, or columns do not fit.
+            ValueError: there are no examples, no labels, a label is neither 0 nor 1, or columns do not fit.
         """
         if batch.labels is None:
             raise ValueError("the batch has no labels; wanted (N,) of 0 and 1")
-        if self.training and batch.times is not None and len(batch):
+        if not len(batch):
+            raise ValueError("the batch has no examples, and no mean loss; leave empty batches out of training")
+        is_wrong = (batch.labels != 0) & (batch.labels != 1)
+        if bool(is_wrong.any()):
+            raise ValueError(
+                f"{int(is_wrong.sum())} of {len(batch)} labels are neither 0 nor 1, the first is "
+                f"{batch.labels[is_wrong][0].item()}; wanted 1 where it was taken, else 0"
+            )
+        if self.training and batch.times is not None:
             self._now_s = max(self._now_s, float(batch.times.max()) / 1e6)
             self.clock(self._now_s)
         return functional.binary_cross_entropy_with_logits(self.logits(batch), batch.labels.float())

@@ -7,6 +7,7 @@ measured against. `mix` is the finalizer of SplitMix64 (Steele, Lea and Flood 20
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from recsys.kernels.mixing import mixed, shifted
 from recsys.kernels.row_pages import RowOptimizer, RowPages
+
+PART = "table."  # of the keys in a state_dict
 
 
 def mixed_with(seed: int, ids: Tensor) -> Tensor:
@@ -97,19 +100,44 @@ class HashedEmbedding(nn.Module):
         row_bytes = 4 * (self.width + self._pages.state_width)
         return {"size": self.num_rows, "bytes": self.num_rows * row_bytes}
 
-    def get_extra_state(self) -> dict[str, Tensor]:
-        """Vectors and optimizer states, for `state_dict`."""
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         vectors, states, _ = self._pages.read(torch.arange(self.num_rows))
-        return {"vectors": vectors, "states": states, "hash_seed": torch.tensor(self.hash_seed)}
+        state = {"vectors": vectors, "states": states, "hash_seed": torch.tensor(self.hash_seed)}
+        destination.update({f"{prefix}{PART}{name}": value for name, value in state.items()})
 
-    def set_extra_state(self, state: Any) -> None:
-        """Take up what `get_extra_state` gave.
-
-        Raises:
-            ValueError: of another size.
-        """
-        wanted = (self.num_rows, self.width)
-        if tuple(state["vectors"].shape) != wanted:
-            raise ValueError(f"the state has rows of the shape {tuple(state['vectors'].shape)}; wanted {wanted}")
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        names = {f"{prefix}{PART}{name}": name for name in ("vectors", "states", "hash_seed")}
+        others = {key: value for key, value in state_dict.items() if key not in names}
+        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        if missing := [key for key in names if key not in state_dict]:
+            missing_keys.extend(missing)
+            return
+        state = {name: state_dict[key] for key, name in names.items()}
+        if fault := self._fault_of(state):
+            error_msgs.append(f"{prefix}{PART}: {fault}")
+            return
         self.hash_seed = int(state["hash_seed"])
         self._pages.write(torch.arange(self.num_rows), state["vectors"], state["states"], 0)
+        self._looked_up.clear()
+
+    def _fault_of(self, state: Mapping[str, Tensor]) -> str | None:
+        """Why the state is of another table. How wide the optimizer's state is tells which one it was."""
+        rows, of_optimizer = tuple(state["vectors"].shape), tuple(state["states"].shape)
+        if rows != (self.num_rows, self.width):
+            return f"the state has rows of the shape {rows}; wanted {(self.num_rows, self.width)}"
+        if of_optimizer != (self.num_rows, self._pages.state_width):
+            return (
+                f"the state's optimizer keeps {of_optimizer[-1]} numbers beside a row, {self._pages.optimizer.name} "
+                f"keeps {self._pages.state_width}; load it into a table of the optimizer it was trained with"
+            )
+        return None

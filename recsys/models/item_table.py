@@ -177,6 +177,11 @@ def _check_settings(config: ItemInputsConfig, table: TableInputsConfig, num_item
             f"{at}.admission.mode={table.admission.mode}: the vocabulary says which items have a row; leave it out, "
             "and prepare the data with filters.min_item_events"
         )
+    if num_items and table.capacity is not None and table.capacity < num_items:
+        raise ConfigError(
+            f"{at}.capacity={table.capacity}, and the vocabulary has {num_items} items, each of which needs a row to "
+            f"be ranked: raise it to {num_items}, or leave it out"
+        )
     if not every:
         return
     if table.eviction != "none" or table.ttl_s is not None:
@@ -184,9 +189,4 @@ def _check_settings(config: ItemInputsConfig, table: TableInputsConfig, num_item
         raise ConfigError(
             f"{at}.{key} with loss.kind=ce, which touches every row in each step, so that none is ever old; "
             "set model.loss.kind=sampled_softmax"
-        )
-    if table.capacity is not None and table.capacity < num_items:
-        raise ConfigError(
-            f"{at}.capacity={table.capacity} with loss.kind=ce, which needs a row for each of the {num_items} items; "
-            "raise it, leave it out, or set model.loss.kind=sampled_softmax"
         )

@@ -121,6 +121,15 @@ class TrainsRows(Protocol):
         ...
 
 
+@runtime_checkable
+class HasGauges(Protocol):
+    """A module, such as an embedding table, that tells how it stands: how large it is, what it counted."""
+
+    def gauges(self) -> dict[str, float]:
+        """Numbers by name. `refused`, where it is there: how often an id found no room for a row."""
+        ...
+
+
 def rows_of(module: nn.Module) -> dict[str, TrainsRows]:
     """The parts of `module` that train rows of their own, by name."""
     return {name: part for name, part in module.named_modules() if isinstance(part, TrainsRows)}

@@ -18,6 +18,7 @@ class RunLog:
     def __init__(self, path: Path, observe: Observer) -> None:
         self.path, self.observe = path, observe
         self.seen: set[tuple[str, int]] = set()
+        self.warned: set[str] = set()
         if path.is_file():
             _cut_torn_line(path)
             lines = path.read_bytes().splitlines()
@@ -25,6 +26,7 @@ class RunLog:
                 event for event in map(event_of, lines) if event is not None and {"event", "step"} <= event.keys()
             ]
             self.seen = {(event["event"], event["step"]) for event in events}
+            self.warned = {str(event.get("message")) for event in events if event["event"] == "warning"}
             if len(events) < len(lines):
                 self.warn(f"{path}: {len(lines) - len(events)} damaged lines are passed over")
 
@@ -38,9 +40,15 @@ class RunLog:
 
     def warn(self, message: str, step: int = 0) -> None:
         """Tell it and write it down, every time."""
+        self.warned.add(message)
         line = {"event": "warning", "step": step, "time": round(time.time(), 3), "message": message}
         self.observe(line)
         self._append(line)
+
+    def warn_once(self, message: str, step: int = 0) -> None:
+        """Tell it and write it down, unless this run was warned of it already, before a resume too."""
+        if message not in self.warned:
+            self.warn(message, step)
 
     def _append(self, line: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:

@@ -208,6 +208,34 @@ def test_tables_and_columns_that_do_not_fit_are_named() -> None:
         build(config).loss(ClickBatch(torch.zeros(3, 5, dtype=torch.int64)))
 
 
+@pytest.mark.parametrize("width", [4, 6])
+def test_a_table_of_another_width_is_named(width: int) -> None:
+    config = DeepFMConfig(fields=FIELDS, width=4)
+    right, table = HashedEmbedding(5, 3, RowOptimizer("sgd")), CollisionlessEmbedding(TableConfig(width=width))
+    message = f"the space 'item' has rows of width {width}; wanted 5, the vector's 4 and a weight"
+    with pytest.raises(ValueError, match=message):
+        DeepFM(config, {"user": right, "item": table})
+
+
+@pytest.mark.parametrize("label", [-1.0, 0.5, 2.0, float("nan")])
+def test_a_label_that_is_neither_0_nor_1_is_named_and_changes_nothing(label: float) -> None:
+    model = DeepFM(DeepFMConfig(fields=FIELDS[:1]), {"user": CollisionlessEmbedding(TableConfig(width=17))})
+    labels = torch.tensor([0.0, label, 1.0])
+    with pytest.raises(ValueError, match=f"1 of 3 labels are neither 0 nor 1, the first is {label}"):
+        model.loss(ClickBatch(torch.arange(3)[:, None], labels))
+    assert model.gauges()["user"]["size"] == 0
+    whole = torch.tensor([0, 1, 1])
+    ids = torch.arange(3)[:, None]
+    assert torch.equal(model.loss(ClickBatch(ids, whole)), model.loss(ClickBatch(ids, whole.float())))
+
+
+def test_an_empty_batch_has_no_loss_and_no_predictions() -> None:
+    model, batch = build(DeepFMConfig(fields=FIELDS, width=4)), random_batch(0, 5)
+    with pytest.raises(ValueError, match="the batch has no examples"):
+        model.loss(batch)
+    assert model.eval().predict(batch).shape == (0,)
+
+
 def test_without_collisions_a_hashed_table_trains_as_the_collisionless_one_does_to_the_last_bit() -> None:
     config, ids = DeepFMConfig(fields=FIELDS, width=4, hidden=(8,)), torch.arange(50)
     hashed = {space: HashedEmbedding(5, 1 << 20, RowOptimizer("adagrad"), seed=4) for space in config.spaces}

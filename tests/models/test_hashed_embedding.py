@@ -1,9 +1,13 @@
 import io
+import itertools
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load, save
+from torch import nn
 
 from recsys.kernels.row_pages import RowOptimizer
 from recsys.models.hashed_embedding import HashedEmbedding, lost_share, mixed_with, rows_of
@@ -77,8 +81,39 @@ def test_a_saved_table_goes_on_as_if_it_had_not_stopped() -> None:
 
 
 def test_a_state_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"wanted \(5, 2\)"):
+    with pytest.raises(RuntimeError, match=r"wanted \(5, 2\)"):
         HashedEmbedding(2, 5, SGD).load_state_dict(HashedEmbedding(2, 6, SGD).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("was", "is_now"), list(itertools.permutations(["sgd", "row_wise_adagrad", "adagrad", "adam"], 2))
+)
+def test_the_state_of_another_optimizer_is_refused_and_nothing_is_taken_of_it(was: Any, is_now: Any) -> None:
+    table, other = HashedEmbedding(2, 5, RowOptimizer(is_now)), HashedEmbedding(2, 5, RowOptimizer(was), seed=1)
+    before = table.state_dict()
+    with pytest.raises(RuntimeError, match=f"{is_now} keeps .* load it into a table of the optimizer it was trained"):
+        table.load_state_dict(other.state_dict())
+    assert all(torch.equal(value, before[key]) for key, value in table.state_dict().items())
+
+
+def test_a_part_that_is_missing_is_named() -> None:
+    state = HashedEmbedding(2, 5, SGD).state_dict()
+    del state["table.states"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*table\.states"):
+        HashedEmbedding(2, 5, SGD).load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", ["sgd", "row_wise_adagrad", "adagrad", "adam"])
+def test_a_state_goes_through_safetensors(name: Any) -> None:
+    table = HashedEmbedding(3, 7, RowOptimizer(name), seed=3)
+    table(torch.arange(20)).square().sum().backward()
+    table.step(0.1)
+    model, other = nn.ModuleDict({"ids": table}), HashedEmbedding(3, 7, RowOptimizer(name), seed=4)
+    nn.ModuleDict({"ids": other}).load_state_dict(load(save(model.state_dict())))
+    for one in (table, other):
+        one(torch.arange(20)).square().sum().backward()
+        one.step(0.1)
+    assert torch.equal(table.eval()(torch.arange(20)), other.eval()(torch.arange(20)))
 
 
 def test_bytes_are_those_of_vectors_and_states() -> None:

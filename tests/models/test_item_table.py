@@ -162,7 +162,6 @@ def test_one_line_turns_it_on_and_details_are_settings() -> None:
         (V, {"table": {"eps": 0}}, "ce", "eps=0.0; wanted above 0"),
         (V, {"table": {"ttl_s": 5}}, "bce", "inputs.table.ttl_s=5.0: items of a vocabulary do not expire"),
         (V, {"table": {"admission": {"mode": "threshold", "threshold": 3}}}, "bce", "the vocabulary says which items"),
-        (V, {"table": {"capacity": 5}}, "ce", "capacity=5 with loss.kind=ce, which needs a row for each of the 12"),
         (0, {"table": {"ttl_s": 5}}, "ce", "ttl_s=5.0 with loss.kind=ce, which touches every row in each step"),
         (0, {"table": {"capacity": 5, "eviction": "lru"}}, "ce", "eviction=lru with loss.kind=ce, which touches every"),
         (0, {"categories": True, "num_categories": 3}, "ce", "there is no vocabulary; set them to false"),
@@ -176,22 +175,18 @@ def test_what_makes_no_sense_is_refused_by_name(
         built("sasrec", num_items, {"kind": loss, "num_negatives": 2}, **inputs)
 
 
+@pytest.mark.parametrize("loss", ["ce", "sampled_softmax", "bce", "gbce"])
 @pytest.mark.parametrize("eviction", ["none", "lru", "lfu"])
-def test_a_table_smaller_than_the_vocabulary_holds_its_capacity(eviction: str) -> None:
-    loss = {"kind": "sampled_softmax", "num_negatives": 2}
-    model = built("sasrec", V, loss, table={"capacity": 5, "eviction": eviction})
-    model.train()
-    optimizer = adam(model)
-    for seed, sequence in enumerate([[1, 2, 3], [4, 5, 6], [7, 8, 9]]):
-        step(model, optimizer, JaggedBatch.from_sequences([sequence]), seed)
-    table = model.item.rows.table
-    assert len(table) == 5
-    held = set(table.live()[0].tolist())
-    assert ({7, 8, 9} <= held) == (eviction != "none")
-    model.eval()
-    has_row = model.item_vectors().abs().amax(1) > 0
-    assert set(has_row.nonzero().squeeze(1).tolist()) == held
-    assert bool(torch.isfinite(scores_of(model, JaggedBatch.from_sequences([[1, 2, 9]]))[:, 1:]).all())
+@pytest.mark.parametrize("name", NAMES)
+def test_a_table_smaller_than_the_vocabulary_is_refused(name: str, eviction: str, loss: str) -> None:
+    """An item without a row would score exactly 0, and so rank above all whose score is negative."""
+    kind = {"kind": loss, "num_negatives": 2}
+    message = r"table\.capacity=11, and the vocabulary has 12 items.*raise it to 12, or leave it out"
+    with pytest.raises(ConfigError, match=message):
+        built(name, V, kind, table={"capacity": V - 1, "eviction": eviction})
+    if loss != "ce" or eviction == "none":
+        model = built(name, V, kind, table={"capacity": V, "eviction": eviction}).train()
+        assert bool((model.item_vectors()[1:].abs().amax(1) > 0).all())
 
 
 def big(ids: list[int]) -> list[int]:

@@ -41,6 +41,16 @@ def test_warnings_are_written_down_every_time(tmp_path: Path) -> None:
     assert [line["message"] for line in lines_of(tmp_path / "log.jsonl")] == ["one", "two"]
 
 
+def test_a_warning_that_comes_once_is_not_told_again_by_a_resumed_run(tmp_path: Path) -> None:
+    observed: list[dict[str, Any]] = []
+    for step in (3, 9):
+        log = RunLog(tmp_path / "log.jsonl", observed.append)
+        for message in ("one", "two", "one"):
+            log.warn_once(message, step)
+    assert [(line["message"], line["step"]) for line in observed] == [("one", 3), ("two", 3)]
+    assert lines_of(tmp_path / "log.jsonl") == observed
+
+
 def test_a_line_torn_by_a_kill_is_taken_away_at_any_byte(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     log = RunLog(path, lambda event: None)  # noqa: ARG005  # nobody watches

@@ -26,7 +26,7 @@ T = TypeVar("T")
 ALIAS = "challenger"
 KEY_TAG = "recsys.run_key"
 # The events that are curves on the server, and the prefix of their names there.
-CURVES = {"step": "train", "validation": "valid"}
+CURVES = {"step": "train", "validation": "valid", "tables": "tables"}
 _FILES = ("run.json", "curves.png")
 # MLflow's own limits for one request and for one value.
 _MAX_METRICS, _MAX_PARAMS, _MAX_VALUE_CHARS = 1000, 100, 5000

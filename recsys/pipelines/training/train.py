@@ -31,6 +31,7 @@ from recsys.pipelines.training.plan import Plan
 from recsys.pipelines.training.result import Stopped, TrainResult, write_bundle
 from recsys.pipelines.training.state import Checkpoints, RunState, place_of
 from recsys.pipelines.training.step import Stepper, seed_of_step
+from recsys.pipelines.training.tables import log_tables
 from recsys.pipelines.training.validation import Validation, weights_of
 
 
@@ -121,6 +122,7 @@ class _Run:
 
     def _epoch(self, epoch: int) -> None:
         is_whole, clock = self._steps(epoch)
+        log_tables(self.module, self.log, self.state.step, epoch)
         is_due = self.plan.is_validation_due(self.state, epoch)
         if is_due and len(self.validation):
             self._validate(epoch)

@@ -34,6 +34,17 @@ def test_a_run_arrives_whole(tmp_path: Path, bundle: Path, store: str, runs: Any
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_gauges_of_tables_arrive_as_metrics(tmp_path: Path, store: str, runs: Any, peek: Any) -> None:
+    run = runs.write(tmp_path / "tables")
+    for step in (5, 9):
+        gauges = {"item.rows.size": 10 * step, "item.rows.refused": 0, "item.rows.bytes_per_id": 18.5}
+        runs.log(run, {"event": "tables", "step": step, "epoch": 0, **gauges})
+    sent = Tracker(run, store, "tables").send()
+    assert peek.history(store, sent.run_id, "tables/item.rows.size") == [(5, 50), (9, 90)]
+    assert peek.history(store, sent.run_id, "tables/item.rows.refused") == [(5, 0), (9, 0)]
+    assert peek.history(store, sent.run_id, "tables/item.rows.bytes_per_id") == [(5, 18.5), (9, 18.5)]
+
+
 def test_sending_twice_gives_one_run_one_version_and_no_second_point(
     tmp_path: Path, bundle: Path, store: str, runs: Any, peek: Any
 ) -> None:
@@ -153,8 +164,8 @@ def test_the_challenger_is_the_newest_version_and_stays_so_when_an_old_run_is_se
         assert client.get_model_version_by_alias("alias", "challenger").version == 2
 
 
-def test_only_steps_and_validations_are_curves() -> None:
-    assert set(CURVES) == {"step", "validation"}
+def test_only_steps_tables_and_validations_are_curves() -> None:
+    assert set(CURVES) == {"step", "tables", "validation"}
 
 
 def test_both_protocols_are_kept(tmp_path: Path, store: str, runs: Any, peek: Any) -> None:
