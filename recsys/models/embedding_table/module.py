@@ -81,6 +81,11 @@ class CollisionlessEmbedding(nn.Module):
         self._waiting.clear()
         self._freed.clear()
 
+    @property
+    def has_gradients(self) -> bool:
+        """Whether gradients wait for a step."""
+        return bool(self._waiting)
+
     def gradient_norm(self) -> Tensor:
         """Scalar: the length of all gradients since the last step, those of a row summed."""
         if not self._waiting:
