@@ -1,6 +1,6 @@
 """What deltas cost: the trainer's pause, bytes and seconds of a file, and a reader's wait while one is applied.
 
-    python -m benchmarks.table_deltas [--rows 1000000] [--width 64] [--changed 100000] [--seconds 10]
+    python -m benchmarks.table_deltas [--rows 1000000] [--width 64] [--changed 100000] [--seconds 10] [--no-record]
 
 Times are by the wall, or by the thread's own clock (cpu): on a machine that is shared the first tell of the neighbours.
 Appends a line to benchmarks/results/table_deltas.jsonl.
@@ -10,7 +10,7 @@ import argparse
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,19 +119,24 @@ def waits(num_rows: int, width: int, changed: int, seconds: float) -> dict[str, 
     return figures
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--changed", type=int, default=100_000, help="rows of a delta that is applied")
     parser.add_argument("--seconds", type=float, default=10.0, help="for which is read, twice")
-    given = parser.parse_args()
-    figures: dict[str, Any] = {**vars(given), "threads": torch.get_num_threads()}
+    parser.add_argument("--no-record", action="store_true", help="write no line of results")
+    given = parser.parse_args(arguments)
+    figures: dict[str, Any] = {
+        **{name: value for name, value in vars(given).items() if name != "no_record"},
+        "threads": torch.get_num_threads(),
+    }
     with tempfile.TemporaryDirectory() as folder:
         figures |= pauses(given.rows, given.width, Path(folder))
     figures |= waits(given.rows, given.width, given.changed, given.seconds)
-    append("table_deltas", figures)
+    if not given.no_record:
+        append("table_deltas", figures)
     for name, value in figures.items():
         print(f"{name:24} {value}")
 

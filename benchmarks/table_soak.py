@@ -1,6 +1,6 @@
 """A table of fixed capacity that never stops: does memory grow?
 
-    python -m benchmarks.table_soak [--minutes 70] [--warm-up 10]
+    python -m benchmarks.table_soak [--minutes 70] [--warm-up 10] [--no-record]
 
 Ever new ids come in; rows are admitted, trained, evicted and expire; deltas are cut, written, compacted and followed by
 a server. Prints the resident memory over time, and its slope after the warm-up by least squares, with its standard
@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,13 @@ MOST_MB_AN_HOUR = 1.0
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=70.0)
     parser.add_argument("--warm-up", type=float, default=10.0, help="minutes")
-    given = parser.parse_args()
+    parser.add_argument("--no-record", action="store_true", help="write no line of results")
+    given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         times, sizes, steps = soaked(60 * given.minutes, Path(folder))
     is_late = times > 60 * given.warm_up
@@ -51,7 +53,8 @@ def main() -> None:
         "mb_an_hour": round(slope, 2),
         "standard_error": round(error, 2),
     }
-    append("table_soak", figures)
+    if not given.no_record:
+        append("table_soak", figures)
     print(figures)
     is_certain = 2 * error < MOST_MB_AN_HOUR
     if not is_certain:

@@ -1,6 +1,6 @@
 """A training step with item vectors in a matrix and in a table, in turn, on the same batches of ML-1M.
 
-RECSYS_DATA=FOLDER python -m benchmarks.table_step [--models sasrec bert4rec] [--rounds 50]
+RECSYS_DATA=FOLDER python -m benchmarks.table_step [--models sasrec bert4rec] [--rounds 50] [--no-record]
 """
 
 import argparse
@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/train-quality"), help="folder of datasets")
+    parser.add_argument("--no-record", action="store_true", help="write no line of results")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     dataset = prepared("ml-1m", options.out / "data")
@@ -64,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.models:
         found[name] = measure(name, dataset, options.rounds)
         print(f"{name:<9} dense {found[name]['dense']:.4f} s, table {found[name]['table']:.4f} s", flush=True)
-    append("table_step", {"rounds": options.rounds, "threads": options.threads, "median_s": found})
+    if not options.no_record:
+        append("table_step", {"rounds": options.rounds, "threads": options.threads, "median_s": found})
 
 
 if __name__ == "__main__":

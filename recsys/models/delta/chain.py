@@ -15,7 +15,7 @@ def sequences(folder: Path, files: Files, kind: str) -> list[int]:
     return sorted(int(name.removeprefix(f"{kind}-").removesuffix(SUFFIX)) for name in names)
 
 
-def chain(folder: Path, files: Files | None = None) -> Iterator[Delta]:
+def chain(folder: Path | str, files: Files | None = None) -> Iterator[Delta]:
     """The newest whole base and the deltas after it.
 
     A last file that is torn is passed over with a warning: it was being written when the machine went down.
@@ -24,20 +24,20 @@ def chain(folder: Path, files: Files | None = None) -> Iterator[Delta]:
         DeltaError: there is no whole base, or a file in the middle is damaged.
         GapError: a file in the middle is missing.
     """
-    files = or_os(files)
+    folder, files = Path(folder), or_os(files)
     base = _newest_base(folder, files)
     yield base
     yield from _after(folder, files, base.version)
 
 
-def deltas_since(folder: Path, version: Version | None, files: Files | None = None) -> Iterator[Delta]:
+def deltas_since(folder: Path | str, version: Version | None, files: Files | None = None) -> Iterator[Delta]:
     """What a follower at `version` is to apply, in order; from a base on where deltas are no longer there, or None.
 
     Raises:
         DeltaError: a file is damaged, or there is no base where one is needed.
         GapError: a file in the middle is missing, or was removed meanwhile: ask again.
     """
-    files = or_os(files)
+    folder, files = Path(folder), or_os(files)
     if version is not None:
         found = [n for kind in ("base", "delta") for n in sequences(folder, files, kind) if n > version.sequence]
         if not found:

@@ -10,14 +10,18 @@ changed, but for the sightings that admission counts in its newest split and the
 told whole.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recsys.models.delta.delta import Delta, Part, RowState, TableDelta, Version
+from recsys.errors import DeltaError
+from recsys.models.delta import sealed
+from recsys.models.delta.delta import Delta, Part, RowState, TableDelta, Version, json_of
 from recsys.models.delta.row_copy import RowCopy
 from recsys.models.embedding_table import CollisionlessEmbedding, EmbeddingTable
 
@@ -57,18 +61,20 @@ class Cut:
             vectors, state = columns.pop("vectors"), table.state
             assert state is not None
             state = RowState(state.num_rows, state.rows, {**state.columns, **columns}, state.parts)
-            tables[name] = TableDelta(table.ids, vectors, table.deleted, table.raw_ids, state)
-        told = self._delta
-        return Delta(told.bundle, told.epoch, told.sequence, told.since, tables, told.dense, told.extra)
+            tables[name] = replace(table, vectors=vectors, state=state)
+        return replace(self._delta, tables=tables)
 
 
 @dataclass
 class _Followed:
-    """A table, and where it stood at the last cut: its tick, its parts, and how often ticks were renumbered."""
+    """A table, and where it stood at the last cut: its tick, parts and unknown vector, and how often ticks were
+    renumbered.
+    """
 
     source: Source
     tick: int = 0
     parts: dict[str, Tensor] = field(default_factory=dict)
+    unknown: Tensor | None = None
     times_renumbered: int = 0
 
 
@@ -95,8 +101,43 @@ class Tracker:
         """Go on from a version that was loaded into the tables."""
         self._version, self._dense = version, dict(dense)
         for name, followed in self._followed.items():
-            followed.parts = dict(parts[name])
+            followed.parts, followed.unknown = dict(parts[name]), unknown_of(followed.source)
             self._mark(followed)
+
+    def check(
+        self, dense: Mapping[Any, Any], extra: Mapping[Any, Any], raw_ids: Mapping[str, Mapping[Any, Any]]
+    ) -> None:
+        """Whether a cut may be made of this; nothing is changed.
+
+        Raises:
+            DeltaError: a value is none that a file holds, `raw_ids` names an unknown table, gradients wait for a step,
+                or the last cut's rows are still being copied; the message names it.
+        """
+        for name, followed in self._followed.items():
+            if table_of(followed.source).pages.before_write is not None:
+                raise DeltaError(f"rows of {name!r} are still being copied for another cut; finish it first")
+            if isinstance(followed.source, CollisionlessEmbedding) and followed.source.has_gradients:
+                raise DeltaError(
+                    f"{name!r} has gradients that no step applied, and no delta holds them; "
+                    "call its step, or drop_gradients, before the cut"
+                )
+        for name, value in dense.items():
+            if not isinstance(value, Tensor):
+                raise DeltaError(f"dense[{name!r}] is {type(value).__name__}; wanted a tensor")
+        for kind, values in (("dense", dense), ("extra", extra)):
+            for name, value in values.items():
+                if not isinstance(name, str):
+                    raise DeltaError(f"{kind}[{name!r}]: wanted a name that is a text")
+                if isinstance(value, Tensor):
+                    sealed.check(f"{kind}/{name}", value)
+                else:
+                    json_of(name, value)
+        for name, texts in raw_ids.items():
+            if name not in self._followed:
+                raise DeltaError(f"raw_ids of {name!r}, which is unknown; wanted {', '.join(sorted(self._followed))}")
+            for id_, text in texts.items():
+                if isinstance(id_, bool) or not isinstance(id_, Integral) or not isinstance(text, str):
+                    raise DeltaError(f"raw_ids[{name!r}][{id_!r}] is {text!r}; wanted a text by the id, an integer")
 
     def cut(
         self,
@@ -114,11 +155,14 @@ class Tracker:
             raw_ids: what new ids are the hash of, by table.
 
         Raises:
-            ValueError: the last cut's rows are still being copied.
+            DeltaError: see `check`; nothing is changed.
         """
-        for name, followed in self._followed.items():
-            if table_of(followed.source).pages.before_write is not None:
-                raise ValueError(f"rows of {name!r} are still being copied for another cut; finish it first")
+        self.check(dense, extra, raw_ids)
+        # The caller may go on to change a list or a tensor that it gave.
+        kept = {
+            key: value.clone() if isinstance(value, Tensor) else json.loads(json_of(key, value))
+            for key, value in extra.items()
+        }
         since = self._version
         if any(table_of(f.source).times_renumbered != f.times_renumbered for f in self._followed.values()):
             since = None
@@ -131,14 +175,13 @@ class Tracker:
         }
         self._dense |= moved
         self._version = version
-        kept = {key: value.clone() if isinstance(value, Tensor) else value for key, value in extra.items()}
         return Cut(Delta(self._bundle, version.epoch, version.sequence, since, tables, moved, kept), copies)
 
     def _cut_of(self, followed: _Followed, is_base: bool, raw_ids: Mapping[int, str]) -> tuple[TableDelta, RowCopy]:
         table = table_of(followed.source)
         if is_base:
             rows, deleted = table.live_rows(), torch.empty(0, dtype=torch.int64)
-            followed.parts = {}
+            followed.parts, followed.unknown = {}, None
         else:
             changes = table.changes(followed.tick)
             rows, deleted = changes.rows, changes.deleted
@@ -149,8 +192,11 @@ class Tracker:
         parts = {name: difference(followed.parts.get(name), value) for name, value in now.items()}
         followed.parts = now
         state = RowState(table.num_rows, rows.cpu(), {"ticks": table.pages.ticks.gather(rows).cpu()}, parts)
+        unknown, before = unknown_of(followed.source), followed.unknown
+        followed.unknown = unknown
+        moved = None if before is not None and unknown is not None and torch.equal(before, unknown) else unknown
         ids, copy = table.ids_of(rows).cpu(), RowCopy(table.pages, rows)
-        return TableDelta(ids, torch.empty(0, 0), deleted.cpu(), dict(raw_ids), state), copy
+        return TableDelta(ids, torch.empty(0, 0), deleted.cpu(), dict(raw_ids), state, moved), copy
 
     def _mark(self, followed: _Followed) -> None:
         table = table_of(followed.source)
@@ -165,6 +211,12 @@ class Tracker:
 def table_of(source: Source) -> EmbeddingTable:
     """A module's table, or the table."""
     return source.table if isinstance(source, CollisionlessEmbedding) else source
+
+
+def unknown_of(source: Source) -> Tensor | None:
+    """(width,) float32 copy of a module's learned vector of unknown ids, on the CPU; None where it has none."""
+    learned = source.unknown if isinstance(source, CollisionlessEmbedding) else None
+    return None if learned is None else learned.detach().to("cpu", torch.float32, copy=True)
 
 
 def difference(before: Tensor | None, now: Tensor) -> Part:

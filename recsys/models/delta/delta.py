@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -23,6 +23,8 @@ SUFFIX = ".delta"
 # Keys of a tensor within a file. Names of tables and parameters may hold any character but the separator.
 SEPARATOR = "/"
 
+T = TypeVar("T")
+
 
 class Version(NamedTuple):
     """Of a model that is followed; versions ascend."""
@@ -32,6 +34,13 @@ class Version(NamedTuple):
 
     def __str__(self) -> str:
         return f"(epoch {self.epoch}, sequence {self.sequence})"
+
+
+class Tables(dict[str, T]):
+    """By name; one that is not there is refused by name (DeltaError)."""
+
+    def __missing__(self, name: str) -> T:
+        raise DeltaError(f"table {name!r} is unknown; wanted {', '.join(sorted(self)) or 'none: there are no tables'}")
 
 
 class Part(NamedTuple):
@@ -71,6 +80,7 @@ class TableDelta:
         deleted: (K,) int64, each once: ids that lost their row and have none.
         raw_ids: what new ids are the hash of, where the trainer knows.
         state: for the trainer alone.
+        unknown: (width,) float32 learned vector of ids without a row, if it moved; in a base, if there is one.
     """
 
     ids: Tensor
@@ -78,6 +88,7 @@ class TableDelta:
     deleted: Tensor
     raw_ids: Mapping[int, str] = field(default_factory=dict)
     state: RowState | None = None
+    unknown: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,25 +133,27 @@ class Delta:
         tables = {name: replace(table, state=None) for name, table in self.tables.items()}
         return replace(self, tables=tables, extra={})
 
-    def write(self, path: Path, files: Files | None = None) -> None:
+    def write(self, path: Path | str, files: Files | None = None) -> None:
         """Write it whole or not at all; it outlives a crash when this returns.
 
         Raises:
+            DeltaError: it holds what no file can; the message names it.
             OSError: the disk is full or failed; what had the name stays.
         """
-        write_durably(or_os(files), path, self.chunks())
+        write_durably(or_os(files), Path(path), self.chunks())
 
     def chunks(self) -> Iterator[memoryview | bytes]:
         """The bytes of its file."""
         return sealed.chunks(self._tensors(), self._told())
 
     @classmethod
-    def read(cls, path: Path, files: Files | None = None) -> "Delta":
+    def read(cls, path: Path | str, files: Files | None = None) -> "Delta":
         """What `write` wrote.
 
         Raises:
             DeltaError: it is torn or damaged, or of an unknown format version.
         """
+        path = Path(path)
         tensors, told = sealed.opened(or_os(files).read(path), path)
         try:
             return _built(tensors, told)
@@ -154,6 +167,8 @@ class Delta:
                 tensors[f"extra{SEPARATOR}{name}"] = value
         for number, table in enumerate(self.tables.values()):
             of_table = {"ids": table.ids, "vectors": table.vectors, "deleted": table.deleted}
+            if table.unknown is not None:
+                of_table["unknown"] = table.unknown
             if table.state is not None:
                 of_table["rows"] = table.state.rows
                 of_table |= {f"columns{SEPARATOR}{key}": value for key, value in table.state.columns.items()}
@@ -172,8 +187,22 @@ class Delta:
             for name, table in self.tables.items()
         ]
         extra = {name: value for name, value in self.extra.items() if not isinstance(value, Tensor)}
+        for name, value in extra.items():
+            json_of(name, value)
         told = {"bundle": self.bundle, "version": self.version, "since": self.since, "tables": tables, "extra": extra}
         return json.dumps(told, sort_keys=True)
+
+
+def json_of(name: str, value: Any) -> str:
+    """The text of a value of `extra`.
+
+    Raises:
+        DeltaError: it is no JSON value; the message names it.
+    """
+    try:
+        return json.dumps(value, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DeltaError(f"extra[{name!r}]: {error}; wanted a tensor or a JSON value") from error
 
 
 def file_name(sequence: int, *, is_base: bool) -> str:
@@ -192,7 +221,8 @@ def _built(tensors: dict[str, Tensor], told_text: str) -> Delta:
             parts = {key: Part(kept, tails[key]) for key, kept in about["kept"].items()}
             state = RowState(about["num_rows"], mine["rows"], _part(mine, f"columns{SEPARATOR}"), parts)
         raw_ids = {int(id_): text for id_, text in about["raw_ids"].items()}
-        tables[about["name"]] = TableDelta(mine["ids"], mine["vectors"], mine["deleted"], raw_ids, state)
+        ids, vectors, deleted, unknown = mine["ids"], mine["vectors"], mine["deleted"], mine.get("unknown")
+        tables[about["name"]] = TableDelta(ids, vectors, deleted, raw_ids, state, unknown)
     epoch, sequence = told["version"]
     since = None if told["since"] is None else Version(*told["since"])
     dense, extra = (_part(tensors, f"{key}{SEPARATOR}") for key in ("dense", "extra"))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recsys.errors import DeltaError, GapError
-from recsys.models.delta.delta import Delta, Part, RowState, TableDelta, Version
+from recsys.models.delta.delta import Delta, Part, RowState, TableDelta, Tables, Version
 from recsys.models.embedding_table import EmbeddingTable
 
 IDS = "ids"
@@ -25,6 +25,7 @@ class FoldedTable:
         self._num_rows = 0
         self._columns: dict[str, Tensor] = {}  # each (at least num_rows, …)
         self.parts: dict[str, Tensor] = {}
+        self.unknown: Tensor | None = None
         self._raw_ids: dict[int, str] = {}
 
     def apply(self, delta: TableDelta) -> None:
@@ -49,6 +50,8 @@ class FoldedTable:
             name: torch.cat([self.parts[name][: part.kept], part.tail]) if part.kept else part.tail
             for name, part in state.parts.items()
         }
+        if delta.unknown is not None:
+            self.unknown = delta.unknown
         for id_ in delta.deleted.tolist() if self._raw_ids else ():
             self._raw_ids.pop(id_, None)
         self._raw_ids |= delta.raw_ids
@@ -71,7 +74,7 @@ class FoldedTable:
         parts = {name: Part(0, tail) for name, tail in self.parts.items()}
         ids, vectors = values.pop(IDS), values.pop("vectors")
         state = RowState(self._num_rows, rows, values, parts)
-        return TableDelta(ids, vectors, ids[:0], dict(self._raw_ids), state)
+        return TableDelta(ids, vectors, ids[:0], dict(self._raw_ids), state, self.unknown)
 
     def _live_rows(self) -> Tensor:
         is_live = torch.ones(self._num_rows, dtype=torch.bool)
@@ -92,7 +95,7 @@ class Folded:
     def __init__(self) -> None:
         self.version: Version | None = None
         self.bundle = ""
-        self.tables: dict[str, FoldedTable] = {}
+        self.tables: Tables[FoldedTable] = Tables()
         self.dense: dict[str, Tensor] = {}
         self.extra: Mapping[str, Any] = {}
 
@@ -101,10 +104,11 @@ class Folded:
 
         Raises:
             GapError: it does not follow the one before.
-            DeltaError: it holds no state.
+            DeltaError: it holds no state, or is of a table that is unknown.
         """
         if delta.since is None:
-            self.tables, self.dense, self.bundle = {name: FoldedTable(name) for name in delta.tables}, {}, delta.bundle
+            self.tables = Tables({name: FoldedTable(name) for name in delta.tables})
+            self.dense, self.bundle = {}, delta.bundle
         elif delta.since != self.version:
             raise GapError(f"{delta.version} follows {delta.since}, but this is at {self.version}; apply those between")
         for name, table in delta.tables.items():

@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from recsys.errors import DeltaError, StaleError
 from recsys.files import storage_errors
 from recsys.models.delta.chain import chain, sequences
-from recsys.models.delta.cut import GENERATOR, Cut, Source, Tracker, table_of
+from recsys.models.delta.cut import GENERATOR, Cut, Source, Tracker, table_of, unknown_of
 from recsys.models.delta.delta import Delta, Version, file_name
 from recsys.models.delta.files import Files, drafted, or_os, put_in_place, write_durably
 from recsys.models.delta.fold import Folded
@@ -60,8 +61,10 @@ class DeltaLog:
         files: what files are worked on by.
     """
 
-    def __init__(self, folder: Path, bundle: str, *, published: Path | None = None, files: Files | None = None) -> None:
-        self.folder, self.published = folder, published
+    def __init__(
+        self, folder: Path | str, bundle: str, *, published: Path | str | None = None, files: Files | None = None
+    ) -> None:
+        self.folder, self.published = Path(folder), None if published is None else Path(published)
         self._bundle, self._files = bundle, or_os(files)
         self._epoch = 0
         self._tracker = Tracker({}, bundle)
@@ -83,25 +86,26 @@ class DeltaLog:
         """Write all there is as the base.
 
         Raises:
-            DeltaError: there is a log here already.
+            DeltaError: there is a log here already, or `cut` would refuse this.
             StorageError: the disk is full or failed.
         """
         if not self.is_empty:
             raise DeltaError(f"{self.folder}: holds deltas; restore from them, or name another folder")
+        tracker = Tracker(tables, self._bundle)
+        tracker.check(dense, extra, {})
         for folder in self._folders:
             self._files.make_folder(folder)
         with self._files.locked(self.folder):
             self._begin_epoch()
-        self._tracker = Tracker(tables, self._bundle)
+        self._tracker = tracker
         return self.append(dense, extra)
 
     def restore(self, tables: Mapping[str, Source]) -> Restored:
         """Load the last durable version into tables of the same configuration, and begin an epoch.
 
         Raises:
-            DeltaError: a file is damaged, of another bundle, or names other tables.
+            DeltaError: a file is damaged, of another bundle, or names other tables; or a table's state does not fit.
             GapError: a delta in the middle is missing.
-            ValueError: a table's state does not fit.
         """
         if self.is_empty:
             raise DeltaError(f"{self.folder}: no base here; `start` writes one")
@@ -129,8 +133,8 @@ class DeltaLog:
             raw_ids: what new ids are the hash of, by table.
 
         Raises:
-            DeltaError: the log was neither started nor restored.
-            ValueError: the last cut's rows are still being copied.
+            DeltaError: the log was neither started nor restored, a value is none that a file holds, gradients wait
+                for a step, or the last cut's rows are still being copied. Nothing is changed.
         """
         if self._epoch == 0:
             raise DeltaError(f"{self.folder}: start the log, or restore from it, before the first delta")
@@ -153,22 +157,21 @@ class DeltaLog:
         """Make a cut's delta durable, then publish it; in the order of the cuts, on any thread.
 
         Raises:
+            DeltaError: it is not the one that follows; it is not kept.
             StaleError: another trainer took over.
             StorageError: the disk is full or failed; the delta waits, and `flush`, or the next write, writes it first.
         """
-        self._waiting.append(delta)
-        self.flush()
+        with self._writing:
+            last = self._waiting[-1].version if self._waiting else self._written
+            if delta.since is not None and delta.since != last:
+                raise DeltaError(f"{delta.version} follows {delta.since}, but {last} was written last")
+            self._waiting.append(delta)
+            self._flush()
 
     def flush(self) -> None:
         """Write what waits since a write failed."""
         with self._writing:
-            while self._waiting:
-                delta = self._waiting[0]
-                if delta.since is not None and delta.since != self._written:
-                    raise DeltaError(f"{delta.version} follows {delta.since}, but {self._written} was written last")
-                self._place(delta)
-                self._written = delta.version
-                self._waiting.popleft()
+            self._flush()
 
     def compact(self) -> Version:
         """Write a base of all that is durable, then remove what it holds; training and appending go on meanwhile.
@@ -189,6 +192,13 @@ class DeltaLog:
     @property
     def _folders(self) -> list[Path]:
         return [self.folder] if self.published is None else [self.folder, self.published]
+
+    def _flush(self) -> None:
+        while self._waiting:
+            delta = self._waiting[0]
+            self._place(delta)
+            self._written = delta.version
+            self._waiting.popleft()
 
     def _place(self, delta: Delta) -> None:
         places = [(self.folder, delta)]
@@ -263,7 +273,7 @@ class DeltaLog:
             raise DeltaError(f"{self.folder / EPOCH_FILE}: damaged; bring it back, or name another folder") from error
 
 
-def read_log(folder: Path, files: Files | None = None) -> Folded:
+def read_log(folder: Path | str, files: Files | None = None) -> Folded:
     """The last durable version of a log, for whoever writes none.
 
     Raises:
@@ -280,12 +290,25 @@ def load(folded: Folded, name: str, source: Source) -> None:
     """Load a folded table into a table or a module of the same configuration.
 
     Raises:
-        ValueError: it does not fit.
+        DeltaError: it does not fit; the source is as it was.
     """
-    state = folded.tables[name].state(table_of(source))
-    table_of(source).load_state({name: value for name, value in state.items() if name != GENERATOR})
+    of_log, table = folded.tables[name], table_of(source)
+    if isinstance(source, CollisionlessEmbedding) and GENERATOR not in of_log.parts:
+        raise DeltaError(f"the log's {name!r} is of a table; wanted one of a CollisionlessEmbedding")
+    has_learned = unknown_of(source) is not None
+    if has_learned != (of_log.unknown is not None):
+        has, wanted = ("no", "one") if has_learned else ("a", "none")
+        raise DeltaError(
+            f"the log's {name!r} has {has} learned unknown vector; wanted {wanted}, as what it is loaded into"
+        )
+    state = of_log.state(table)
+    try:
+        table.load_state({part: value for part, value in state.items() if part != GENERATOR})
+    except ValueError as error:
+        raise DeltaError(f"the log's {name!r} does not fit: {error}") from error
     if isinstance(source, CollisionlessEmbedding):
-        if GENERATOR not in state:
-            raise ValueError(f"the log's {name!r} is of a table; wanted one of a CollisionlessEmbedding")
         source.drop_gradients()
         source.generator.set_state(state[GENERATOR])
+        if source.unknown is not None and of_log.unknown is not None:
+            with torch.no_grad():
+                source.unknown.copy_(of_log.unknown)

@@ -37,11 +37,10 @@ def chunks(tensors: Mapping[str, Tensor], text: str) -> Iterator[memoryview | by
     """The bytes of a file of tensors and a text.
 
     Raises:
-        ValueError: a tensor's dtype is not one of DTYPES.
+        DeltaError: a tensor is none that a file holds.
     """
     for name, tensor in tensors.items():
-        if tensor.dtype not in DTYPES:
-            raise ValueError(f"{name!r} is {tensor.dtype}; wanted one of {', '.join(map(str, DTYPES))}")
+        check(name, tensor)
     # Wide numbers first, so that each tensor begins at a multiple of its numbers' size.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     header: dict[str, object] = {"__metadata__": {KEY: text}}
@@ -61,6 +60,18 @@ def chunks(tensors: Mapping[str, Tensor], text: str) -> Iterator[memoryview | by
     yield begin
     for _, tensor in ordered:
         yield from _pieces(tensor)
+
+
+def check(name: str, tensor: Tensor) -> None:
+    """Whether a file can hold the tensor.
+
+    Raises:
+        DeltaError: it is sparse, or its dtype is not one of DTYPES; the message names it.
+    """
+    if tensor.dtype not in DTYPES:
+        raise DeltaError(f"{name!r} is {tensor.dtype}; wanted one of {', '.join(map(str, DTYPES))}")
+    if tensor.layout != torch.strided:
+        raise DeltaError(f"{name!r} is {tensor.layout}; wanted a dense tensor")
 
 
 def opened(content: bytes, path: Path) -> tuple[dict[str, Tensor], str]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recsys.errors import DeltaError, GapError, StaleError
-from recsys.models.delta.delta import Delta, TableDelta, Version
+from recsys.models.delta.delta import Delta, TableDelta, Tables, Version
 from recsys.models.delta.serving_table import BREATH_S, PAGE_ROWS, ServingTable, TableVersion
 
 PAGES_AT_A_TIME = 64  # are freed
@@ -29,7 +29,7 @@ class ModelVersion:
 
     Attributes:
         version: epoch and sequence.
-        tables: by name.
+        tables: by name; one that is not there is a DeltaError.
         dense: all parameters.
     """
 
@@ -94,7 +94,7 @@ class ServingModel:
                 return False
             tables = self._tables_for(delta)
             before = self._versions[-1] if self._versions and tables is self._tables else None
-            versions = dict(before.tables) if before is not None else {}
+            versions: Tables[TableVersion] = Tables() if before is None else Tables(before.tables)
             is_base = delta.since is None
             for name, changed in delta.tables.items():
                 table_before = versions[name] if name in versions else tables[name].empty()
@@ -158,7 +158,8 @@ class ServingModel:
     def _tables_for(self, delta: Delta) -> dict[str, ServingTable]:
         """The tables that it changes; a base of another shape begins with new ones."""
         for name, table in delta.tables.items():
-            _check(name, table)
+            is_known = delta.since is not None and name in self._tables
+            _check(name, table, self._tables[name].width if is_known else None)
         if delta.since is not None:
             for name, table in delta.tables.items():
                 if name not in self._tables:
@@ -174,11 +175,16 @@ class ServingModel:
         return {name: ServingTable(width, self._page_rows) for name, width in widths.items()}
 
 
-def _check(name: str, table: TableDelta) -> None:
+def _check(name: str, table: TableDelta, width: int | None) -> None:
     if table.ids.dim() != 1 or table.vectors.dim() != 2 or len(table.ids) != len(table.vectors):
         raise DeltaError(
             f"{name!r} has ids of the shape {tuple(table.ids.shape)} and vectors of {tuple(table.vectors.shape)}; "
             "wanted (M,) and (M, width)"
+        )
+    width = table.vectors.shape[1] if width is None else width
+    if table.unknown is not None and table.unknown.shape != (width,):
+        raise DeltaError(
+            f"the unknown vector of {name!r} is of the shape {tuple(table.unknown.shape)}; wanted ({width},)"
         )
     both = torch.cat([table.ids, table.deleted])
     if len(torch.unique(both)) < len(both):

@@ -36,12 +36,20 @@ class TableVersion:
         keys: (page, 2) int64: id, and 1 if it has the row.
         rows: (page, width) float32.
         added: (A,) int64 rows that had no id in the version before.
+        unknown: (width,) float32 learned vector of ids without a row; None: zeros.
     """
 
     def __init__(
-        self, table: "ServingTable", number: int, size: int, keys: Column, rows: Column, added: Tensor
+        self,
+        table: "ServingTable",
+        number: int,
+        size: int,
+        keys: Column,
+        rows: Column,
+        added: Tensor,
+        unknown: Tensor | None,
     ) -> None:
-        self.table, self.number, self.added = table, number, added
+        self.table, self.number, self.added, self.unknown = table, number, added, unknown
         self._size, self._keys, self._rows = size, keys, rows
 
     def __len__(self) -> int:
@@ -66,12 +74,13 @@ class TableVersion:
         return torch.where((keys[:, 0] == ids) & (keys[:, 1] == 1), rows, -1)
 
     def vectors(self, ids: Tensor) -> Tensor:
-        """(N, width) float32 vectors of ids (N,) int64; zeros for one that has none at this version."""
-        return self._rows.gather(self.find(ids))
+        """(N, width) float32 vectors of ids (N,) int64; the unknown vector for one that has none at this version."""
+        return self.of_rows(self.find(ids))
 
     def of_rows(self, rows: Tensor) -> Tensor:
-        """(N, width) float32 of rows (N,) int64 that `find` gave; zeros for -1."""
-        return self._rows.gather(rows)
+        """(N, width) float32 of rows (N,) int64 that `find` gave; the unknown vector for -1."""
+        vectors = self._rows.gather(rows)
+        return vectors if self.unknown is None else torch.where((rows < 0)[:, None], self.unknown, vectors)
 
     def ids(self) -> Tensor:
         """(M,) int64: all that have a row."""
@@ -96,7 +105,14 @@ class TableVersion:
         return self._keys.gather(rows)[:, 0]
 
     def with_rows(
-        self, number: int, rows: Tensor, ids: Tensor, vectors: Tensor, gone: Tensor, num_rows: int
+        self,
+        number: int,
+        rows: Tensor,
+        ids: Tensor,
+        vectors: Tensor,
+        gone: Tensor,
+        num_rows: int,
+        unknown: Tensor | None,
     ) -> "TableVersion":
         """The next version, for the table alone."""
         keys, values = self._keys, self._rows
@@ -111,7 +127,7 @@ class TableVersion:
         keys.put(rows, torch.stack([ids, torch.ones_like(ids)], dim=1))
         keys.put(gone, torch.stack([gone_ids, torch.zeros_like(gone)], dim=1))
         values.put(rows, vectors)
-        return TableVersion(self.table, number, len(self) + len(added) - len(gone), keys, values, added)
+        return TableVersion(self.table, number, len(self) + len(added) - len(gone), keys, values, added, unknown)
 
 
 class ServingTable:
@@ -141,7 +157,7 @@ class ServingTable:
         device, none = torch.device("cpu"), torch.empty(0, dtype=torch.int64)
         keys = Column(2, torch.int64, 0, self._log_page, device)
         rows = Column(self.width, torch.float32, 0, self._log_page, device)
-        return self._known(TableVersion(self, self._number(), 0, keys, rows, none))
+        return self._known(TableVersion(self, self._number(), 0, keys, rows, none, None))
 
     def rows_of(self, ids: Tensor) -> Tensor:
         """(N,) int64 rows of ids (N,) int64 at some version; -1 for one that the index does not know."""
@@ -163,7 +179,8 @@ class ServingTable:
         gone = gone[gone >= 0]
         rows = self._entered(ids)
         number = self._number()
-        after = before.with_rows(number, rows, ids, delta.vectors, gone, self._index.num_rows)
+        unknown = before.unknown if delta.unknown is None and not is_base else delta.unknown
+        after = before.with_rows(number, rows, ids, delta.vectors, gone, self._index.num_rows, unknown)
         self._free(number, gone, before.ids_of(gone))
         return self._known(after)
 

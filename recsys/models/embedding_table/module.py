@@ -98,6 +98,11 @@ class CollisionlessEmbedding(nn.Module):
         """Forget the gradients since the last step, as `zero_grad` does for parameters."""
         self._waiting.clear()
 
+    @property
+    def has_gradients(self) -> bool:
+        """Whether gradients wait for a step."""
+        return bool(self._waiting)
+
     def gradient_norm(self) -> Tensor:
         """Scalar: the length of all gradients since the last step, those of a row summed."""
         if not self._waiting:

@@ -23,7 +23,7 @@ def example() -> Delta:
     ids = torch.tensor([-(2**63), 2**63 - 1])
     tables = {
         "items/of all": TableDelta(ids, torch.randn(2, 3), torch.tensor([5]), {2**63 - 1: "Käse"}, state),
-        "empty": TableDelta(ids[:0], torch.empty(0, 2), ids[:0]),
+        "empty": TableDelta(ids[:0], torch.empty(0, 2), ids[:0], unknown=torch.tensor([0.5, -1.5])),
     }
     dense = {"net.weight": torch.randn(2, 2).bfloat16(), "scale": torch.tensor(2.0), "mask": torch.tensor([True])}
     extra = {"random": torch.get_rng_state(), "journal": {"a1": 17}, "clock": 12.5, "moments": torch.randn(3).double()}
@@ -38,6 +38,9 @@ def assert_equal(one: Delta, other: Delta) -> None:
         for field in ("ids", "vectors", "deleted"):
             assert torch.equal(getattr(table, field), getattr(theirs, field))
         assert table.raw_ids == theirs.raw_ids
+        assert (table.unknown is None) == (theirs.unknown is None)
+        if table.unknown is not None and theirs.unknown is not None:
+            assert torch.equal(table.unknown, theirs.unknown)
         assert (table.state is None) == (theirs.state is None)
         if table.state is not None and theirs.state is not None:
             assert table.state.num_rows == theirs.state.num_rows
@@ -65,7 +68,7 @@ def test_behind_its_first_line_it_is_a_safetensors_file(tmp_path: Path) -> None:
     example().write(tmp_path / "d")
     line, _, rest = (tmp_path / "d").read_bytes().partition(b"\n")
     assert json.loads(line)["format"] == 1
-    assert len(load(rest)) == 16
+    assert len(load(rest)) == 17
 
 
 def test_servers_get_nothing_that_is_the_trainers_alone(tmp_path: Path) -> None:
@@ -124,6 +127,8 @@ def test_another_format_version_is_refused(tmp_path: Path) -> None:
 
 def test_a_tensor_that_no_file_holds_is_refused(tmp_path: Path) -> None:
     delta = Delta("b", 1, 1, None, {}, {"z": torch.zeros(1, dtype=torch.complex64)})
-    with pytest.raises(ValueError, match="'dense/z' is torch.complex64; wanted one of torch.float64"):
+    with pytest.raises(DeltaError, match="'dense/z' is torch.complex64; wanted one of torch.float64"):
         delta.write(tmp_path / "d")
+    with pytest.raises(DeltaError, match=r"extra\['x'\]: .*wanted a tensor or a JSON value"):
+        Delta("b", 1, 1, None, {}, {}, {"x": object()}).write(tmp_path / "d")
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from benchmarks.support.lossy_files import LossyFiles
 from recsys.errors import DeltaError, GapError, StaleError
-from recsys.models.delta import Delta, DeltaLog, Version, read_log
+from recsys.models.delta import Delta, DeltaLog, Version, deltas_since, read_log
 from recsys.models.delta.delta import file_name
 from recsys.models.delta.log import EPOCH_FILE
 from recsys.models.embedding_table import (
@@ -201,7 +201,7 @@ def test_a_restore_that_is_refused_leaves_the_running_trainer_alone(tmp_path: Pa
         DeltaLog(tmp_path, "c").restore({"t": table_of()})
     with pytest.raises(DeltaError, match=r"has tables \['t'\]; wanted \['u'\]"):
         DeltaLog(tmp_path, "b").restore({"u": table_of()})
-    with pytest.raises(ValueError, match="this table's are"):
+    with pytest.raises(DeltaError, match="this table's are"):
         DeltaLog(tmp_path, "b").restore({"t": table_of(optimizer=RowOptimizer("sgd"))})
     assert log.append({}, {}) == Version(1, 1)
 
@@ -321,12 +321,176 @@ def test_misuse_is_refused_by_name(tmp_path: Path) -> None:
         DeltaLog(tmp_path, "b").start({"t": table}, {}, {})
     train(table, [1])
     cut = log.cut({}, {})
-    with pytest.raises(ValueError, match="rows of 't' are still being copied for another cut"):
+    with pytest.raises(DeltaError, match="rows of 't' are still being copied for another cut"):
         log.cut({}, {})
     cut.copy(10)
     (tmp_path / EPOCH_FILE).write_text(json.dumps([1]))
     with pytest.raises(DeltaError, match="epoch.json: damaged"):
         log.write(cut.delta())
+
+
+UNWRITABLE: list[tuple[dict[str, Any], str]] = [
+    ({"extra": {"x": object()}}, r"extra\['x'\]: .*not JSON serializable; wanted a tensor or a JSON value"),
+    ({"extra": {"x": {"a": 1, 2: 3}}}, r"extra\['x'\]: "),
+    ({"extra": {"x": [torch.zeros(1)]}}, r"extra\['x'\]: "),
+    ({"extra": {7: "seven"}}, r"extra\[7\]: wanted a name that is a text"),
+    ({"extra": {"x": torch.zeros(1, dtype=torch.complex64)}}, "'extra/x' is torch.complex64; wanted one of"),
+    ({"extra": {"x": torch.eye(2).to_sparse()}}, "'extra/x' is torch.sparse_coo; wanted a dense tensor"),
+    ({"dense": {"w": torch.zeros(1, dtype=torch.complex64)}}, "'dense/w' is torch.complex64; wanted one of"),
+    ({"dense": {"w": 1.0}}, r"dense\['w'\] is float; wanted a tensor"),
+    ({"raw_ids": {"t": {3: b"3"}}}, r"raw_ids\['t'\]\[3\] is b'3'; wanted a text"),
+    ({"raw_ids": {"t": {True: "3"}}}, r"raw_ids\['t'\]\[True\]"),
+    ({"raw_ids": {"u": {3: "3"}}}, "raw_ids of 'u', which is unknown; wanted t"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), UNWRITABLE)
+def test_what_no_file_holds_is_refused_before_anything_moves(given: Any, message: str, tmp_path: Path) -> None:
+    table, weights, log = table_of(), {"w": torch.zeros(1)}, DeltaLog(tmp_path, "b")
+    if "raw_ids" not in given:
+        with pytest.raises(DeltaError, match=message):
+            log.start({"t": table}, **{"dense": weights, "extra": {}, **given})
+        assert not list(tmp_path.iterdir())
+    log.start({"t": table}, weights, {})
+    train(table, [1, 2])
+    table.erase(torch.tensor([2]))
+    weights["w"] += 1
+    with pytest.raises(DeltaError, match=message):
+        log.append(**{"dense": weights, "extra": {}, **given})
+    assert log.append(weights, {"journal": {"a": 3}}) == Version(1, 1)
+    delta = Delta.read(tmp_path / file_name(1, is_base=False))
+    assert delta.tables["t"].ids.tolist() == [1]
+    assert delta.dense["w"].tolist() == [1]
+    other = table_of()
+    assert DeltaLog(tmp_path, "b").restore({"t": other}).extra == {"journal": {"a": 3}}
+    assert_same(table, other)
+
+
+def test_extra_is_of_the_cut_however_its_values_change(tmp_path: Path) -> None:
+    log, journal = DeltaLog(tmp_path, "b"), {"writer-1": 3}
+    log.start({}, {}, {})
+    cut = log.cut({}, {"journal": journal})
+    journal["writer-1"] = 4
+    log.write(cut.delta())
+    assert read_log(tmp_path).extra == {"journal": {"writer-1": 3}}
+
+
+def test_a_cut_that_is_written_out_of_turn_is_refused_and_not_kept(tmp_path: Path) -> None:
+    log = DeltaLog(tmp_path, "b")
+    log.start({}, {}, {})
+    one, two = (log.cut({}, {"number": number}).delta() for number in (1, 2))
+    message = r"\(epoch 1, sequence 2\) follows \(epoch 1, sequence 1\), but \(epoch 1, sequence 0\) was written last"
+    with pytest.raises(DeltaError, match=message):
+        log.write(two)
+    log.write(one)
+    log.write(two)
+    assert (log.version, read_log(tmp_path).extra) == (Version(1, 2), {"number": 2})
+
+
+def test_gradients_that_wait_for_a_step_are_refused_by_name(tmp_path: Path) -> None:
+    module, log = CollisionlessEmbedding(TableConfig(width=WIDTH)), DeltaLog(tmp_path, "b")
+    message = "'t' has gradients that no step applied, and no delta holds them; call its step, or drop_gradients"
+
+    def look_up() -> None:
+        module(torch.arange(3)).sum().backward()
+
+    look_up()
+    with pytest.raises(DeltaError, match=message):
+        log.start({"t": module}, {}, {})
+    module.step(0.1)
+    log.start({"t": module}, {}, {})
+    look_up()
+    before = module.table.state()
+    for refused in (log.append, log.cut):
+        with pytest.raises(DeltaError, match=message):
+            refused({}, {})
+    module.step(0.1)
+    assert not torch.equal(module.table.state()["vectors"], before["vectors"])
+    assert log.append({}, {}) == Version(1, 1)
+    look_up()
+    module.drop_gradients()
+    assert log.append({}, {}) == Version(1, 2)
+    other = CollisionlessEmbedding(TableConfig(width=WIDTH))
+    DeltaLog(tmp_path, "b").restore({"t": other})
+    assert_same(module.table, other.table)
+
+
+def test_the_learned_unknown_vector_is_of_its_table_and_told_when_it_moves(tmp_path: Path) -> None:
+    config, log = TableConfig(width=WIDTH, unknown="learned"), DeltaLog(tmp_path, "b")
+    module = CollisionlessEmbedding(config)
+    assert module.unknown is not None
+    log.start({"t": module}, {}, {})
+    with torch.no_grad():
+        module.unknown.add_(2.0)
+    cut = log.cut({}, {})
+    with torch.no_grad():
+        module.unknown.add_(1.0)
+    log.write(cut.delta())
+    log.append({}, {})
+    log.append({}, {})
+    deltas = [Delta.read(tmp_path / file_name(number, is_base=number == 0)) for number in range(4)]
+    told = [delta.tables["t"].unknown for delta in deltas]
+    assert [None if value is None else value.tolist() for value in told] == [[0.0] * 4, [2.0] * 4, [3.0] * 4, None]
+    for compacted in (False, True):
+        if compacted:
+            log.compact()
+        other, log = CollisionlessEmbedding(config), DeltaLog(tmp_path, "b")
+        log.restore({"t": other})
+        assert torch.equal(other.eval()(torch.tensor([99])), torch.full((1, WIDTH), 3.0))
+        assert log.cut({}, {}).delta().tables["t"].unknown is None  # it did not move since
+    with pytest.raises(DeltaError, match="the log's 't' has a learned unknown vector; wanted none"):
+        DeltaLog(tmp_path, "b").restore({"t": CollisionlessEmbedding(TableConfig(width=WIDTH))})
+    with pytest.raises(DeltaError, match="the log's 't' has a learned unknown vector; wanted none"):
+        DeltaLog(tmp_path, "b").restore({"t": EmbeddingTable(config)})
+
+
+LOGGED: dict[str, Any] = {"width": WIDTH, "capacity": 6, "optimizer": RowOptimizer("adagrad")}
+MISFITS: list[tuple[dict[str, Any], str]] = [
+    ({"width": 3}, "this table's is"),
+    ({"width": 7}, "this table's is"),
+    ({"optimizer": RowOptimizer("sgd")}, "this table's is"),
+    ({"optimizer": RowOptimizer("adam")}, "this table's is"),
+    ({"capacity": 2}, "there are 3 ids; wanted at most"),
+    ({"eviction": "lfu"}, "has no 'counts'"),
+]
+
+
+@pytest.mark.parametrize(("config", "message"), MISFITS)
+def test_a_table_that_does_not_fit_is_refused_as_a_delta_error(config: Any, message: str, tmp_path: Path) -> None:
+    table, log = table_of(**LOGGED), DeltaLog(tmp_path, "b")
+    log.start({"t": table}, {}, {})
+    train(table, [1, 2, 3, 4])
+    table.erase(torch.tensor([2]))
+    log.append({}, {})
+    other = table_of(**{**LOGGED, **config})
+    train(other, [8])
+    before = other.state()
+    with pytest.raises(DeltaError, match=f"the log's 't' does not fit: .*{message}"):
+        DeltaLog(tmp_path, "b").restore({"t": other})
+    assert all(torch.equal(before[name], value) for name, value in other.state().items())
+    assert log.append({}, {}) == Version(1, 2)
+
+
+def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
+    DeltaLog(tmp_path, "b").start({"t": table_of()}, {}, {})
+    with pytest.raises(DeltaError, match="table 'user' is unknown; wanted t"):
+        read_log(tmp_path).tables["user"]
+
+
+def test_folders_may_be_texts(tmp_path: Path) -> None:
+    folder, out = str(tmp_path / "log"), str(tmp_path / "out")
+    table, log = table_of(), DeltaLog(folder, "b", published=out)
+    log.start({"t": table}, {}, {})
+    train(table, [1])
+    log.append({}, {})
+    assert read_log(folder).version == Version(1, 1)
+    assert [delta.version for delta in deltas_since(out, None)] == [Version(1, 0), Version(1, 1)]
+    assert [delta.version for delta in deltas_since(out, Version(1, 0))] == [Version(1, 1)]
+    written = f"{out}/{file_name(1, is_base=False)}"
+    Delta.read(written).write(f"{written}.copy")
+    assert Path(f"{written}.copy").read_bytes() == Path(written).read_bytes()
+    log.compact()
+    DeltaLog(folder, "b", published=out).restore({"t": table_of()})
 
 
 IDS = st.lists(st.integers(-3, 12), max_size=8)

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from benchmarks.support.lossy_files import LossyFiles
 from recsys.errors import DeltaError, GapError, StaleError
 from recsys.models.delta import Delta, DeltaLog, ModelVersion, ServingModel, TableDelta, Version, deltas_since
-from recsys.models.embedding_table import EmbeddingTable, RowOptimizer, TableConfig
+from recsys.models.embedding_table import CollisionlessEmbedding, EmbeddingTable, RowOptimizer, TableConfig
 
 WIDTH = 3
 IDS = torch.arange(-4, 60)
@@ -199,11 +199,14 @@ def test_another_bundle_or_shape_is_refused() -> None:
         (TableDelta(ids, torch.zeros(2, 5), ids[:0]), "have 5 numbers; wanted 2"),
         (TableDelta(ids, torch.zeros(1, 2), ids[:0]), r"wanted \(M,\) and \(M, width\)"),
         (TableDelta(ids, torch.zeros(2, 2), ids[:1]), "stands twice in one delta"),
+        (TableDelta(ids, torch.zeros(2, 2), ids[:0], unknown=torch.zeros(3)), r"of the shape \(3,\); wanted \(2,\)"),
     ):
         with pytest.raises(DeltaError, match=message):
             model.apply(Delta("b", 1, 2, Version(1, 1), {"t": table}))
     assert model.at == Version(1, 1)
     assert model.apply(one)
+    with pytest.raises(DeltaError, match="table 'user' is unknown; wanted t"):
+        model.version().tables["user"]
     with pytest.raises(DeltaError, match="there is no version yet"):
         ServingModel("b").version()
     with pytest.raises(ValueError, match="page_rows=3; wanted a power of two"):
@@ -220,6 +223,49 @@ def test_rollback_is_to_a_retained_version_and_brings_all_of_it_back() -> None:
     assert int(now.dense["w"]) == 3
     assert now.tables["t"].vectors(torch.tensor([100, 3, 5])).tolist() == [[100, 3], [3, 3], [0, 0]]
     assert model.apply(change(4, [4, 100]))
+
+
+def test_the_learned_unknown_vector_is_served_as_the_trainer_has_it(tmp_path: Path) -> None:
+    module = CollisionlessEmbedding(TableConfig(width=WIDTH, unknown="learned"))
+    log = DeltaLog(tmp_path / LOG, "b", published=tmp_path / OUT)
+    assert module.unknown is not None
+    log.start({"t": module}, {}, {})
+    model, truth = ServingModel("b", retained=4, page_rows=4), dict[Version, torch.Tensor]()
+
+    def follow() -> None:
+        for delta in deltas_since(tmp_path / OUT, model.at):
+            model.apply(delta)
+        assert model.at is not None
+        truth[model.at] = module.eval()(IDS).detach()
+        module.train()
+
+    def assert_served() -> None:
+        now = model.version()
+        table = now.tables["t"]
+        assert torch.equal(table.vectors(IDS), truth[now.version])
+        assert torch.equal(table.of_rows(table.find(IDS)), truth[now.version])
+
+    follow()
+    for step, moves in enumerate((True, False, True, True)):
+        module(torch.arange(step, 5 * step + 5)).sum().backward()
+        module.step(0.1)
+        module.erase(torch.tensor([step]))
+        if moves:
+            with torch.no_grad():
+                module.unknown.add_(torch.tensor([1.0, -2.0, step]))
+        log.append({}, {})
+        if step == 3:
+            log.compact()  # a follower that begins here has a base alone
+            model = ServingModel("b", retained=4, page_rows=4)
+        follow()
+        assert_served()
+        if step == 2:
+            for version in reversed(model.retained[:-1]):
+                model.rollback(version)
+                assert_served()
+            follow()
+            assert_served()
+    assert bool(module.unknown.any())
 
 
 def test_a_version_costs_the_pages_that_it_writes_to() -> None:
