@@ -39,7 +39,7 @@ def train(table: EmbeddingTable, ids: list[int], second: int | None = None) -> N
     if second is not None:
         table.clock.set(second)
     rows = table.look_up(torch.tensor(ids, dtype=torch.int64))
-    gradients = torch.arange(len(ids) * WIDTH, dtype=torch.float32).view(-1, WIDTH).cos()
+    gradients = torch.arange(len(ids) * table.config.width, dtype=torch.float32).view(-1, table.config.width).cos()
     table.update(rows, gradients, lr=0.1)
     table.advance()
 
@@ -448,8 +448,8 @@ LOGGED: dict[str, Any] = {"width": WIDTH, "capacity": 6, "optimizer": RowOptimiz
 MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"width": 3}, "this table's is"),
     ({"width": 7}, "this table's is"),
-    ({"optimizer": RowOptimizer("sgd")}, "this table's is"),
-    ({"optimizer": RowOptimizer("adam")}, "this table's is"),
+    ({"optimizer": RowOptimizer("sgd")}, "this table's are by sgd"),
+    ({"optimizer": RowOptimizer("adam")}, "this table's are by adam"),
     ({"capacity": 2}, "there are 3 ids; wanted at most"),
     ({"eviction": "lfu"}, "has no 'counts'"),
 ]
