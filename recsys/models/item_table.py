@@ -114,7 +114,7 @@ class TableItems(ItemInputs):
         return (rows >= 0).to(self.padding.device) & self.is_trained[item_ids]
 
     def _rows_of(self, item_ids: Tensor) -> Tensor:
-        """(N,) int64 rows, on the table's device; -1 for none. In training every item has one, if there is room."""
+        """(N,) int64 rows, on the table's device; -1 for none. The first call in training makes those of all items."""
         ids = item_ids.to(self.rows.table.device)
         is_item = ids > 0
         if bool(is_item.all()):
@@ -123,7 +123,12 @@ class TableItems(ItemInputs):
 
     def _looked_up(self, ids: Tensor) -> Tensor:
         # In evaluation nothing is counted: it runs in several threads, and a checkpoint holds the counts.
-        return self.rows.rows_of(ids) if self.training else self.rows.table.index.find(ids)
+        if not self.training:
+            return self.rows.table.index.find(ids)
+        if self.num_items and not len(self.rows.table):
+            # A sampled loss may never draw an item; without a row it would score 0, above all negative scores.
+            self.rows.rows_of(torch.arange(1, self.num_items + 1, device=ids.device))
+        return self.rows.rows_of(ids)
 
     def _vectors(self, rows: Tensor) -> Tensor:
         return self.rows.of_rows(rows).to(self.padding.device)

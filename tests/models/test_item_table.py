@@ -189,6 +189,15 @@ def test_a_table_smaller_than_the_vocabulary_is_refused(name: str, eviction: str
         assert bool((model.item_vectors()[1:].abs().amax(1) > 0).all())
 
 
+@pytest.mark.parametrize("kind", ["ce", "sampled_softmax", "bce", "gbce"])
+@pytest.mark.parametrize("name", NAMES)
+def test_after_one_step_every_item_of_the_vocabulary_has_a_row(name: str, kind: str) -> None:
+    model = built(name, V, {"kind": kind, "num_negatives": 1}).train()
+    step(model, adam(model), JaggedBatch.from_sequences([[1, 2, 3]]), 0)
+    assert len(model.item.rows.table) == V
+    assert bool((model.eval().item_vectors()[1:].abs().amax(1) > 0).all())
+
+
 def big(ids: list[int]) -> list[int]:
     """Raw 64-bit ids, some of them negative, of small numbers."""
     return [(number * 0x9E3779B97F4A7C15 + 5) % 2**64 - 2**63 for number in ids]
