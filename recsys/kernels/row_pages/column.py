@@ -90,7 +90,13 @@ class Column:
         return torch_rows.gather(rows, self)
 
     def put(self, rows: Tensor, values: Tensor) -> None:
-        """Write `values` (N, width) to rows (N,) int64. Of a row that stands there again, any one value stays."""
+        """Write `values` (N, width) to rows (N,) int64. Of a row that stands there again, any one value stays.
+
+        Raises:
+            ValueError: the values do not fit.
+        """
+        if tuple(values.shape) != (len(rows), self.width):
+            raise ValueError(f"values is of the shape {tuple(values.shape)}; wanted {(len(rows), self.width)}")
         if is_by_triton(self.device):
             from recsys.kernels.row_pages import triton_path
 

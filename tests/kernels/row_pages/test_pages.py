@@ -91,6 +91,14 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     assert all(torch.equal(found[0], other) for other in found)
 
 
+def test_what_does_not_fit_the_rows_is_refused() -> None:
+    rows = filled(RowOptimizer("adagrad"))
+    with pytest.raises(ValueError, match=r"values is of the shape \(2, 5\); wanted \(2, 12\)"):
+        rows.write(torch.tensor([0, 1]), torch.ones(2, WIDTH), torch.ones(2, 5), 1)
+    with pytest.raises(ValueError, match=r"values is of the shape \(1, 12\); wanted \(2, 12\)"):
+        rows.vectors.put(torch.tensor([0, 1]), torch.ones(1, WIDTH))
+
+
 def test_growth_moves_no_row() -> None:
     rows = filled(RowOptimizer("adagrad", initial_accumulator=0.5))
     addresses = [page.data_ptr() for page in rows.vectors.pages]
