@@ -55,8 +55,7 @@ class NumbaIndex:
         self._sizes = np.array([0, num_regions], dtype=np.int64)  # of that stack, and the number of regions
         self._places = np.empty(0, dtype=np.int64)  # addresses of what is claimed
         # Memory of the last call, for the next: to ask for it anew is to wait for every page of it.
-        self._scratch = np.empty((3, 0), dtype=np.int64)
-        self._every = np.empty(0, dtype=np.int64)
+        self._scratch = np.empty((0, 0), dtype=np.int64)
         self._lists: list[Ids] = []
         self._were_new = True  # most ids of the last insertion: then to look first for those that are known is in vain
 
@@ -72,7 +71,7 @@ class NumbaIndex:
     def num_bytes(self) -> int:
         """Memory of the index."""
         arrays = [self._cells, self._entries, self._local_depth, self._loads, self._free]
-        arrays += [self._scratch, self._every, *self._lists]
+        arrays += [self._scratch, *self._lists]
         return self._memory.num_bytes + sum(array.nbytes for array in arrays)
 
     def gauges(self) -> dict[str, float]:
@@ -100,8 +99,7 @@ class NumbaIndex:
             RuntimeError: too many ids have hashes that begin alike; nothing is claimed then.
         """
         keys, found = ids.numpy(), self.find(ids).numpy()
-        self._take_scratch(len(keys))
-        self._places, unknown, firsts = self._scratch
+        self._places, unknown, firsts = self._take_scratch(len(keys), 3)
         todo = unknown[: kernels.unknown_of(found, unknown)]
         while len(todo) and self._claim(keys, todo, found):
             todo = todo[found[todo] == kernels.PENDING]
@@ -131,11 +129,11 @@ class NumbaIndex:
         if num_parts(len(ids)) > MOST_THREADS_BESIDE_INSERT:
             return None
         keys = ids.numpy()
-        self._take_scratch(len(keys))
-        todo, new, every = self._scratch[0], self._scratch[1], self._every
+        todo, new = self._take_scratch(len(keys), 2)
         if self._were_new:
             found = np.empty(len(keys), dtype=np.int64)
-            todo = every[: len(keys)]
+            todo = todo[: len(keys)]
+            kernels.count_up(todo)
         else:
             found = self.find(ids).numpy()
             todo = todo[: kernels.unknown_of(found, todo)]
@@ -190,7 +188,7 @@ class NumbaIndex:
         (cells, entries), loads = self._directory, self._loads
         # Each thread writes lists of its own: places of the call that lie side by side are not all one thread's.
         if len(self._lists) < parts or self._lists[0].shape[1] < len(todo):
-            self._lists = [np.empty((3, 2 * len(todo)), dtype=np.int64) for _ in range(parts)]
+            self._lists = [np.empty((3, len(todo)), dtype=np.int64) for _ in range(parts)]
         claimed = self._lists
 
         def work(part: int) -> tuple[int, int]:
@@ -252,14 +250,17 @@ class NumbaIndex:
         self._cells[self._cells[:, 0] > start, 0] += 1 << depth
         self._cells[self._cells[:, 0] == start, 1] += 1
 
-    def _take_scratch(self, size: int) -> None:
-        if size > self._scratch.shape[1]:
-            self._scratch, self._every = np.empty((3, 2 * size), dtype=np.int64), np.arange(2 * size)
+    def _take_scratch(self, size: int, arrays: int) -> Ids:
+        """(arrays, >= size) that the next call may overwrite."""
+        if size > self._scratch.shape[1] or arrays > len(self._scratch):
+            shape = max(arrays, len(self._scratch)), max(size, self._scratch.shape[1])
+            self._scratch = np.empty(shape, dtype=np.int64)
+        return self._scratch[:arrays]
 
     def _drop_scratch(self) -> None:
         """A very large call leaves nothing behind."""
         if self._scratch.shape[1] > MOST_SCRATCH:
-            self._scratch, self._every = np.empty((3, 0), dtype=np.int64), np.empty(0, dtype=np.int64)
+            self._scratch = np.empty((0, 0), dtype=np.int64)
         if self._lists and self._lists[0].shape[1] > MOST_SCRATCH:
             self._lists = []
 

@@ -43,7 +43,7 @@ LOG_CELLS = 7
 LOG_CHUNK, CHUNK = 7, 128  # buckets
 SMALL, LARGE, META = 2, 3, 3  # chunks of a region; where an entry says how many
 ENTRY_BYTES = 8 * (META + 1)
-LEAST_FILL, MOST_FILL = 0.82, 0.92
+LEAST_FILL, MOST_FILL = 0.84, 0.94
 DONE, NO_MEMORY, NO_DEPTH = 0, 1, 2
 WINDOW = 32  # ids whose buckets are asked for before the first is read
 PENDING = -(2**62)  # an id's region is as full as it may be
@@ -180,6 +180,13 @@ def unknown_of(found: Ids, unknown: Ids) -> int:
             unknown[count] = i
             count += 1
     return count
+
+
+@njit(**_options)
+def count_up(todo: Ids) -> None:
+    """Write 0, 1, 2, …"""
+    for n in range(todo.size):
+        todo[n] = n
 
 
 @njit(**_options)
