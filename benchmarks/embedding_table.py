@@ -6,7 +6,8 @@ Step: look-up, backward, update by row-wise Adagrad of `--call` known ids by Zip
 Beside it, in turn: gather and update of dense rows by numba (benchmarks/support/dense_rows.py, told row numbers, and
 without a backward pass), nn.Embedding(sparse=True) with torch's Adagrad, fbgemm's CPU table.
 Bytes: of the table after `--rows` ids came, over those of vectors and optimizer states alone.
-Growth: calls of new ids, look-up alone, from half of `--grown` rows on: median, worst call and a histogram.
+Growth: look-ups in training of `--call` ids, from half of `--grown` rows on: all ids new, and 1 in 8 new, the others known.
+Median, worst call and a histogram.
 One line a run is appended to benchmarks/results/embedding_table.jsonl.
 """
 
@@ -55,9 +56,10 @@ def main() -> None:
             f"bytes a row: {name:<21} {of_table['table']:>9.1f}      over bare {of_table['over_bare']:.3f}", flush=True
         )
     if arguments.grown:
-        found["growth"] = growth(arguments.grown, arguments.grown_width, arguments.call, generator)
-        shown = {name: value for name, value in found["growth"].items() if name != "histogram"}
-        print(f"growth: {shown}")
+        found["growth"] = []
+        for new in (arguments.call, arguments.call // 8):
+            found["growth"].append(growth(arguments.grown, arguments.grown_width, arguments.call, new, generator))
+            print("growth:", {name: value for name, value in found["growth"][-1].items() if name != "histogram"})
     if not arguments.no_record:
         print(f"written to {append('embedding_table', found)}")
 
@@ -151,19 +153,21 @@ def bytes_of(rows: int, width: int, name: Any, generator: np.random.Generator) -
     }
 
 
-def growth(rows: int, width: int, call: int, generator: np.random.Generator) -> dict[str, Any]:
-    """Milliseconds of calls of new ids while the table grows from half of `rows` to all."""
+def growth(rows: int, width: int, call: int, new: int, generator: np.random.Generator) -> dict[str, Any]:
+    """Milliseconds of calls of which `new` ids are new, while the table grows from half of `rows` to all."""
     table = EmbeddingTable(TableConfig(width=width, optimizer=RowOptimizer("row_wise_adagrad")))
     times, last_line = [], time.perf_counter()
     gc.collect()
     gc.disable()
-    for start in range(0, rows, call):
-        ids = torch.from_numpy(generator.integers(-(2**63), 2**63 - 1, min(call, rows - start)))
+    known = torch.from_numpy(generator.integers(-(2**63), 2**63 - 1, rows // 2))
+    for part in torch.split(known, call):
+        table.look_up(part)
+    for start in range(rows // 2, rows, new):
+        ids = torch.from_numpy(generator.integers(-(2**63), 2**63 - 1, call))
+        ids[new:] = known[torch.from_numpy(generator.integers(0, len(known), call - new))]
         began = time.perf_counter()
         table.look_up(ids)
-        took = time.perf_counter() - began
-        if start >= rows // 2:
-            times.append(took * 1e3)
+        times.append((time.perf_counter() - began) * 1e3)
         if time.perf_counter() - last_line > 10:
             last_line = time.perf_counter()
             print(f"growth: {start:,} of {rows:,} rows", file=sys.stderr)
@@ -172,6 +176,7 @@ def growth(rows: int, width: int, call: int, generator: np.random.Generator) -> 
     return {
         "rows": rows,
         "width": width,
+        "new_ids": new,
         "calls": len(times),
         "median_ms": round(float(np.median(times)), 2),
         "p99_ms": round(float(np.percentile(times, 99)), 2),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
+ROW_COST = 4  # of a row's update, in gradients that are summed
 KINDS = {name: kind for kind, name in enumerate(NAMES)}
 
 
@@ -62,9 +63,10 @@ def update(pages: "RowPages", rows: Tensor, gradients: Tensor, lr: float, tick: 
     constants = np.array([lr, optimizer.weight_decay, optimizer.eps, optimizer.beta1, optimizer.beta2])
     counts = np.empty(0, dtype=np.int64) if pages.counts is None else pages.counts.addresses
     parts = num_parts(len(order))
-    # Each part has about as many gradients, and whole rows.
-    cuts = np.searchsorted(starts[:-1], [len(order) * part // parts for part in range(parts)])
-    cuts = np.append(cuts, len(starts) - 1)
+    # Each part has whole rows, and about as much to do: a row costs as much as some of its gradients.
+    work_before = starts[:-1] + ROW_COST * np.arange(len(starts) - 1)
+    total = len(order) + ROW_COST * (len(starts) - 1)
+    cuts = np.append(np.searchsorted(work_before, [total * part // parts for part in range(parts)]), len(starts) - 1)
 
     def work(part: int) -> None:
         kernels.update(

@@ -133,14 +133,20 @@ def segments(rows: Ids, order: Ids) -> Any:
 @njit(inline="always", **_options)
 def mean_of_squares(values: Any) -> Any:
     """In eight sums, so that it is done by vectors."""
-    sums = np.zeros(8, np.float32)
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0)
     whole = values.size // 8 * 8
-    for start in range(0, whole, 8):
-        for d in range(8):
-            sums[d] += values[start + d] * values[start + d]
+    for d in range(0, whole, 8):
+        s0 += values[d] * values[d]
+        s1 += values[d + 1] * values[d + 1]
+        s2 += values[d + 2] * values[d + 2]
+        s3 += values[d + 3] * values[d + 3]
+        s4 += values[d + 4] * values[d + 4]
+        s5 += values[d + 5] * values[d + 5]
+        s6 += values[d + 6] * values[d + 6]
+        s7 += values[d + 7] * values[d + 7]
     for d in range(whole, values.size):
-        sums[d - whole] += values[d] * values[d]
-    return sums.sum() / np.float32(values.size)
+        s0 += values[d] * values[d]
+    return ((s0 + s1) + (s2 + s3) + ((s4 + s5) + (s6 + s7))) / np.float32(values.size)
 
 
 @njit(**_options)
@@ -167,17 +173,26 @@ def update(
     beta1, beta2 = np.float32(numbers[3]), np.float32(numbers[4])
     rest1, rest2 = np.float32(1 - numbers[3]), np.float32(1 - numbers[4])
     total = np.empty(width, np.float32)
+    base = gradients.ctypes.data
     for s in range(start, stop):
         first, last = starts[s], starts[s + 1]
-        if s + 2 < stop:
-            ahead = rows[order[starts[s + 2]]]
+        if s + AHEAD < stop:
+            ahead = rows[order[starts[s + AHEAD]]]
             asked_for(ahead, pages, log_page, 4 * width)
             asked_for(ahead, states, log_page, 4 * state_width)
-        total[:] = gradients[order[first]]
-        for n in range(first + 1, last):
-            place = order[n]
-            for d in range(width):
-                total[d] += gradients[place, d]
+            asked_for(ahead, ticks, log_page, 4)
+        for n in range(first, last):
+            if n + AHEAD < order.size:
+                ahead = base + 4 * width * order[n + AHEAD]
+                for at in range(0, 4 * width, LINE_BYTES):
+                    prefetch(ahead + at)
+            given = carray(pointer(base + 4 * width * order[n]), (width,), np.float32)
+            if n == first:
+                for d in range(width):
+                    total[d] = given[d]
+            else:
+                for d in range(width):
+                    total[d] += given[d]
         row = rows[order[first]]
         vector = carray(pointer(address_of(row, pages, log_page, 4 * width)), (width,), np.float32)
         state = carray(pointer(address_of(row, states, log_page, 4 * state_width)), (state_width,), np.float32)

@@ -150,6 +150,8 @@ class CollisionlessEmbedding(nn.Module):
             else:
                 here = torch.where(of_call.rows < self.table.num_rows, of_call.rows, -1)
                 rows.append(torch.where(self.table.ids_of(here) == of_call.ids, here, -1))
+        if len(rows) == 1:
+            return rows[0], self._waiting[0].gradients
         return torch.cat(rows), torch.cat([of_call.gradients for of_call in self._waiting])
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
