@@ -4,9 +4,10 @@
 
 Step: look-up, backward, update by row-wise Adagrad of `--call` known ids by Zipf's law with exponent 1.05.
 Beside it, in turn: gather and update of dense rows by numba (benchmarks/support/dense_rows.py, told row numbers, and
-without a backward pass), nn.Embedding(sparse=True) with torch's Adagrad, fbgemm's CPU table.
+without a backward pass), nn.Embedding(sparse=True) with torch's Adagrad, fbgemm's CPU table. Each after a rest, and each
+right after an op of torch, whose threads then wait by spinning for some milliseconds.
 Bytes: of the table after `--rows` ids came, over those of vectors and optimizer states alone.
-Growth: look-ups in training of `--call` ids, from half of `--grown` rows on: all ids new, and 1 in 8 new, the others known.
+Growth: look-ups in training of `--call` ids, from half of `--grown` rows on: all ids new, or 1 in 8, the others known.
 Median, worst call and a histogram.
 One line a run is appended to benchmarks/results/embedding_table.jsonl.
 """
@@ -47,9 +48,10 @@ def main() -> None:
     generator = np.random.default_rng(0)
     found: dict[str, Any] = {"threads": torch.get_num_threads(), "call": arguments.call, "rows": arguments.rows}
     found["step_ms"] = steps(arguments.rows, arguments.width, arguments.call, arguments.repeats, generator)
-    ours = found["step_ms"]["table"]["median"]
-    for name, times in found["step_ms"].items():
-        print(f"step: {name:<28} {times['median']:>9.2f} ms   table / it {ours / times['median']:.2f}", flush=True)
+    for before, of_all in found["step_ms"].items():
+        for name, times in of_all.items():
+            ratio = of_all["table"]["median"] / times["median"]
+            print(f"step after {before:<6} {name:<28} {times['median']:>9.2f} ms   table / it {ratio:.2f}", flush=True)
     found["bytes"] = {name: bytes_of(arguments.rows, arguments.width, name, generator) for name in NAMES}
     for name, of_table in found["bytes"].items():
         print(
@@ -65,7 +67,7 @@ def main() -> None:
 
 
 def steps(rows: int, width: int, call: int, repeats: int, generator: np.random.Generator) -> dict[str, Any]:
-    """Milliseconds of one step of each."""
+    """Milliseconds of one step of each, after a rest and right after an op of torch on all threads."""
     ids = torch.from_numpy(generator.integers(-(2**63), 2**63 - 1, rows))
     places = [torch.from_numpy(part) for part in np.split(zipf_places(generator, rows, STEPS * call), STEPS)]
     gradients = torch.randn(call, width)
@@ -85,7 +87,16 @@ def steps(rows: int, width: int, call: int, repeats: int, generator: np.random.G
 
         return stepped
 
-    return in_turn({name: with_next(run) for name, run in runs.items()}, repeats)
+    numbers = torch.zeros(1 << 20)
+    befores: dict[str, Callable[[], object]] = {"rest": lambda: time.sleep(0.01), "torch": lambda: numbers.add_(1)}
+    found = {}
+    for before, what in befores.items():
+        in_order: dict[str, Callable[[], object]] = {}
+        for name, run in runs.items():
+            in_order |= {f"before {name}": what, name: with_next(run)}
+        times = in_turn(in_order, repeats)
+        found[before] = {name: times[name] for name in runs}
+    return found
 
 
 def table_step(ids: Tensor, width: int) -> Callable[[Tensor, Tensor, Tensor], object]:
