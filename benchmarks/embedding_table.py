@@ -4,8 +4,8 @@
 
 Step: look-up, backward, update by row-wise Adagrad of `--call` known ids by Zipf's law with exponent 1.05.
 Beside it, in turn: gather and update of dense rows by numba (benchmarks/support/dense_rows.py, told row numbers, and
-without a backward pass), nn.Embedding(sparse=True) with torch's Adagrad, fbgemm's CPU table. Each after a rest, and each
-right after an op of torch, whose threads then wait by spinning for some milliseconds.
+without a backward pass), nn.Embedding(sparse=True) with torch's Adagrad, fbgemm's CPU table. Each after a rest, and
+each right after an op of torch, whose threads then wait by spinning for some milliseconds.
 Bytes: of the table after `--rows` ids came, over those of vectors and optimizer states alone.
 Growth: look-ups in training of `--call` ids, from half of `--grown` rows on: all ids new, or 1 in 8, the others known.
 Median, worst call and a histogram.
@@ -192,6 +192,7 @@ def growth(rows: int, width: int, call: int, new: int, generator: np.random.Gene
         "median_ms": round(float(np.median(times)), 2),
         "p99_ms": round(float(np.percentile(times, 99)), 2),
         "worst_ms": round(max(times), 2),
+        "bytes_over_bare": round(table.num_bytes / len(table) / (4 * (width + table.pages.state_width)), 4),
         "worst_over_median_ms": round(max(times) - float(np.median(times)), 2),
         "histogram": {f"{edge:.1f}": int(count) for edge, count in zip(edges[:-1], counts, strict=True) if count},
     }

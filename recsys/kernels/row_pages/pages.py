@@ -19,7 +19,7 @@ from recsys.kernels.row_pages.column import Column, is_by_triton, is_compiled
 from recsys.kernels.row_pages.optimizers import RowOptimizer
 
 MAX_TRITON_WIDTH = 1024  # a program holds whole rows; wider ones are updated by torch
-PAGE_BYTES = 1 << 20  # of vectors; of the last page half is unused on the average
+PAGE_BYTES = 1 << 22  # of vectors: from here on numpy asks for large pages of memory
 FREE = -1  # tick of a row that is no id's
 
 
@@ -29,7 +29,7 @@ class RowPages:
     Args:
         width: numbers of a row.
         optimizer: of the updates; it says how wide the state is.
-        page_rows: rows of a page, a power of two; by default as many as 1 MB holds.
+        page_rows: rows of a page, a power of two; by default as many as 4 MB hold.
         device: of all of it.
         are_counted: whether touches are.
 
@@ -215,5 +215,5 @@ class RowPages:
 
 
 def default_page_rows(width: int) -> int:
-    """The power of two of rows that 1 MB of vectors holds."""
+    """The power of two of rows that 4 MB of vectors hold."""
     return 1 << (max(1, PAGE_BYTES // (4 * width)).bit_length() - 1)

@@ -29,7 +29,7 @@ class CollisionlessEmbedding(nn.Module):
 
     Args:
         config: of the table.
-        page_rows: rows of a page of memory, a power of two; by default as many as 1 MB holds.
+        page_rows: rows of a page of memory, a power of two; by default as many as 4 MB hold.
         device: of ids and rows.
     """
 

@@ -92,7 +92,7 @@ class EmbeddingTable:
 
     Args:
         config: how it is to behave.
-        page_rows: rows of a page, a power of two; by default as many as 1 MB holds.
+        page_rows: rows of a page, a power of two; by default as many as 4 MB hold.
         device: of ids and rows.
     """
 
