@@ -91,6 +91,8 @@ class Tracker:
         self._followed = {name: _Followed(source) for name, source in sources.items()}
         self._dense: dict[str, Tensor] = {}
         self._version: Version | None = None  # of the last cut; None: the next is a base
+        self._copies: Mapping[str, RowCopy] = {}  # of the last cut
+        self._is_abandoned = False  # it is lost, and the next is a base
 
     @property
     def version(self) -> Version | None:
@@ -104,6 +106,12 @@ class Tracker:
             followed.parts, followed.unknown = dict(parts[name]), unknown_of(followed.source)
             self._mark(followed)
 
+    def abandon(self) -> None:
+        """The last cut will never be written: its copies end, and the next cut is a base."""
+        for copy in self._copies.values():
+            copy.cancel()
+        self._is_abandoned = True
+
     def check(
         self, dense: Mapping[Any, Any], extra: Mapping[Any, Any], raw_ids: Mapping[str, Mapping[Any, Any]]
     ) -> None:
@@ -115,7 +123,9 @@ class Tracker:
         """
         for name, followed in self._followed.items():
             if table_of(followed.source).pages.before_write is not None:
-                raise DeltaError(f"rows of {name!r} are still being copied for another cut; finish it first")
+                raise DeltaError(
+                    f"rows of {name!r} are still being copied for another cut; finish it, or abandon it, first"
+                )
             if isinstance(followed.source, CollisionlessEmbedding) and followed.source.has_gradients:
                 raise DeltaError(
                     f"{name!r} has gradients that no step applied, and no delta holds them; "
@@ -166,6 +176,8 @@ class Tracker:
         since = self._version
         if any(table_of(f.source).times_renumbered != f.times_renumbered for f in self._followed.values()):
             since = None
+        if self._is_abandoned:
+            since = None
         tables, copies = {}, {}
         for name, followed in self._followed.items():
             tables[name], copies[name] = self._cut_of(followed, since is None, raw_ids.get(name, {}))
@@ -174,7 +186,7 @@ class Tracker:
             name: value.cpu().clone() for name, value in values.items() if since is None or self._moved(name, value)
         }
         self._dense |= moved
-        self._version = version
+        self._version, self._copies, self._is_abandoned = version, copies, False
         return Cut(Delta(self._bundle, version.epoch, version.sequence, since, tables, moved, kept), copies)
 
     def _cut_of(self, followed: _Followed, is_base: bool, raw_ids: Mapping[int, str]) -> tuple[TableDelta, RowCopy]:

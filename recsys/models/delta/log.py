@@ -5,6 +5,7 @@
     else:            restored = log.restore(tables)
     ... steps ...
     log.append(dense, extra)         or log.cut(...), cut.copy(...) between steps, log.write(cut.delta()) on any thread
+    log.abandon()                    where a cut is lost before it was written
     log.compact()                    on any thread
 
     folder/  epoch.json  base-000000000000.delta  delta-000000000001.delta  …
@@ -142,6 +143,10 @@ class DeltaLog:
         sequence = 0 if before is None else before.sequence + 1
         return self._tracker.cut(Version(self._epoch, sequence), dense, extra, raw_ids or {})
 
+    def abandon(self) -> None:
+        """The last cut is lost, or will not be written: the next one is a base, and follows whatever was written."""
+        self._tracker.abandon()
+
     def append(
         self,
         dense: Mapping[str, Tensor],
@@ -164,7 +169,10 @@ class DeltaLog:
         with self._writing:
             last = self._waiting[-1].version if self._waiting else self._written
             if delta.since is not None and delta.since != last:
-                raise DeltaError(f"{delta.version} follows {delta.since}, but {last} was written last")
+                raise DeltaError(
+                    f"{delta.version} follows {delta.since}, but {last} was written last; write the cuts in their "
+                    "order, or abandon what is lost: the next is a base"
+                )
             self._waiting.append(delta)
             self._flush()
 

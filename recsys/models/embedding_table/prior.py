@@ -7,8 +7,9 @@
     popularity      bias = a + b log(1 + popularity), a and b by least squares over the ids with a row
 
 Sums run over the rows that live, and are taken anew when new ids come and a quarter more rows live than then, or a
-number of steps passed: all rows are read once in so many steps, and no step that only trains pays anything. The same
-stream gives the same rows, bit for bit; what was fitted is part of the table's state.
+number of steps passed. Of more than 131,072 rows so many are read, evenly by their numbers, so that no step waits for a
+large table; a step that only trains pays nothing. The same stream gives the same rows, bit for bit; what was fitted is
+part of the table's state.
 
 Mean of a category with s: Laplace smoothing. The map from content to factors is that of Gantner et al. 2010, "Learning
 Attribute-to-Feature Mappings for Cold-Start Recommendations"; differs: linear by ridge regression.
@@ -22,6 +23,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+MOST_FITTED = 1 << 17  # rows that are read: a step waits for no more, however large the table is
 GROWTH = 1.25  # of the rows, from where on the sums are taken anew
 
 OfIds = Callable[[Tensor], Tensor]
@@ -30,8 +32,8 @@ OfIds = Callable[[Tensor], Tensor]
 class Rows(Protocol):
     """What of a table is read: ids and vectors of the rows that live, and the step."""
 
-    def live(self) -> tuple[Tensor, Tensor]:
-        """(M,) int64 ids and (M, W) float32 vectors."""
+    def live(self, most: int) -> tuple[Tensor, Tensor]:
+        """(M,) int64 ids and (M, W) float32 vectors; of more rows than `most` so many, evenly by row number."""
 
     @property
     def tick(self) -> int:
@@ -74,7 +76,7 @@ class _Fitted:
         """
         (tick, size), live = self._fitted_at.tolist(), len(rows) - len(ids)
         if live and (tick < 0 or rows.tick - tick >= self.every or live >= GROWTH * size):
-            known, vectors = rows.live()
+            known, vectors = rows.live(MOST_FITTED)
             self._numbers = self._fit(known, vectors.double())
             self._fitted_at = torch.tensor([rows.tick, live])
         return self._of(ids).float() if self._numbers else None

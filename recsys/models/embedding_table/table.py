@@ -168,9 +168,15 @@ class EmbeddingTable:
         """Whether every new id gets a row, and no row must go for it."""
         return self._admission is None and self._eviction is None and self._cold is None
 
-    def live(self) -> tuple[Tensor, Tensor]:
-        """(M,) int64 ids and (M, width) float32 vectors of the rows that are not free, by row."""
+    def live(self, most: int | None = None) -> tuple[Tensor, Tensor]:
+        """(M,) int64 ids and (M, width) float32 vectors of the rows that are not free, by row.
+
+        Args:
+            most: of more rows so many, evenly by their numbers; None: all.
+        """
         rows = self.live_rows()
+        if most is not None and len(rows) > most:
+            rows = rows[torch.arange(most, device=rows.device) * len(rows) // most]
         return self.ids_of(rows), self.pages.gather(rows)
 
     @property

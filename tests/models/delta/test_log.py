@@ -444,6 +444,30 @@ def test_the_learned_unknown_vector_is_of_its_table_and_told_when_it_moves(tmp_p
         DeltaLog(tmp_path, "b").restore({"t": EmbeddingTable(config)})
 
 
+@pytest.mark.parametrize("is_copied", [False, True])
+def test_a_lost_cut_is_abandoned_and_nothing_is_lost(is_copied: bool, tmp_path: Path) -> None:
+    table, log = table_of(), DeltaLog(tmp_path, "b")
+    log.start({"t": table}, {}, {})
+    train(table, [1, 2, 3])
+    log.append({}, {})
+    train(table, [2, 4])
+    cut = log.cut({}, {})
+    if is_copied:
+        cut.delta()
+    del cut
+    train(table, [5])
+    with pytest.raises(DeltaError, match="or abandon"):
+        log.append({}, {})
+    log.abandon()
+    train(table, [6, 1])
+    log.append({}, {})
+    train(table, [7])
+    log.append({}, {})
+    restored = table_of()
+    DeltaLog(tmp_path, "b").restore({"t": restored})
+    assert_same(table, restored)
+
+
 LOGGED: dict[str, Any] = {"width": WIDTH, "capacity": 6, "optimizer": RowOptimizer("adagrad")}
 MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"width": 3}, "this table's is"),

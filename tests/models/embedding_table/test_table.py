@@ -178,6 +178,17 @@ def test_a_threshold_admits_an_id_when_it_was_seen_so_often() -> None:
     assert (known(table), table.counts.not_admitted) == ({7}, 19)
 
 
+def test_of_many_rows_some_are_read_evenly() -> None:
+    table = table_of()
+    touch(table, *range(100, 120))
+    table.erase(ids_of(104))
+    assert table.live()[0].tolist() == [id_ for id_ in range(100, 120) if id_ != 104]
+    ids, vectors = table.live(6)
+    assert ids.tolist() == [100, 103, 107, 110, 113, 116]
+    assert torch.equal(vectors, table.pages.gather(table.index.find(ids)))
+    assert len(table.live(19)[0]) == 19
+
+
 def test_changes_tell_what_was_touched_and_what_is_gone() -> None:
     table = table_of(ttl_s=10)
     touch(table, 1, 2, 3, second=0)
