@@ -185,6 +185,7 @@ def main() -> None:
     )
     for phase in phases:
         train(Phase(**phase), rank, ranks)
+    dist.barrier()
     dist.destroy_process_group()
 
 
