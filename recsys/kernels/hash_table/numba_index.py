@@ -15,6 +15,7 @@ from recsys.kernels.hash_table import numba_kernels as kernels
 from recsys.kernels.hash_table.numba_kernels import LARGE, META, SMALL
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
+Counts = np.ndarray[Any, np.dtype[np.int32]]
 
 LEAST_SLAB, MOST_SLAB = 1 << 16, 1 << 26  # bytes; a large one has large pages
 PAGE_BYTES = 4096
@@ -149,11 +150,7 @@ class NumbaIndex:
                 keys,
                 todo,
                 at,
-                *self._directory,
-                self._local_depth,
-                self._loads,
-                self._free,
-                self._sizes,
+                *self._growing,
                 free_rows.numpy(),
                 next_row,
                 room,
@@ -212,11 +209,7 @@ class NumbaIndex:
                 keys,
                 todo,
                 at,
-                *self._directory,
-                self._local_depth,
-                self._loads,
-                self._free,
-                self._sizes,
+                *self._growing,
                 self._places,
             )
 
@@ -224,6 +217,11 @@ class NumbaIndex:
     def _directory(self) -> tuple[int, int]:
         """Addresses of the cells and of the entries."""
         return self._cells.ctypes.data, self._entries.ctypes.data
+
+    @property
+    def _growing(self) -> tuple[int, int, Counts, Counts, Ids, Ids]:
+        """What kernels change that make regions grow."""
+        return *self._directory, self._local_depth, self._loads, self._free, self._sizes
 
     def _make_way(self, why: int, key: int) -> None:
         """Give a kernel that could not make room for this id what it lacked."""
