@@ -18,7 +18,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
+
+import torch
+from torch.overrides import TorchFunctionMode
 
 from benchmarks.support.machine_code import MachineCode, read_machine_code
 from benchmarks.support.narrow_offsets import narrow_offsets
@@ -134,8 +137,22 @@ def recorded_launches(target: str) -> Iterator[Recording]:
     def note(kernel: Any, *args: Any, grid: Any, warmup: bool = False, **kwargs: Any) -> None:  # noqa: ARG001  # triton gives it
         recording.launches.append(Launch(kernel, grid, args, kwargs, len(recording.lookups)))
 
-    with _kernels_by_triton(), compiling_for(target) as recording.lookups, _running_by(note):
+    with _kernels_by_triton(), compiling_for(target) as recording.lookups, _running_by(note), _ZerosForEmpty():
         yield recording
+
+
+class _ZerosForEmpty(TorchFunctionMode):
+    """What a launch that is not made would have written is zeros, never what happens to be in memory: a wrapper that
+    reads it goes the same way each time."""
+
+    ZEROS: ClassVar[dict[Any, Any]] = {
+        torch.empty: torch.zeros,
+        torch.empty_like: torch.zeros_like,
+        torch.Tensor.new_empty: torch.Tensor.new_zeros,
+    }
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002  # torch gives it
+        return self.ZEROS.get(func, func)(*args, **(kwargs or {}))
 
 
 @contextmanager
