@@ -179,3 +179,10 @@ def test_a_run_is_known_by_what_differs_from_the_defaults() -> None:
     others: list[tuple[dict[str, Any], dict[str, Any]]]
     others = [({"d_model": 32}, {}), ({"loss": {"kind": "gbce"}}, {}), ({}, {"lr": 0.002}), ({"name": "bert4rec"}, {})]
     assert len({plain, *(hash_with(*other) for other in others)}) == 5
+
+
+def test_a_part_that_is_absent_by_default_counts_by_its_own_defaults() -> None:
+    table, named = hash_with({"inputs": {"embedding": "table"}}, {}), {"embedding": "table", "table": {}}
+    assert hash_with({"inputs": named}, {}) == table
+    other = hash_with({"inputs": named | {"table": {"optimizer": "adagrad"}}}, {})
+    assert len({hash_with({}, {}), table, other}) == 3
