@@ -4,12 +4,13 @@ A file's bytes outlive a crash as they stood at its last sync; a name, as it sto
 later may be there or not, and of a file's later bytes any first part.
 """
 
+import io
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import BinaryIO, Literal, get_args
 
 Loss = Literal["all", "bytes", "names", "some"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
@@ -77,6 +78,10 @@ class LossyFiles:
             raise FileNotFoundError(path)
         return self._names[path].content
 
+    def open(self, path: Path) -> BinaryIO:
+        """A file that is read part by part."""
+        return io.BytesIO(self.read(path))
+
     def write(self, path: Path, chunks: Iterable[memoryview | bytes]) -> None:
         """Write a file, in two operations."""
         content = b"".join(chunks)
@@ -85,6 +90,17 @@ class LossyFiles:
         file.content = content[: len(content) // 2]
         self.before_operation()
         file.content = content
+
+    def overwrite(self, path: Path, content: bytes) -> None:
+        """Write over the first bytes of a file, in two operations."""
+        file, half = self._names[path], len(content) // 2
+        for part in (content[:half], content):
+            self.before_operation()
+            file.content = part + file.content[len(part) :]
+
+    def scratch(self, folder: Path, num_bytes: int) -> BinaryIO:  # noqa: ARG002  # a signature of Files
+        """A file without a name: no crash leaves anything of it."""
+        return io.BytesIO(bytes(num_bytes))
 
     def sync(self, path: Path) -> None:
         """Make a file's bytes durable, or a folder's names."""

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars
 import pytest
 import torch
 
-from benchmarks import table_deltas, table_faults, table_soak, table_step
+from benchmarks import table_deltas, table_faults, table_memory, table_soak, table_step
 from benchmarks.support.record import RESULTS
 
 
@@ -17,8 +18,9 @@ def written() -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in RESULTS.glob("table_*.jsonl")}
 
 
-RUNS: list[tuple[Callable[[Sequence[str]], None], str, str]] = [
+RUNS: list[Any] = [  # main, its words, what it prints
     (table_deltas.main, "--rows 3000 --width 4 --changed 200 --seconds 0.2", "apply_ms"),
+    pytest.param(table_memory.main, "--rows 3000 --width 4 --hot 100", "in_file", marks=pytest.mark.slow),
     (table_soak.main, "--minutes 0.05 --warm-up 0.01", "'mb_an_hour'"),
 ]
 

@@ -180,12 +180,15 @@ class RowPages:
             self.ticks.put(rows, ticks[:, None])
 
     def restore(self, values: Mapping[str, Tensor], num_rows: int) -> None:
-        """Take the first rows of every column, (num_rows, width) by its name, in place of all that is here."""
+        """Take the first rows of columns, (num_rows, width) by name, in place of all here; `fill` brings others."""
         self.clear()
         self.grow(num_rows)
-        every = torch.arange(num_rows, device=self.device)
-        for name, column in self.columns.items():
-            column.put(every, values[name])
+        self.fill(0, values)
+
+    def fill(self, start: int, values: Mapping[str, Tensor]) -> None:
+        """Take rows from `start` on of columns, (N, width) by name, while all of it is restored."""
+        for name, given in values.items():
+            self.columns[name].put(torch.arange(start, start + len(given), device=self.device), given.to(self.device))
 
     def all_of(self, column: Column, num_rows: int) -> Tensor:
         """(num_rows, width) of the first rows of a column, copied into one tensor."""

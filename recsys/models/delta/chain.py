@@ -15,19 +15,24 @@ def sequences(folder: Path, files: Files, kind: str) -> list[int]:
     return sorted(int(name.removeprefix(f"{kind}-").removesuffix(SUFFIX)) for name in names)
 
 
-def chain(folder: Path | str, files: Files | None = None) -> Iterator[Delta]:
+def chain(folder: Path | str, files: Files | None = None, part_bytes: int | None = None) -> Iterator[Delta]:
     """The newest whole base and the deltas after it.
 
     A last file that is torn is passed over with a warning: it was being written when the machine went down.
+
+    Args:
+        folder: of the log.
+        files: by which they are read.
+        part_bytes: see `Delta.read`.
 
     Raises:
         DeltaError: there is no whole base, or a file in the middle is damaged.
         GapError: a file in the middle is missing.
     """
     folder, files = Path(folder), or_os(files)
-    base = _newest_base(folder, files)
+    base = _newest_base(folder, files, part_bytes)
     yield base
-    yield from _after(folder, files, base.version)
+    yield from _after(folder, files, base.version, part_bytes)
 
 
 def deltas_since(folder: Path | str, version: Version | None, files: Files | None = None) -> Iterator[Delta]:
@@ -48,14 +53,14 @@ def deltas_since(folder: Path | str, version: Version | None, files: Files | Non
     yield from chain(folder, files)
 
 
-def _newest_base(folder: Path, files: Files) -> Delta:
+def _newest_base(folder: Path, files: Files, part_bytes: int | None) -> Delta:
     found = sequences(folder, files, "base")
     if not found:
         raise DeltaError(f"{folder}: no base here; `DeltaLog.start` writes one")
     for number in reversed(found):
         path = folder / file_name(number, is_base=True)
         try:
-            return _read(path, files)
+            return _read(path, files, part_bytes)
         except GapError:
             raise
         except DeltaError as error:
@@ -65,12 +70,12 @@ def _newest_base(folder: Path, files: Files) -> Delta:
     raise AssertionError("unreachable")
 
 
-def _after(folder: Path, files: Files, version: Version) -> Iterator[Delta]:
+def _after(folder: Path, files: Files, version: Version, part_bytes: int | None = None) -> Iterator[Delta]:
     found = [number for number in sequences(folder, files, "delta") if number > version.sequence]
     for number in found:
         path = folder / file_name(number, is_base=False)
         try:
-            delta = _read(path, files)
+            delta = _read(path, files, part_bytes)
         except GapError:
             raise
         except DeltaError as error:
@@ -89,8 +94,8 @@ def _after(folder: Path, files: Files, version: Version) -> Iterator[Delta]:
         version = delta.version
 
 
-def _read(path: Path, files: Files) -> Delta:
+def _read(path: Path, files: Files, part_bytes: int | None) -> Delta:
     try:
-        return Delta.read(path, files)
+        return Delta.read(path, files, part_bytes)
     except FileNotFoundError as error:
         raise GapError(f"{path}: was removed meanwhile, by a compaction; ask again") from error

@@ -11,18 +11,22 @@ told whole.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import Any
+from typing import Any, BinaryIO
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from recsys.errors import DeltaError
+from recsys.kernels.row_pages import RowPages
 from recsys.models.delta import sealed
-from recsys.models.delta.delta import Delta, Part, RowState, TableDelta, Version, json_of
-from recsys.models.delta.row_copy import RowCopy
+from recsys.models.delta.delta import Delta, Part, RowState, TableDelta, Version, json_of, row_key
+from recsys.models.delta.row_copy import RowCopy, columns_of
+from recsys.models.delta.row_room import FileRoom, room_bytes
+from recsys.models.delta.rows import MEMORY_BYTES, Rows, part_of
 from recsys.models.embedding_table import CollisionlessEmbedding, EmbeddingTable
 
 GENERATOR = "generator"  # of a module's id dropout, beside its table's parts
@@ -36,10 +40,11 @@ class Cut:
     Args:
         delta: without vectors, states and counts.
         copies: of the rows, by table.
+        num_bytes: of the rows.
     """
 
-    def __init__(self, delta: Delta, copies: Mapping[str, RowCopy]) -> None:
-        self._delta, self._copies = delta, copies
+    def __init__(self, delta: Delta, copies: Mapping[str, RowCopy], num_bytes: int) -> None:
+        self._delta, self._copies, self.num_bytes = delta, copies, num_bytes
 
     @property
     def version(self) -> Version:
@@ -54,15 +59,34 @@ class Cut:
         return all(copy.is_done for copy in self._copies.values())
 
     def delta(self) -> Delta:
-        """The delta, after what is left was copied."""
-        tables = {}
-        for name, table in self._delta.tables.items():
-            columns = self._copies[name].finished()
-            vectors, state = columns.pop("vectors"), table.state
+        """The delta, after what is left was copied; rows that were copied to a file are its `stored` ones."""
+        return self._with({name: copy.finished() for name, copy in self._copies.items()})
+
+    def in_place(self) -> Delta:
+        """The delta, whose rows are read from the tables when it is written; until then no step may be taken."""
+        return self._with({name: copy.in_place() for name, copy in self._copies.items()})
+
+    def cancel(self) -> None:
+        """Let the tables go."""
+        for copy in self._copies.values():
+            copy.cancel()
+
+    def _with(self, found: Mapping[str, Mapping[str, Tensor | Rows]]) -> Delta:
+        tables, stored = {}, dict[str, Rows]()
+        for number, (name, table) in enumerate(self._delta.tables.items()):
+            columns = dict[str, Tensor]()
+            for column, values in found[name].items():
+                if isinstance(values, Rows):
+                    stored[row_key(number, column)] = values
+                    columns[column] = torch.empty(0, *values.shape[1:], dtype=values.dtype)
+                else:
+                    columns[column] = values
+            state = table.state
             assert state is not None
+            vectors = columns.pop("vectors")
             state = RowState(state.num_rows, state.rows, {**state.columns, **columns}, state.parts)
             tables[name] = replace(table, vectors=vectors, state=state)
-        return replace(self._delta, tables=tables)
+        return replace(self._delta, tables=tables, stored=stored)
 
 
 @dataclass
@@ -84,14 +108,15 @@ class Tracker:
     Args:
         sources: by name.
         bundle: sha256 of the bundle that the model began with.
+        memory_bytes: rows of a cut that are more are copied to files.
     """
 
-    def __init__(self, sources: Mapping[str, Source], bundle: str) -> None:
-        self._bundle = bundle
+    def __init__(self, sources: Mapping[str, Source], bundle: str, memory_bytes: int = MEMORY_BYTES) -> None:
+        self._bundle, self._memory_bytes = bundle, memory_bytes
         self._followed = {name: _Followed(source) for name, source in sources.items()}
         self._dense: dict[str, Tensor] = {}
         self._version: Version | None = None  # of the last cut; None: the next is a base
-        self._copies: Mapping[str, RowCopy] = {}  # of the last cut
+        self._copies: WeakValueDictionary[str, RowCopy] = WeakValueDictionary()  # of the last cut, while it is there
         self._is_abandoned = False  # it is lost, and the next is a base
 
     @property
@@ -155,6 +180,7 @@ class Tracker:
         dense: Mapping[str, Tensor],
         extra: Mapping[str, Any],
         raw_ids: Mapping[str, Mapping[int, str]],
+        scratch: Callable[[int], BinaryIO] | None = None,
     ) -> Cut:
         """What changed since the last cut; the first one is a base, and one after ticks were renumbered is too.
 
@@ -163,9 +189,12 @@ class Tracker:
             dense: all parameters; those that are as they were are left out.
             extra: see `Delta`.
             raw_ids: what new ids are the hash of, by table.
+            scratch: gives a file of so many bytes, to which rows are copied that are many; None: they stay where they
+                are until `Cut.delta` or `Cut.in_place`.
 
         Raises:
             DeltaError: see `check`; nothing is changed.
+            OSError: there is no such file; nothing is changed.
         """
         self.check(dense, extra, raw_ids)
         # The caller may go on to change a list or a tensor that it gave.
@@ -178,25 +207,48 @@ class Tracker:
             since = None
         if self._is_abandoned:
             since = None
+        touched = {name: self._touched(followed, since is None) for name, followed in self._followed.items()}
+        num_rows = {name: len(rows) for name, (rows, _) in touched.items()}
+        num_bytes = sum(room_bytes(columns_of(self._pages(name)), count) for name, count in num_rows.items())
+        is_large = scratch is not None and num_bytes > self._memory_bytes
+        rooms = {name: self._room(name, count, scratch if is_large else None) for name, count in num_rows.items()}
         tables, copies = {}, {}
         for name, followed in self._followed.items():
-            tables[name], copies[name] = self._cut_of(followed, since is None, raw_ids.get(name, {}))
+            rows, deleted = touched[name]
+            tables[name] = self._cut_of(followed, since is None, rows, deleted, raw_ids.get(name, {}))
+            copies[name] = RowCopy(self._pages(name), rows, rooms[name], part_of(self._memory_bytes))
         values = {name: value.detach() for name, value in dense.items()}
         moved = {
             name: value.cpu().clone() for name, value in values.items() if since is None or self._moved(name, value)
         }
         self._dense |= moved
-        self._version, self._copies, self._is_abandoned = version, copies, False
-        return Cut(Delta(self._bundle, version.epoch, version.sequence, since, tables, moved, kept), copies)
+        self._version, self._copies, self._is_abandoned = version, WeakValueDictionary(copies), False
+        delta = Delta(self._bundle, version.epoch, version.sequence, since, tables, moved, kept)
+        return Cut(delta, copies, num_bytes)
 
-    def _cut_of(self, followed: _Followed, is_base: bool, raw_ids: Mapping[int, str]) -> tuple[TableDelta, RowCopy]:
+    def _touched(self, followed: _Followed, is_base: bool) -> tuple[Tensor, Tensor]:
+        """(M,) int64 rows, ascending, and (K,) int64 deleted ids."""
         table = table_of(followed.source)
         if is_base:
-            rows, deleted = table.live_rows(), torch.empty(0, dtype=torch.int64)
+            return table.live_rows(), torch.empty(0, dtype=torch.int64)
+        changes = table.changes(followed.tick)
+        return changes.rows, changes.deleted
+
+    def _pages(self, name: str) -> RowPages:
+        return table_of(self._followed[name].source).pages
+
+    def _room(self, name: str, num_rows: int, scratch: Callable[[int], BinaryIO] | None) -> FileRoom | None:
+        columns = columns_of(self._pages(name))
+        if scratch is None or num_rows == 0:
+            return None
+        return FileRoom(columns, num_rows, scratch(room_bytes(columns, num_rows)), part_of(self._memory_bytes))
+
+    def _cut_of(
+        self, followed: _Followed, is_base: bool, rows: Tensor, deleted: Tensor, raw_ids: Mapping[int, str]
+    ) -> TableDelta:
+        table = table_of(followed.source)
+        if is_base:
             followed.parts, followed.unknown = {}, None
-        else:
-            changes = table.changes(followed.tick)
-            rows, deleted = changes.rows, changes.deleted
         self._mark(followed)
         now = {name: value.cpu() for name, value in table.state_beside_rows().items()}
         if isinstance(followed.source, CollisionlessEmbedding):
@@ -207,8 +259,8 @@ class Tracker:
         unknown, before = unknown_of(followed.source), followed.unknown
         followed.unknown = unknown
         moved = None if before is not None and unknown is not None and torch.equal(before, unknown) else unknown
-        ids, copy = table.ids_of(rows).cpu(), RowCopy(table.pages, rows)
-        return TableDelta(ids, torch.empty(0, 0), deleted.cpu(), dict(raw_ids), state, moved), copy
+        ids = table.ids_of(rows).cpu()
+        return TableDelta(ids, torch.empty(0, 0), deleted.cpu(), dict(raw_ids), state, moved)
 
     def _mark(self, followed: _Followed) -> None:
         table = table_of(followed.source)

@@ -8,20 +8,24 @@ A file is a line of JSON (format, bytes, sha256) and a safetensors file of so ma
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from recsys.errors import DeltaError
 from recsys.models.delta import sealed
 from recsys.models.delta.files import Files, or_os, write_durably
+from recsys.models.delta.rows import Rows, rows_by, rows_of
 
 SUFFIX = ".delta"
 # Keys of a tensor within a file. Names of tables and parameters may hold any character but the separator.
 SEPARATOR = "/"
+ROW_COLUMNS = ("ids", "vectors", "rows")  # of a table, and all that is in `columns`: what grows with its rows
 
 T = TypeVar("T")
 
@@ -103,6 +107,8 @@ class Delta:
         dense: parameters that moved, by name; in a base all.
         extra: tensors and JSON values for the trainer alone: random numbers, dense optimizer, {writer: offset} of the
             journal, clock. That of the last delta holds.
+        stored: columns of rows that do not lie in memory, by `row_key`: the tables have empty tensors in their place.
+            `write` brings them into memory part by part, `loaded` as a whole.
     """
 
     bundle: str
@@ -112,6 +118,7 @@ class Delta:
     tables: Mapping[str, TableDelta]
     dense: Mapping[str, Tensor] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    stored: Mapping[str, Rows] = field(default_factory=dict)
 
     @property
     def version(self) -> Version:
@@ -140,28 +147,61 @@ class Delta:
             DeltaError: it holds what no file can; the message names it.
             OSError: the disk is full or failed; what had the name stays.
         """
-        write_durably(or_os(files), Path(path), self.chunks())
+        body = self.body()
+        write_durably(or_os(files), Path(path), body, body.line)
 
-    def chunks(self) -> Iterator[memoryview | bytes]:
+    def body(self) -> sealed.Body:
         """The bytes of its file."""
-        return sealed.chunks(self._tensors(), self._told())
+        return sealed.Body(self._tensors(), self._told())
 
     @classmethod
-    def read(cls, path: Path | str, files: Files | None = None) -> "Delta":
+    def read(cls, path: Path | str, files: Files | None = None, part_bytes: int | None = None) -> "Delta":
         """What `write` wrote.
+
+        Args:
+            path: of the file.
+            files: by which it is read.
+            part_bytes: columns of rows stay in the file, to be read by parts of so many; None: all is read.
 
         Raises:
             DeltaError: it is torn or damaged, or of an unknown format version.
         """
         path = Path(path)
-        tensors, told = sealed.opened(or_os(files).read(path), path)
+        file = sealed.SealedFile(path, or_os(files))
+        tensors, stored = {}, {}
+        for name, dtype in file.dtypes.items():
+            if part_bytes is None or not _is_row_column(name):
+                tensors[name] = file.read(name)
+            else:
+                tensors[name] = torch.empty(0, *file.shapes[name][1:], dtype=dtype)
+                stored[name] = rows_by(part_bytes, dtype, file.shapes[name], partial(file.read, name))
         try:
-            return _built(tensors, told)
+            return replace(_built(tensors, file.text), stored=stored)
         except (KeyError, TypeError, ValueError) as error:
             raise DeltaError(f"{path}: whole, but no delta ({error!r}); it was written by something else") from error
 
-    def _tensors(self) -> dict[str, Tensor]:
-        tensors = {f"dense{SEPARATOR}{name}": value for name, value in self.dense.items()}
+    def loaded(self) -> "Delta":
+        """The same with all of it in memory."""
+        if not self.stored:
+            return self
+        tensors = {
+            name: value.loaded() if isinstance(value, Rows) else value for name, value in self._tensors().items()
+        }
+        return _built(tensors, self._told())
+
+    def rows_of(self, number: int) -> dict[str, Rows]:
+        """All columns of the rows of its table of that number, by their names in memory or not."""
+        prefix = f"tables{SEPARATOR}{number}{SEPARATOR}"
+        return {
+            key.removeprefix(prefix).removeprefix(f"columns{SEPARATOR}"): rows_of(value)
+            if isinstance(value, Tensor)
+            else value
+            for key, value in self._tensors().items()
+            if key.startswith(prefix) and _is_row_column(key)
+        }
+
+    def _tensors(self) -> dict[str, Tensor | Rows]:
+        tensors: dict[str, Tensor | Rows] = {f"dense{SEPARATOR}{name}": value for name, value in self.dense.items()}
         for name, value in self.extra.items():
             if isinstance(value, Tensor):
                 tensors[f"extra{SEPARATOR}{name}"] = value
@@ -174,7 +214,7 @@ class Delta:
                 of_table |= {f"columns{SEPARATOR}{key}": value for key, value in table.state.columns.items()}
                 of_table |= {f"parts{SEPARATOR}{key}": part.tail for key, part in table.state.parts.items()}
             tensors |= {f"tables{SEPARATOR}{number}{SEPARATOR}{key}": value for key, value in of_table.items()}
-        return tensors
+        return {name: self.stored.get(name, value) for name, value in tensors.items()}
 
     def _told(self) -> str:
         tables = [
@@ -205,6 +245,12 @@ def json_of(name: str, value: Any) -> str:
         raise DeltaError(f"extra[{name!r}]: {error}; wanted a tensor or a JSON value") from error
 
 
+def row_key(number: int, column: str) -> str:
+    """Of a column of the rows of the table of that number, in a file and in `stored`."""
+    within = column if column in ROW_COLUMNS else f"columns{SEPARATOR}{column}"
+    return f"tables{SEPARATOR}{number}{SEPARATOR}{within}"
+
+
 def file_name(sequence: int, *, is_base: bool) -> str:
     """Of a delta's file: names ascend with the sequence."""
     return f"{'base' if is_base else 'delta'}-{sequence:012d}{SUFFIX}"
@@ -227,6 +273,11 @@ def _built(tensors: dict[str, Tensor], told_text: str) -> Delta:
     since = None if told["since"] is None else Version(*told["since"])
     dense, extra = (_part(tensors, f"{key}{SEPARATOR}") for key in ("dense", "extra"))
     return Delta(told["bundle"], epoch, sequence, since, tables, dense, told["extra"] | extra)
+
+
+def _is_row_column(key: str) -> bool:
+    kind, _, within = key.split(SEPARATOR, 2) if key.count(SEPARATOR) >= 2 else (key, "", "")
+    return kind == "tables" and (within in ROW_COLUMNS or within.startswith(f"columns{SEPARATOR}"))
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -2,10 +2,11 @@
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from recsys.files import sync
 
@@ -22,8 +23,17 @@ class Files(Protocol):
     def read(self, path: Path) -> bytes:
         """All bytes of a file."""
 
+    def open(self, path: Path) -> BinaryIO:
+        """A file that is read part by part; the caller closes it."""
+
     def write(self, path: Path, chunks: Iterable[memoryview | bytes]) -> None:
         """Write a file, in place of what has the name."""
+
+    def overwrite(self, path: Path, content: bytes) -> None:
+        """Write over the first bytes of a file."""
+
+    def scratch(self, folder: Path, num_bytes: int) -> BinaryIO:
+        """A file without a name, of so many bytes that are taken on the disk; it goes when it is closed, or let go."""
 
     def sync(self, path: Path) -> None:
         """Go on when the bytes of a file, or the names in a folder, are on the disk."""
@@ -56,11 +66,33 @@ class OsFiles:
         """All bytes of a file."""
         return path.read_bytes()
 
+    def open(self, path: Path) -> BinaryIO:
+        """A file that is read part by part; the caller closes it."""
+        return path.open("rb")
+
     def write(self, path: Path, chunks: Iterable[memoryview | bytes]) -> None:
         """Write a file, in place of what has the name."""
         with path.open("wb") as file:
             for chunk in chunks:
                 file.write(chunk)
+
+    def overwrite(self, path: Path, content: bytes) -> None:
+        """Write over the first bytes of a file."""
+        with path.open("r+b") as file:
+            file.write(content)
+
+    def scratch(self, folder: Path, num_bytes: int) -> BinaryIO:
+        """A file without a name, of so many bytes that are taken on the disk; it goes when it is closed, or let go."""
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # the caller's, for longer than this call
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+            else:
+                file.truncate(num_bytes)
+        except OSError:
+            file.close()
+            raise
+        return file
 
     def sync(self, path: Path) -> None:
         """Go on when the bytes of a file, or the names in a folder, are on the disk."""
@@ -87,17 +119,30 @@ def or_os(files: Files | None) -> Files:
     return OsFiles() if files is None else files
 
 
-def write_durably(files: Files, path: Path, chunks: Iterable[memoryview | bytes]) -> None:
+def write_durably(
+    files: Files, path: Path, chunks: Iterable[memoryview | bytes], line: Callable[[], bytes] | None = None
+) -> None:
     """Write a file whole or not at all; when this returns, it outlives a crash."""
-    draft = drafted(files, path, chunks)
+    draft = drafted(files, path, chunks, line)
     put_in_place(files, draft, path)
 
 
-def drafted(files: Files, path: Path, chunks: Iterable[memoryview | bytes]) -> Path:
-    """The durable bytes of a file under a temporary name beside it."""
+def drafted(
+    files: Files, path: Path, chunks: Iterable[memoryview | bytes], line: Callable[[], bytes] | None = None
+) -> Path:
+    """The durable bytes of a file under a temporary name beside it.
+
+    Args:
+        files: by which it is written.
+        path: of the file.
+        chunks: its bytes.
+        line: gives what takes the place of the first of them, after all were written.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         files.write(draft, chunks)
+        if line is not None:
+            files.overwrite(draft, line())
         files.sync(draft)
     except Exception:
         files.remove(draft)

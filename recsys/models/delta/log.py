@@ -16,10 +16,10 @@
 import json
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -31,10 +31,14 @@ from recsys.models.delta.cut import GENERATOR, Cut, Source, Tracker, table_of, u
 from recsys.models.delta.delta import Delta, Version, file_name
 from recsys.models.delta.files import Files, drafted, or_os, put_in_place, write_durably
 from recsys.models.delta.fold import Folded
+from recsys.models.delta.rows import MEMORY_BYTES, part_of
 from recsys.models.embedding_table import CollisionlessEmbedding
 
 EPOCH_FILE = "epoch.json"
-REMEDY = "the delta waits in memory; free some disk space and call flush"
+WAITS = "the delta waits in memory; free some disk space and call flush"
+COMES_AGAIN = "the delta is dropped; free some disk space: the next one is a base, which holds what it held"
+NO_CUT = "nothing was cut; free some disk space and cut again"
+STAYS = "the log stays as it was; free some disk space and compact it again"
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,23 @@ class DeltaLog:
         bundle: sha256 of the bundle that the model began with.
         published: folder for servers; each delta is written there without the trainer's state once it is durable here.
         files: what files are worked on by.
+        memory_bytes: for rows that are on their way. A cut of more rows is copied to a file without a name in the
+            folder, `append` writes it from the table; files are put together and loaded part by part.
     """
 
     def __init__(
-        self, folder: Path | str, bundle: str, *, published: Path | str | None = None, files: Files | None = None
+        self,
+        folder: Path | str,
+        bundle: str,
+        *,
+        published: Path | str | None = None,
+        files: Files | None = None,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self.folder, self.published = Path(folder), None if published is None else Path(published)
-        self._bundle, self._files = bundle, or_os(files)
+        self._bundle, self._files, self._memory_bytes = bundle, or_os(files), memory_bytes
         self._epoch = 0
-        self._tracker = Tracker({}, bundle)
+        self._tracker = self._new_tracker({})
         self._written: Version | None = None
         self._waiting: deque[Delta] = deque()
         self._writing, self._compacting = threading.Lock(), threading.Lock()
@@ -92,7 +104,7 @@ class DeltaLog:
         """
         if not self.is_empty:
             raise DeltaError(f"{self.folder}: holds deltas; restore from them, or name another folder")
-        tracker = Tracker(tables, self._bundle)
+        tracker = self._new_tracker(tables)
         tracker.check(dense, extra, {})
         for folder in self._folders:
             self._files.make_folder(folder)
@@ -114,7 +126,7 @@ class DeltaLog:
             folded = self._folded(tables)
             self._begin_epoch()
         assert folded.version is not None
-        self._tracker = Tracker(tables, self._bundle)
+        self._tracker = self._new_tracker(tables)
         parts = {name: table.parts for name, table in folded.tables.items()}
         self._tracker.resume(folded.version, folded.dense, parts)
         self._written = folded.version
@@ -136,12 +148,10 @@ class DeltaLog:
         Raises:
             DeltaError: the log was neither started nor restored, a value is none that a file holds, gradients wait
                 for a step, or the last cut's rows are still being copied. Nothing is changed.
+            StorageError: the rows are more than `memory_bytes`, and the disk has no room for them. Nothing is changed.
         """
-        if self._epoch == 0:
-            raise DeltaError(f"{self.folder}: start the log, or restore from it, before the first delta")
-        before = self._tracker.version
-        sequence = 0 if before is None else before.sequence + 1
-        return self._tracker.cut(Version(self._epoch, sequence), dense, extra, raw_ids or {})
+        with storage_errors(self.folder, NO_CUT):
+            return self._cut(dense, extra, raw_ids, lambda size: self._files.scratch(self.folder, size))
 
     def abandon(self) -> None:
         """The last cut is lost, or will not be written: the next one is a base, and follows whatever was written."""
@@ -153,9 +163,25 @@ class DeltaLog:
         extra: Mapping[str, Any],
         raw_ids: Mapping[str, Mapping[int, str]] | None = None,
     ) -> Version:
-        """`cut` and `write` in one: when it returns the version is durable, and served."""
-        cut = self.cut(dense, extra, raw_ids)
-        self.write(cut.delta())
+        """`cut` and `write` in one: when it returns the version is durable, and served.
+
+        Raises:
+            DeltaError: see `cut`.
+            StaleError: another trainer took over.
+            StorageError: the disk is full or failed. The delta waits, see `write`; one whose rows are more than
+                `memory_bytes` is dropped, and the next cut is a base.
+        """
+        cut = self._cut(dense, extra, raw_ids)
+        if cut.num_bytes <= self._memory_bytes:
+            self.write(cut.delta())
+            return cut.version
+        try:
+            self._write(cut.in_place(), COMES_AGAIN)
+        except BaseException:
+            self.abandon()
+            raise
+        finally:
+            cut.cancel()
         return cut.version
 
     def write(self, delta: Delta) -> None:
@@ -166,15 +192,7 @@ class DeltaLog:
             StaleError: another trainer took over.
             StorageError: the disk is full or failed; the delta waits, and `flush`, or the next write, writes it first.
         """
-        with self._writing:
-            last = self._waiting[-1].version if self._waiting else self._written
-            if delta.since is not None and delta.since != last:
-                raise DeltaError(
-                    f"{delta.version} follows {delta.since}, but {last} was written last; write the cuts in their "
-                    "order, or abandon what is lost: the next is a base"
-                )
-            self._waiting.append(delta)
-            self._flush()
+        self._write(delta)
 
     def flush(self) -> None:
         """Write what waits since a write failed."""
@@ -184,15 +202,15 @@ class DeltaLog:
     def compact(self) -> Version:
         """Write a base of all that is durable, then remove what it holds; training and appending go on meanwhile.
 
-        The state is read from the files, once, into memory of its own.
+        Rows are read from the files and put together block by block.
 
         Raises:
             StaleError: another trainer took over.
             StorageError: the disk is full or failed; the log stays as it was.
         """
         with self._compacting:
-            base = read_log(self.folder, self._files).as_base()
-            self._place(base)
+            base = read_log(self.folder, self._files, self._memory_bytes).as_base()
+            self._place(base, STAYS)
             for folder in self._folders:
                 self._remove_before(folder, base.sequence)
             return base.version
@@ -201,29 +219,62 @@ class DeltaLog:
     def _folders(self) -> list[Path]:
         return [self.folder] if self.published is None else [self.folder, self.published]
 
+    def _new_tracker(self, tables: Mapping[str, Source]) -> Tracker:
+        return Tracker(tables, self._bundle, self._memory_bytes)
+
+    def _cut(
+        self,
+        dense: Mapping[str, Tensor],
+        extra: Mapping[str, Any],
+        raw_ids: Mapping[str, Mapping[int, str]] | None,
+        scratch: Callable[[int], BinaryIO] | None = None,
+    ) -> Cut:
+        if self._epoch == 0:
+            raise DeltaError(f"{self.folder}: start the log, or restore from it, before the first delta")
+        before = self._tracker.version
+        sequence = 0 if before is None else before.sequence + 1
+        return self._tracker.cut(Version(self._epoch, sequence), dense, extra, raw_ids or {}, scratch)
+
+    def _write(self, delta: Delta, remedy: str = WAITS) -> None:
+        """Those that wait, then this one; it waits where that fails, but for one that is to be dropped."""
+        with self._writing:
+            last = self._waiting[-1].version if self._waiting else self._written
+            if delta.since is not None and delta.since != last:
+                raise DeltaError(
+                    f"{delta.version} follows {delta.since}, but {last} was written last; write the cuts in their "
+                    "order, or abandon what is lost: the next is a base"
+                )
+            if remedy == WAITS:
+                self._waiting.append(delta)
+            self._flush()
+            if remedy != WAITS:
+                self._place(delta, remedy)
+                self._written = delta.version
+
     def _flush(self) -> None:
         while self._waiting:
             delta = self._waiting[0]
-            self._place(delta)
+            self._place(delta, WAITS)
             self._written = delta.version
             self._waiting.popleft()
 
-    def _place(self, delta: Delta) -> None:
+    def _place(self, delta: Delta, remedy: str) -> None:
         places = [(self.folder, delta)]
         if self.published is not None:
             places.append((self.published, delta.without_state()))
         for folder, written in places:
             path = folder / written.name
-            with storage_errors(path, REMEDY):
-                draft = drafted(self._files, path, written.chunks())
+            with storage_errors(path, remedy):
+                body = written.body()
+                draft = drafted(self._files, path, body, body.line)
                 with self._files.locked(self.folder):
                     self._check_epoch(draft)
                     put_in_place(self._files, draft, path)
 
     def _folded(self, tables: Mapping[str, Source]) -> Folded:
         """What the files hold, loaded into the tables."""
-        folded = Folded()
-        for delta in chain(self.folder, self._files):
+        folded = Folded(self._memory_bytes)
+        for delta in chain(self.folder, self._files, part_of(self._memory_bytes)):
             if delta.bundle != self._bundle:
                 raise DeltaError(f"{self.folder}: of bundle {delta.bundle}; wanted {self._bundle}")
             folded.apply(delta)
@@ -281,15 +332,20 @@ class DeltaLog:
             raise DeltaError(f"{self.folder / EPOCH_FILE}: damaged; bring it back, or name another folder") from error
 
 
-def read_log(folder: Path | str, files: Files | None = None) -> Folded:
-    """The last durable version of a log, for whoever writes none.
+def read_log(folder: Path | str, files: Files | None = None, memory_bytes: int = MEMORY_BYTES) -> Folded:
+    """The last durable version of a log, for whoever writes none; its rows stay in the files until they are asked for.
+
+    Args:
+        folder: of the log.
+        files: by which it is read.
+        memory_bytes: for rows that are on their way.
 
     Raises:
         DeltaError: a file is damaged.
         GapError: one in the middle is missing.
     """
-    folded = Folded()
-    for delta in chain(folder, files):
+    folded = Folded(memory_bytes)
+    for delta in chain(folder, files, part_of(memory_bytes)):
         folded.apply(delta)
     return folded
 
@@ -309,9 +365,9 @@ def load(folded: Folded, name: str, source: Source) -> None:
         raise DeltaError(
             f"the log's {name!r} has {has} learned unknown vector; wanted {wanted}, as what it is loaded into"
         )
-    state = of_log.state(table)
+    state = of_log.outline(table)
     try:
-        table.load_state({part: value for part, value in state.items() if part != GENERATOR})
+        table.load_state({part: value for part, value in state.items() if part != GENERATOR}, of_log.blocks(table))
     except ValueError as error:
         raise DeltaError(f"the log's {name!r} does not fit: {error}") from error
     if isinstance(source, CollisionlessEmbedding):

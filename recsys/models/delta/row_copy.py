@@ -4,12 +4,17 @@ Between steps so many rows are copied as the caller has time for; rows that a st
 So the copy is of one moment, and no step waits for more than its own rows.
 """
 
-import numpy as np
+from collections.abc import Mapping
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from recsys.kernels.row_pages import RowPages
 from recsys.kernels.row_pages.column import Column
+from recsys.models.delta.row_room import MemoryRoom, RowRoom, room_bytes
+from recsys.models.delta.rows import Rows
+from recsys.models.embedding_table.cold_rows import ColdRows
 
 COLUMNS = ("vectors", "states", "counts")  # ids and ticks are read at once: they are few bytes, and others write them
 
@@ -20,18 +25,21 @@ class RowCopy:
     Args:
         pages: of the table.
         rows: (M,) int64, ascending.
+        room: for the copies; None: in memory, once it is asked for.
+        part_bytes: copied in one go, and at most so many of those that steps asked for before they go to the room.
 
     Raises:
         ValueError: another copy of these pages is under way.
     """
 
-    def __init__(self, pages: RowPages, rows: Tensor) -> None:
+    def __init__(self, pages: RowPages, rows: Tensor, room: RowRoom | None = None, part_bytes: int = 1 << 22) -> None:
         if pages.before_write is not None:
             raise ValueError("another copy of this table is under way; finish it first")
-        self._pages, self._rows = pages, rows
-        self._columns = {name: column for name, column in pages.columns.items() if name in COLUMNS}
-        self._copied = {name: _room(len(rows), column) for name, column in self._columns.items()}
+        self._pages, self._rows, self._room, self._part_bytes = pages, rows, room, part_bytes
+        self._columns = columns_of(pages)
+        self._step = max(1, part_bytes // max(1, room_bytes(self._columns, 1)))
         self._early: list[tuple[Tensor, dict[str, Tensor]]] = []  # places, and what was copied before it was written to
+        self._early_bytes = 0
         self._is_waiting = torch.zeros(pages.num_rows, dtype=torch.bool, device=rows.device)
         self._is_waiting[rows] = True
         self._at = 0
@@ -45,32 +53,66 @@ class RowCopy:
 
     def copy(self, num_rows: int) -> int:
         """Copy at most so many rows; how many it were."""
-        stop = min(self._at + num_rows, len(self._rows))
-        rows = self._rows[self._at : stop]
-        is_waiting = self._is_waiting[rows]
-        places = slice(self._at, stop) if bool(is_waiting.all()) else self._at + is_waiting.nonzero().squeeze(1)
-        for name, column in self._columns.items():
-            self._copied[name][places] = column.gather(self._rows[places])
-        self._is_waiting[rows] = False
-        self._at = stop
+        start, stop = self._at, min(self._at + num_rows, len(self._rows))
+        while self._at < stop:
+            self._copy_part(min(self._at + self._step, stop))
         if self.is_done:
             self.cancel()
-        return len(rows)
+        return stop - start
 
-    def finished(self) -> dict[str, Tensor]:
-        """(M, …) by name, on the CPU; rows that are left are copied first. On any thread, if none are."""
+    def finished(self) -> dict[str, Tensor | Rows]:
+        """(M, …) by name, on the CPU or in a file; rows that are left are copied first. On any thread, if none are."""
         if not self.is_done:
             self.copy(len(self._rows))
-        for places, values in self._early:
-            for name, copied in self._copied.items():
-                copied[places] = values[name]
-        self._early.clear()
-        return {name: values.cpu() for name, values in self._copied.items()}
+        self._settle()
+        return self._held().columns()
+
+    def in_place(self) -> dict[str, Rows]:
+        """(M, …) by name, read from the table part by part: of this moment as long as none is written."""
+        size = len(self._rows)
+        cuts = [*range(0, size, self._step), size]  # a row in a cold file is read whole, for any column
+        return {
+            name: Rows(column.dtype, (size, column.width), partial(self._gathered, name), cuts)
+            for name, column in self._columns.items()
+        }
 
     def cancel(self) -> None:
         """Let the table go."""
         if self._pages.before_write == self._before_write:
             self._pages.before_write = None
+
+    def _gathered(self, name: str, start: int, stop: int) -> Tensor:
+        values = self._columns[name].gather(self._rows[start:stop]).cpu()
+        _let_go(self._pages)
+        return values
+
+    def _copy_part(self, stop: int) -> None:
+        """To row `stop` of those that are copied."""
+        start, room = self._at, self._held()
+        rows = self._rows[start:stop]
+        is_waiting = self._is_waiting[rows]
+        is_whole = bool(is_waiting.all())
+        for name, column in self._columns.items():
+            values = column.gather(rows)
+            if not is_whole:  # the others were copied before, and may be in the room already
+                values = torch.where(is_waiting[:, None], values, room.read(name, start, stop).to(values.device))
+            room.put(name, start, values)
+        _let_go(self._pages)
+        self._is_waiting[rows] = False
+        self._at = stop
+
+    def _held(self) -> RowRoom:
+        if self._room is None:
+            self._room = MemoryRoom(self._columns, len(self._rows))
+        return self._room
+
+    def _settle(self) -> None:
+        """What steps asked for goes to the room."""
+        for places, values in self._early:
+            for name in self._columns:
+                self._held().put_at(name, places, values[name])
+        self._early.clear()
+        self._early_bytes = 0
 
     def _before_write(self, rows: Tensor) -> None:
         rows = rows[(rows >= 0) & (rows < len(self._is_waiting))]
@@ -79,11 +121,17 @@ class RowCopy:
             rows = torch.unique(rows)
             values = {name: column.gather(rows) for name, column in self._columns.items()}
             self._early.append((torch.searchsorted(self._rows, rows), values))
+            self._early_bytes += sum(value.nbytes for value in values.values())
             self._is_waiting[rows] = False
+            if self._early_bytes > self._part_bytes:
+                self._settle()
 
 
-def _room(num_rows: int, column: Column) -> Tensor:
-    """(num_rows, width); numpy asks for large pages of memory, so that the first write to it does not wait for each."""
-    if column.device.type != "cpu":
-        return torch.empty(num_rows, column.width, dtype=column.dtype, device=column.device)
-    return torch.from_numpy(np.empty((num_rows, column.width), dtype=torch.empty(0, dtype=column.dtype).numpy().dtype))
+def columns_of(pages: RowPages) -> Mapping[str, Column]:
+    """Those that are copied."""
+    return {name: column for name, column in pages.columns.items() if name in COLUMNS}
+
+
+def _let_go(pages: RowPages) -> None:
+    if isinstance(pages, ColdRows):
+        pages.let_go()

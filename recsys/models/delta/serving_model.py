@@ -92,6 +92,7 @@ class ServingModel:
         with self._applying:
             if not self._is_next(delta):
                 return False
+            delta = delta.loaded()
             tables = self._tables_for(delta)
             before = self._versions[-1] if self._versions and tables is self._tables else None
             versions: Tables[TableVersion] = Tables() if before is None else Tables(before.tables)

@@ -199,6 +199,10 @@ class ColdFile:
                 page.zero_()
         self.sum = 0
 
+    def let_go(self) -> None:
+        """Unmap what is in memory: after all slots were gone through they would count as this process's."""
+        self._chunks.advise(mmap.MADV_DONTNEED)  # of a shared map: what was written stays, the machine writes it
+
     def check(self, version: str, slots: Tensor, ids: Tensor) -> None:
         """Whether the file is whole, and of that version, with these slots (N,) int64 of ids (N,); nothing changes.
 

@@ -203,7 +203,10 @@ class ColdRows(RowPages):
             self.ticks.put(rows, ticks[:, None])
 
     def restore(self, values: Mapping[str, Tensor], num_rows: int) -> None:
-        """Take the first rows of every column, by name, in place of all that is here; those used last lie in memory."""
+        """Take the first rows of columns, by name, in place of all that is here; those used last lie in memory.
+
+        Ids, ticks and counts are among them; vectors and states may come by `fill`, all of them.
+        """
         self.clear()
         self.grow(num_rows)
         every = torch.arange(num_rows)
@@ -212,16 +215,30 @@ class ColdRows(RowPages):
                 self.columns[name].put(every, values[name])
         live = (values["ticks"].squeeze(1) != FREE).nonzero().squeeze(1)
         order = values["ticks"].squeeze(1)[live].sort(stable=True).indices
-        cold, hot = live[order[: -self.hot_rows]].sort().values, live[order[-self.hot_rows :]]
-        vectors, states = values["vectors"], values["states"]
-        for rows in torch.split(cold, PART_ROWS):
-            old = torch.zeros(1, dtype=torch.int64)
-            self.file.write(rows, self._ids_of(rows), vectors[rows], states[rows], old)
-        self.places.put_all(cold, COLD)
-        for start, slots in self._room_for(hot):
-            rows = hot[start : start + len(slots)]
-            self.hot.write(slots, vectors[rows], states[rows], self._use)
-            self.hot.ids.put(slots, rows[:, None])
+        self.places.put_all(live[order[: -self.hot_rows]], COLD)
+        for _ in self._room_for(live[order[-self.hot_rows :]]):
+            pass  # their places are theirs, and filled below
+        if "vectors" in values:
+            self.fill(0, {name: values[name] for name in ("vectors", "states")})
+
+    def fill(self, start: int, values: Mapping[str, Tensor]) -> None:
+        """Take vectors and states (N, width) of rows from `start` on, while all of it is restored."""
+        every = torch.arange(start, start + len(values["vectors"]))
+        for rows in torch.split(every, PART_ROWS):
+            vectors, states = (values[name][rows - start] for name in ("vectors", "states"))
+            places = self._places_of(rows)
+            is_cold, is_hot = places == COLD, places >= 0
+            cold, hot = rows[is_cold], rows[is_hot]
+            if len(cold):
+                old = torch.zeros(1, dtype=torch.int64)
+                self.file.write(cold, self._ids_of(cold), vectors[is_cold], states[is_cold], old)
+            self.hot.write(places[is_hot], vectors[is_hot], states[is_hot], self._use)
+            self.hot.ids.put(places[is_hot], hot[:, None])
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Keep nothing of the file in the memory of this process; what is wanted again comes back by itself."""
+        self.file.let_go()
 
     def resume(self, values: Mapping[str, Tensor], live: Tensor, num_rows: int) -> None:
         """As `restore`, with vectors and states of rows `live` (M,) int64 in the file, which was checked."""

@@ -14,7 +14,7 @@ Differs: look-up in training gives the row at once, where Monolith's gives zeros
 counts are exact; expiry is in seconds; what is deleted is told to those who follow.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -290,8 +290,13 @@ class EmbeddingTable:
         state["counts_so_far"] = torch.tensor(list(vars(self.counts).values()))
         return state
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor], blocks: Iterable[tuple[int, Mapping[str, Tensor]]] = ()) -> None:
         """Take up what `state` gave, in place of all that is here. Nothing is changed if it does not fit.
+
+        Args:
+            state: all of it. Vectors and states on the device "meta" have a shape alone, and come in blocks.
+            blocks: the first row, and vectors and states from there on, of all rows in their order. Where they end by
+                an exception the table is empty.
 
         Raises:
             ValueError: the width, the optimizer's state or what is counted is another, or there are more ids than the
@@ -303,6 +308,12 @@ class EmbeddingTable:
             self._cold.grow(size)
         self.index.import_(state["ids"], state["rows"], state["free"])
         self.pages.restore(self._columns_of(state), size)
+        try:
+            for start, columns in blocks:
+                self.pages.fill(start, columns)
+        except BaseException:
+            self._become_empty()
+            raise
         if self._cold is None:
             self.pages.grow(self.config.expected)
         self._load_rest(state)
@@ -373,10 +384,18 @@ class EmbeddingTable:
 
     def _columns_of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those that a state holds, and the ids by row."""
-        columns = {name: state[name].to(self.device) for name in self.pages.columns if name in state and name != "ids"}
+        given = [name for name in self.pages.columns if name in state and name != "ids" and not state[name].is_meta]
+        columns = {name: state[name].to(self.device) for name in given}
         ids = torch.zeros(len(state["ticks"]), 1, dtype=torch.int64, device=self.device)
         ids[state["rows"].to(self.device), 0] = state["ids"].to(self.device)
         return columns | {"ids": ids}
+
+    def _become_empty(self) -> None:
+        none = torch.empty(0, dtype=torch.int64, device=self.device)
+        self.index.import_(none, none, none)
+        self.pages.clear()
+        self.times_freed += 1
+        self.times_renumbered += 1
 
     def _load_rest(self, state: Mapping[str, Tensor]) -> None:
         self._barren = None

@@ -2,6 +2,7 @@
 
 import json
 import random
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,27 @@ def test_behind_its_first_line_it_is_a_safetensors_file(tmp_path: Path) -> None:
     line, _, rest = (tmp_path / "d").read_bytes().partition(b"\n")
     assert json.loads(line)["format"] == 1
     assert len(load(rest)) == 17
+
+
+def test_the_bytes_of_a_file_are_those_of_earlier_versions(tmp_path: Path) -> None:
+    state = RowState(
+        9,
+        torch.tensor([1, 8]),
+        {"states": torch.arange(10).view(2, 5) / 8, "ticks": torch.tensor([[3], [4]], dtype=torch.int32)},
+        {"free": Part(2, torch.tensor([4, 0])), "eviction.rows": Part(0, torch.empty(0, dtype=torch.int64))},
+    )
+    ids = torch.tensor([-(2**63), 2**63 - 1])
+    vectors = torch.arange(6).view(2, 3) / 4
+    tables = {
+        "items/of all": TableDelta(ids, vectors, torch.tensor([5]), {2**63 - 1: "Käse"}, state),
+        "empty": TableDelta(ids[:0], torch.empty(0, 2), ids[:0], unknown=torch.tensor([0.5, -1.5])),
+    }
+    dense = {"net.weight": torch.ones(2, 2).bfloat16(), "scale": torch.tensor(2.0), "mask": torch.tensor([True])}
+    extra = {"journal": {"a1": 17}, "moments": torch.arange(3).double()}
+    Delta("f00d", 2, 7, Version(1, 6), tables, dense, extra).write(tmp_path / "d")
+    content = (tmp_path / "d").read_bytes()
+    assert len(content) == 1944
+    assert sha256(content).hexdigest() == "3b17efe5a00a7305b869e49173ca152c4354e580b26c64738af6482afc9472d6"
 
 
 def test_servers_get_nothing_that_is_the_trainers_alone(tmp_path: Path) -> None:

@@ -8,13 +8,17 @@ import pytest
 
 from benchmarks.support.crash_points import failures
 from benchmarks.table_faults import deaths
+from recsys.models.delta.rows import MEMORY_BYTES
 
 
-def test_every_crash_leaves_what_was_acknowledged() -> None:
-    assert list(failures()) == []
+@pytest.mark.parametrize("memory_bytes", [1, MEMORY_BYTES])
+def test_every_crash_leaves_what_was_acknowledged(memory_bytes: int) -> None:
+    assert list(failures(memory_bytes=memory_bytes)) == []
 
 
-@pytest.mark.parametrize("forgotten", [{"syncs_files": False}, {"syncs_folders": False}])
+@pytest.mark.parametrize(
+    "forgotten", [{"syncs_files": False}, {"syncs_folders": False}, {"syncs_files": False, "memory_bytes": 1}]
+)
 def test_a_log_that_forgets_to_sync_is_found_out(forgotten: Any) -> None:
     assert list(islice(failures(**forgotten), 1))
 

@@ -16,6 +16,7 @@ from recsys.errors import DeltaError, GapError, StaleError
 from recsys.models.delta import Delta, DeltaLog, Version, deltas_since, read_log
 from recsys.models.delta.delta import file_name
 from recsys.models.delta.log import EPOCH_FILE
+from recsys.models.delta.rows import MEMORY_BYTES
 from recsys.models.embedding_table import (
     AdmissionConfig,
     CollisionlessEmbedding,
@@ -523,13 +524,18 @@ IDS = st.lists(st.integers(-3, 12), max_size=8)
 class Logged(RuleBasedStateMachine):
     """A table beside one that stops and is restored at random."""
 
-    @initialize(eviction=st.sampled_from(["none", "lru", "lfu", "ttl"]), capacity=st.integers(1, 9))
-    def begin(self, eviction: Any, capacity: int) -> None:
+    @initialize(
+        eviction=st.sampled_from(["none", "lru", "lfu", "ttl"]),
+        capacity=st.integers(1, 9),
+        memory_bytes=st.sampled_from([1, 2000, MEMORY_BYTES]),
+    )
+    def begin(self, eviction: Any, capacity: int, memory_bytes: int) -> None:
         admission = AdmissionConfig(mode="threshold", threshold=2, capacity=6, splits=2)
         self.config: dict[str, Any] = {"capacity": capacity, "eviction": eviction, "ttl_s": 4, "admission": admission}
         self.files = LossyFiles()
         self.table, self.second = table_of(**self.config), 0
-        self.log = DeltaLog(Path("log"), "b", files=self.files)
+        self.memory_bytes = memory_bytes
+        self.log = DeltaLog(Path("log"), "b", files=self.files, memory_bytes=memory_bytes)
         self.log.start({"t": self.table}, {}, {})
         self.cut: Any = None
 
@@ -562,7 +568,7 @@ class Logged(RuleBasedStateMachine):
     def write(self) -> None:
         self.log.write(self.cut.delta())
         self.cut = None
-        state = read_log(Path("log"), self.files).tables["t"].state(self.table)
+        state = read_log(Path("log"), self.files, self.memory_bytes).tables["t"].state(self.table)
         assert state.keys() == self.held.keys()
         for name, value in self.held.items():
             assert torch.equal(state[name], value), name
@@ -576,7 +582,8 @@ class Logged(RuleBasedStateMachine):
     @rule()
     def restore(self) -> None:
         self.log.append({}, {})
-        other, self.log = table_of(**self.config), DeltaLog(Path("log"), "b", files=self.files)
+        other = table_of(**self.config)
+        self.log = DeltaLog(Path("log"), "b", files=self.files, memory_bytes=self.memory_bytes)
         self.log.restore({"t": other})
         assert_same(self.table, other)
         self.table = other
