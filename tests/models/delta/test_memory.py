@@ -55,11 +55,12 @@ def live(table: EmbeddingTable, log: DeltaLog) -> None:
     cut = log.cut({"w": torch.zeros(3)}, {})
     number = 0
     while not cut.copy(17):
-        train(table, 60 + 11 * number, 30)
+        train(table, 85 + 3 * number, 60)  # rows that are copied, and rows that are not
         number += 1
     log.write(cut.delta())
     log.compact()
     train(table, 5, 10)
+    table.erase(torch.arange(8, 12))  # their rows stay free
     log.append({"w": torch.zeros(3)}, {})
 
 
