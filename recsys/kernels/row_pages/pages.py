@@ -131,9 +131,7 @@ class RowPages:
             rows = torch.where(self.ticks.gather(rows).squeeze(1) < 0, -1, rows)
             of_rows = self.vectors.words, self.states.words, self.ticks.words
             triton_path.update(rows, gradients, *of_rows, self.optimizer, lr, tick)
-            if self.counts is not None:
-                touched = torch.unique(rows[rows >= 0])
-                self.counts.put(touched, self.counts.gather(touched) + 1)
+            self.count(rows)
         elif is_compiled(self.device) and not is_by_triton(self.device):
             from recsys.kernels.row_pages import numba_path
 
@@ -174,10 +172,20 @@ class RowPages:
             self.states.put_all(rows, self.states.fill)
         else:
             self.states.put(rows, states)
+        self.put_ticks(rows, ticks)
+
+    def put_ticks(self, rows: Tensor, ticks: Tensor | int) -> None:
+        """Say when rows (N,) int64 were touched last: (N,) ticks, or one for all."""
         if isinstance(ticks, int):
             self.ticks.put_all(rows, ticks)
         else:
             self.ticks.put(rows, ticks[:, None])
+
+    def count(self, rows: Tensor) -> None:
+        """Count one touch of every row of rows (N,) int64 that is not below 0, where touches are counted."""
+        if self.counts is not None:
+            touched = torch.unique(rows[rows >= 0])
+            self.counts.put(touched, self.counts.gather(touched) + 1)
 
     def restore(self, values: Mapping[str, Tensor], num_rows: int) -> None:
         """Take the first rows of every column, (num_rows, width) by its name, in place of all that is here."""

@@ -133,9 +133,7 @@ class ColdRows(RowPages):
             self.hot.update(places, values, lr, self._use)
             known = torch.where(places < 0, -1, left)
             self.ticks.put_all(known, tick)
-            if self.counts is not None:
-                unique = torch.unique(known[known >= 0])
-                self.counts.put(unique, self.counts.gather(unique) + 1)
+            self.count(known)
             is_left = places == COLD
             left, values = left[is_left], values[is_left]
 
@@ -197,10 +195,7 @@ class ColdRows(RowPages):
                 self.hot.write(slots, vectors[some], kept[some], self._use)
                 self.hot.ids.put(slots, rows[some, None])
                 self._sums[slots] = sums[start : start + len(slots)]
-        if isinstance(ticks, int):
-            self.ticks.put_all(rows, ticks)
-        else:
-            self.ticks.put(rows, ticks[:, None])
+        self.put_ticks(rows, ticks)
 
     def restore(self, values: Mapping[str, Tensor], num_rows: int) -> None:
         """Take the first rows of every column, by name, in place of all that is here; those used last lie in memory."""
