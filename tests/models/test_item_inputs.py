@@ -135,11 +135,12 @@ def test_an_untrained_item_has_its_content_alone() -> None:
     found = inputs(categories=True, num_categories=3)
     found.is_trained[2] = False
     found.categories.copy_(torch.arange(V + 1) % 4)
-    expected = found.category.weight[2]  # type: ignore[union-attr]
+    assert found.category is not None
+    expected = found.category.weight[2]
     assert torch.equal(found.output_vectors()[2], expected)
     assert torch.equal(found.output_vectors(torch.tensor([2]))[0], expected)
     assert torch.equal(found.tokens(torch.tensor([2]))[0], expected)
-    assert not torch.equal(found.output_vectors()[6], found.category.weight[2])  # type: ignore[union-attr]
+    assert not torch.equal(found.output_vectors()[6], found.category.weight[2])
 
 
 def test_id_dropout_replaces_the_told_share_of_ids_in_training_alone() -> None:

@@ -76,4 +76,4 @@ def test_a_threshold_of_one_lets_all_in() -> None:
 )
 def test_what_is_no_admission_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AdmissionConfig(**settings)  # type: ignore[arg-type]
+        AdmissionConfig(**settings)  # type: ignore[arg-type]  # wrong on purpose
