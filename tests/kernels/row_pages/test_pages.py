@@ -56,6 +56,17 @@ def test_an_update_is_the_optimizers_step_on_the_sums(name: Any, width: int) -> 
     assert torch.equal(found[2], ticks)
 
 
+def test_a_row_is_touched_once_a_step_however_often_it_stands_there() -> None:
+    rows = RowPages(WIDTH, RowOptimizer("sgd"), page_rows=8, are_counted=True)
+    rows.grow(20)
+    rows.write(torch.arange(19), torch.zeros(19, WIDTH), None, 1)  # 19 is free
+    for given in ([3, 3, -1, 9, 3], [9, 19, -1]):
+        rows.update(torch.tensor(given), torch.ones(len(given), WIDTH), lr=0.1, tick=2)
+    assert rows.counts is not None
+    counts = rows.counts.gather(torch.arange(20)).squeeze(1)
+    assert counts.tolist() == [{3: 1, 9: 2}.get(row, 0) for row in range(20)]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_first_step_is_that_of_torch(name: Any) -> None:
     optimizer = RowOptimizer(name, eps=1e-3)
