@@ -16,7 +16,7 @@ import argparse
 import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from torch import Tensor
 from benchmarks.hash_table import zipf_places
 from benchmarks.support.dense_rows import DenseRows
 from benchmarks.support.in_turn import in_turn
+from benchmarks.support.number_arguments import MOST_REPEATS, MOST_WIDTH, refuse_beyond_memory, whole
 from benchmarks.support.record import append
 from recsys.kernels.row_pages.optimizers import NAMES
 from recsys.models.embedding_table import CollisionlessEmbedding, EmbeddingTable, RowOptimizer, TableConfig
@@ -34,35 +35,43 @@ LR = 0.05
 STEPS = 16  # different calls
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, append to benchmarks/results/embedding_table.jsonl."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--call", type=int, default=65_536, help="ids a call")
-    parser.add_argument("--grown", type=int, default=20_000_000, help="rows at the end of the growth; 0: none")
-    parser.add_argument("--grown-width", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--rows", type=whole(), default=1_000_000)
+    parser.add_argument("--width", type=whole(1, MOST_WIDTH), default=64)
+    parser.add_argument("--call", type=whole(8), default=65_536, help="ids a call")
+    parser.add_argument("--grown", type=whole(0), default=20_000_000, help="rows at the end of the growth; 0: none")
+    parser.add_argument("--grown-width", type=whole(1, MOST_WIDTH), default=64)
+    parser.add_argument("--repeats", type=whole(1, MOST_REPEATS), default=40)
     parser.add_argument("--no-record", action="store_true", help="write no line of results")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.width % 4:
+        parser.error(f"argument --width: {options.width}; wanted a multiple of 4, as fbgemm does")
+    if options.grown == 1:
+        parser.error("argument --grown: 1; wanted 0, or at least 2: growth begins at half of them")
+    # Rows with states of four tables; of a call the draws of all steps, vectors and gradients.
+    of_rows, of_call = options.rows * (28 * options.width + 100), options.call * (32 * STEPS + 16 * options.width)
+    refuse_beyond_memory(parser, of_rows + of_call, "--rows, --width and --call")
+    refuse_beyond_memory(parser, options.grown * (4 * options.grown_width + 50), "--grown and --grown-width")
     generator = np.random.default_rng(0)
-    found: dict[str, Any] = {"threads": torch.get_num_threads(), "call": arguments.call, "rows": arguments.rows}
-    found["step_ms"] = steps(arguments.rows, arguments.width, arguments.call, arguments.repeats, generator)
+    found: dict[str, Any] = {"threads": torch.get_num_threads(), "call": options.call, "rows": options.rows}
+    found["step_ms"] = steps(options.rows, options.width, options.call, options.repeats, generator)
     for before, of_all in found["step_ms"].items():
         for name, times in of_all.items():
             ratio = of_all["table"]["median"] / times["median"]
             print(f"step after {before:<6} {name:<28} {times['median']:>9.2f} ms   table / it {ratio:.2f}", flush=True)
-    found["bytes"] = {name: bytes_of(arguments.rows, arguments.width, name, generator) for name in NAMES}
+    found["bytes"] = {name: bytes_of(options.rows, options.width, name, generator) for name in NAMES}
     for name, of_table in found["bytes"].items():
         print(
             f"bytes a row: {name:<21} {of_table['table']:>9.1f}      over bare {of_table['over_bare']:.3f}", flush=True
         )
-    if arguments.grown:
+    if options.grown:
         found["growth"] = []
-        for new in (arguments.call, arguments.call // 8):
-            found["growth"].append(growth(arguments.grown, arguments.grown_width, arguments.call, new, generator))
+        for new in (options.call, options.call // 8):
+            found["growth"].append(growth(options.grown, options.grown_width, options.call, new, generator))
             print("growth:", {name: value for name, value in found["growth"][-1].items() if name != "histogram"})
-    if not arguments.no_record:
+    if not options.no_record:
         print(f"written to {append('embedding_table', found)}")
 
 
