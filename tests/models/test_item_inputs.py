@@ -10,19 +10,9 @@ from recsys.features.batches import JaggedBatch
 from recsys.models import registry
 from recsys.models.item_inputs import DenseItems, ItemInputsConfig, inputs_of
 from recsys.models.protocols import NextItemModel, ReadsDataset
+from tests.models.small import EVERYTHING, SMALL, D, V
 from tests.worlds import described_world
 
-V, D = 12, 16
-SMALL: dict[str, Any] = {"d_model": D, "num_layers": 1, "num_heads": 2, "d_ff": 32, "max_len": 10, "dropout": 0.0}
-EVERYTHING: dict[str, Any] = {
-    "event_types": True,
-    "event_type_names": ["view", "buy"],
-    "categories": True,
-    "num_categories": 3,
-    "frozen_vectors": True,
-    "vector_width": 5,
-    "id_dropout": 0.3,
-}
 NAMES = sorted(registry.BUILT_IN)
 
 
