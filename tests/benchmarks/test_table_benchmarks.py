@@ -175,6 +175,8 @@ REFUSED: list[tuple[Run, str, str]] = [
     (torchrec_modules.main, "--batch 100", "argument --batch: 100; wanted a multiple of 64"),
     (torchrec_modules.main, "--rows 2000000000 --ids 2000000000", "--rows, --ids and --batch: about 2,048 GB"),
     (new_rows.main, "--seeds 0 -1", "argument --seeds: -1; wanted a whole number from 0"),
+    (new_rows.main, "--births 0.71", "argument --births: 0.71; wanted a number from 0 to 0.7"),
+    (new_rows.main, "--items 167", "argument --items: 167; wanted a whole number from 168"),
     (new_rows.main, "--world-seed -1", "argument --world-seed: -1; wanted a whole number from 0"),
     (collision_quality.main, "--doses 0", "argument --doses: 0; wanted a number from 0.001"),
     (id_stream.main, "--days 3", "argument --days: 3; wanted a whole number from 4"),
