@@ -325,7 +325,12 @@ class ColdRows(RowPages):
         """How many rows may come into memory: at most so many, and fewer if the rows in use leave no more room."""
         room = len(self._free) + self.hot_rows - self._given
         if room < wanted:
-            self._spill(self._queue.take(wanted - room, self._use))
+            slots = self._queue.take(wanted - room, self._use)
+            try:
+                self._spill(slots)
+            except BaseException:  # what lies here still is looked for again
+                self._queue = self._new_queue()
+                raise
         return min(wanted, len(self._free) + self.hot_rows - self._given)
 
     def _taken(self, count: int) -> Tensor:

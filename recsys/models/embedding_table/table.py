@@ -24,6 +24,7 @@ from torch import Tensor
 from recsys.kernels.hash_table import HashTable, Inserted
 from recsys.kernels.row_pages import RowPages
 from recsys.kernels.row_pages.pages import default_page_rows
+from recsys.kernels.row_scan import scan_rows
 from recsys.models.embedding_table import table_state
 from recsys.models.embedding_table.admission import build_admission
 from recsys.models.embedding_table.clock import MOST_TICKS, Clock
@@ -98,9 +99,9 @@ class EmbeddingTable:
         self.prior: Prior | None = None  # where new rows start
         self.counts = Counts()
         self._admission = build_admission(config.admission, config.seed)
-        self._eviction = self._new_eviction()
         self._time_to_live = TimeToLive(config, self.clock)
-        self._barren: list[int] | None = None  # what `last_seconds` were when no row was left that is too old
+        self._eviction = self._new_eviction()
+        self._spent: list[int] | None = None  # what `first_kept` was when no row was left that is too old
         self.times_freed = 0  # while it stays, every row is the id's that it was
         self.times_renumbered = 0  # ticks that were read before are no longer those of the same steps
         self._deleted = DeletedIds()
@@ -196,18 +197,20 @@ class EmbeddingTable:
 
     def expire(self) -> int:
         """How many rows went because their time to live was over."""
-        if not self.config.has_ttl:
+        limits = self._time_to_live.first_kept
+        if limits == self._spent or not any(limits):
             return 0
         total = 0
         for start in range(0, self.num_rows, EXPIRY_ROWS):
-            rows = torch.arange(start, min(start + EXPIRY_ROWS, self.num_rows), device=self.device)
-            ticks = self.pages.ticks.gather(rows).squeeze(1).long()
-            live = ticks >= 0
-            old = rows[live][self._is_expired(rows[live], ticks[live])]
+            stop = min(start + EXPIRY_ROWS, self.num_rows)
+            old, ticks, _ = scan_rows(self.pages.ticks, None, start, stop, before=max(limits))
+            if self.config.feature_ttl_s:
+                old = old[self._is_expired(old, ticks)]
             if len(old):
                 self._erased(self.ids_of(old))
                 total += len(old)
         self.counts.expired += total
+        self._spent = limits
         return total
 
     def ids_of(self, rows: Tensor) -> Tensor:
@@ -306,7 +309,7 @@ class EmbeddingTable:
     def begin_anew(self, seed: int, shard: tuple[int, int] | None, counts: Counts) -> None:
         """The rows are those of a state that is loaded: what was known of those of before is forgotten."""
         self.seed, self.shard, self.counts = seed, shard, counts
-        self._barren = None
+        self._spent = None
         self.times_freed += 1
         self.times_renumbered += 1  # whoever follows by ticks of before must begin anew
         self._eviction = self._new_eviction()
@@ -343,15 +346,19 @@ class EmbeddingTable:
         """Free so many rows, or as many as may go."""
         if missing <= 0 or self._eviction is None:
             return
-        oldest = self._time_to_live.last_seconds if self.config.eviction == "ttl" else None
-        if oldest is not None and oldest == self._barren:
+        limits = self._time_to_live.first_kept if self.config.eviction == "ttl" else None
+        if limits is not None and limits == self._spent:
             return
         rows = self._eviction.take(missing, self.clock.tick).to(self.device)
         if len(rows):
-            self._erased(self.ids_of(rows))
+            try:
+                self._erased(self.ids_of(rows))
+            except BaseException:  # no memory: they are looked for again
+                self._eviction = self._new_eviction()
+                raise
             self.counts.evicted += len(rows)
-        if len(rows) < missing:
-            self._barren = oldest
+        if limits is not None and len(rows) < missing:
+            self._spent = limits
 
     def _erased(self, ids: Tensor) -> Tensor:
         rows = self.index.erase(ids)
@@ -379,7 +386,8 @@ class EmbeddingTable:
             self._rows_given,
             config.capacity,
             by_count=config.eviction == "lfu",
-            is_evictable=self._is_expired if config.eviction == "ttl" else None,
+            first_kept=self._time_to_live.last_first_kept if config.eviction == "ttl" else None,
+            is_evictable=self._is_expired if config.eviction == "ttl" and config.feature_ttl_s else None,
         )
 
     def _renumber(self) -> None:
@@ -391,7 +399,7 @@ class EmbeddingTable:
         self.clock.renumber(kept)
         self.pages.ticks.put(rows, torch.searchsorted(kept, ticks).to(self.device)[:, None])
         self._deleted.renumber(kept)
-        self._eviction = self._new_eviction()
+        self._eviction, self._spent = self._new_eviction(), None
 
     @staticmethod
     def _times_in_call(found: Tensor, firsts: Tensor) -> Tensor:
