@@ -14,6 +14,7 @@ That ids, touches and counts stay in memory (16 or 20 bytes a row, beside the in
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,6 +70,17 @@ class ColdRows(RowPages):
         self._spilled_finite = True
         self._sums = torch.zeros(hot_rows, dtype=torch.int64)  # of the older copy in the file; 0: there is none
         self._forget_hot()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, of which there are none.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            f"a table whose rows lie in the cold file {self.file.path} cannot be copied or pickled: one table alone "
+            "may have the file open; save its state(), and load it into a table of another cold_file, or of none"
+        )
 
     @property
     def num_rows(self) -> int:

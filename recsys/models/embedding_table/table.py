@@ -16,7 +16,7 @@ counts are exact; expiry is in seconds; what is deleted is told to those who fol
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -105,6 +105,14 @@ class EmbeddingTable:
         self.times_freed = 0  # while it stays, every row is the id's that it was
         self.times_renumbered = 0  # ticks that were read before are no longer those of the same steps
         self._deleted = DeletedIds()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles.
+
+        Raises:
+            TypeError: there is a cold file.
+        """
+        return vars(self) if self.cold is None else self.cold.__getstate__()  # refused before the index is copied
 
     def __len__(self) -> int:
         """How many ids have a row."""
