@@ -90,6 +90,7 @@ class EmbeddingTable:
         self.config, self.device = config, torch.device(device)
         self.seed = config.seed  # of new rows; that of a state from where one was loaded
         self.shard: tuple[int, int] | None = None  # its number from 0, and of how many; None: it was never split
+        self.split: int | None = None  # of which state it is a shard, as `split_state` says
         self.index = HashTable(max_rows=config.capacity, expected=config.expected, device=device)
         if page_rows is None and config.capacity is not None:
             page_rows = min(default_page_rows(config.width), 1 << (config.capacity - 1).bit_length())
@@ -314,9 +315,9 @@ class EmbeddingTable:
         }
         return {name: part for name, part in parts.items() if part is not None}
 
-    def begin_anew(self, seed: int, shard: tuple[int, int] | None, counts: Counts) -> None:
+    def begin_anew(self, seed: int, shard: tuple[int, int] | None, split: int | None, counts: Counts) -> None:
         """The rows are those of a state that is loaded: what was known of those of before is forgotten."""
-        self.seed, self.shard, self.counts = seed, shard, counts
+        self.seed, self.shard, self.split, self.counts = seed, shard, split, counts
         self._spent = None
         self.times_freed += 1
         self.times_renumbered += 1  # whoever follows by ticks of before must begin anew

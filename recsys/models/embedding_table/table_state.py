@@ -3,7 +3,8 @@
     ids, rows, free                        which id has which row, and which rows are no id's
     vectors, states, ticks, counts         of every row, free ones too; counts for lfu alone
     clock., admission., eviction., …       what each part of the table says of itself
-    seed, optimizer, shard, counts_so_far  of the whole
+    seed, optimizer, shard, split,         of the whole
+      counts_so_far
 
 Everything is checked before anything changes.
 """
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from recsys.models.embedding_table.cold_rows import ColdRows
     from recsys.models.embedding_table.table import EmbeddingTable
 
-ANEW = ("eviction.", "prior.", "shard")  # parts of a state that a table can do without
+ANEW = ("eviction.", "prior.", "shard", "split")  # parts of a state that a table can do without
 PLACES = ("ids", "rows", "free")
 IN_FILE = ("vectors", "states", "ids")  # columns of cold rows that a state beside the file lacks
 
@@ -50,6 +51,8 @@ def beside_rows(table: "EmbeddingTable") -> dict[str, Tensor]:
     state["optimizer"] = torch.tensor([OPTIMIZERS.index(table.config.optimizer.name)])
     if table.shard is not None:
         state["shard"] = torch.tensor(table.shard)
+    if table.split is not None:
+        state["split"] = torch.tensor([table.split])
     state["counts_so_far"] = torch.tensor(list(vars(table.counts).values()))
     return state
 
@@ -169,7 +172,8 @@ def _values(table: "EmbeddingTable", state: Mapping[str, Tensor]) -> dict[str, T
 def _load_rest(table: "EmbeddingTable", state: Mapping[str, Tensor]) -> None:
     seed = int(state["seed"].cpu().numpy().view(np.uint64)[0])
     shard = (int(state["shard"][0]), int(state["shard"][1])) if "shard" in state else None
-    table.begin_anew(seed, shard, type(table.counts)(*state["counts_so_far"].tolist()))
+    split = int(state["split"][0]) if "split" in state else None
+    table.begin_anew(seed, shard, split, type(table.counts)(*state["counts_so_far"].tolist()))
     for part, of_part in table.parts().items():
         start = f"{part}."
         if kept := {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}:
