@@ -115,7 +115,7 @@ class EvictionQueue:
     def _look_ahead(self, count: int, tick: int) -> None:
         """Look for the rows that follow the queue's, as far as it is empty."""
         if self._next is None:
-            if len(self._rows) == 0:
+            if len(self._rows) == 0 or self._length < self._size:  # none, or it held all that may go
                 return
             self._next = self._search(max(self._size, count), tick, after=self._end)
         stop = self._next.num_rows * (self._length - len(self._rows)) // self._length
