@@ -94,9 +94,9 @@ class ColdRows(RowPages):
 
     @property
     def num_bytes(self) -> int:
-        """Memory: hot rows, and what is kept of all."""
+        """Memory: hot rows, which of them go next, and what is kept of all."""
         kept = [column.num_bytes for column in self._kept()]
-        return self.hot.num_bytes + sum(kept) + self._sums.nbytes
+        return self.hot.num_bytes + sum(kept) + self._sums.nbytes + self._queue.num_bytes
 
     def grow(self, num_rows: int) -> None:
         """Make room for so many rows.
