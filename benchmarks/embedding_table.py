@@ -203,7 +203,7 @@ def growth(rows: int, width: int, call: int, new: int, generator: np.random.Gene
         "worst_ms": round(max(times), 2),
         "bytes_over_bare": round(table.num_bytes / len(table) / (4 * (width + table.pages.state_width)), 4),
         "worst_over_median_ms": round(max(times) - float(np.median(times)), 2),
-        "over_5_ms": sum(found > np.median(times) + 5 for found in times),
+        "over_5_ms": int(sum(found > np.median(times) + 5 for found in times)),
         "known_only": _middle_and_worst(known_times),
         "first_written_2_mb": _middle_and_worst(first_writes(LARGE_PAGE_BYTES, 400)),
         "histogram": {f"{edge:.1f}": int(count) for edge, count in zip(edges[:-1], counts, strict=True) if count},
