@@ -38,7 +38,7 @@ class ColdRows(RowPages):
         optimizer: of the updates.
         hot_rows: most rows in memory.
         path: of the file; see `ColdFile` for what an existing one may be.
-        page_rows: rows of a page, a power of two; by default as many as 4 MB hold. By fewer the file grows too,
+        page_rows: rows of a page, a power of two; by default the fewest that take 2 MB. By fewer the file grows too,
             else by 64 MB.
         are_counted: whether touches are.
 

@@ -28,7 +28,7 @@ class CollisionlessEmbedding(TableModule):
 
     Args:
         config: of the table.
-        page_rows: rows of a page of memory, a power of two; by default as many as 4 MB hold.
+        page_rows: rows of a page of memory, a power of two; by default the fewest that take 2 MB.
         device: of ids and rows.
     """
 

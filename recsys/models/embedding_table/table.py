@@ -80,7 +80,7 @@ class EmbeddingTable:
 
     Args:
         config: how it is to behave.
-        page_rows: rows of a page, a power of two; by default as many as 4 MB hold.
+        page_rows: rows of a page, a power of two; by default the fewest that take 2 MB.
         device: of ids and rows.
     """
 
