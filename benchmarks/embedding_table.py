@@ -8,7 +8,8 @@ without a backward pass), nn.Embedding(sparse=True) with torch's Adagrad, fbgemm
 each right after an op of torch, whose threads then wait by spinning for some milliseconds.
 Bytes: of the table after `--rows` ids came, over those of vectors and optimizer states alone.
 Growth: look-ups in training of `--call` ids, from half of `--grown` rows on: all ids new, or 1 in 8, the others known.
-Median, worst call and a histogram.
+Median, worst call and a histogram; beside it, in the same run, as many calls of known ids alone, and what the machine
+takes to give 2 MB that are first written, which no table that grows can do without.
 One line a run is appended to benchmarks/results/embedding_table.jsonl.
 """
 
@@ -28,10 +29,12 @@ from benchmarks.support.dense_rows import DenseRows
 from benchmarks.support.in_turn import in_turn
 from benchmarks.support.number_arguments import MOST_REPEATS, MOST_WIDTH, refuse_beyond_memory, whole
 from benchmarks.support.record import append
+from recsys.kernels.cpu.owed_memory import LARGE_PAGE_BYTES, owed_memory
 from recsys.kernels.row_pages.optimizers import NAMES
 from recsys.models.embedding_table import CollisionlessEmbedding, EmbeddingTable, RowOptimizer, TableConfig
 
 LR = 0.05
+SMALL_PAGE_BYTES = 4096
 STEPS = 16  # different calls
 
 
@@ -191,6 +194,12 @@ def growth(rows: int, width: int, call: int, new: int, generator: np.random.Gene
         if time.perf_counter() - last_line > 10:
             last_line = time.perf_counter()
             print(f"growth: {start:,} of {rows:,} rows", file=sys.stderr)
+    known_times = []
+    for _ in times:
+        ids = known[torch.from_numpy(generator.integers(0, len(known), call))]
+        began = time.perf_counter()
+        table.look_up(ids)
+        known_times.append((time.perf_counter() - began) * 1e3)
     gc.enable()
     counts, edges = np.histogram(times, bins=np.arange(0, max(times) + 1, 0.5))
     return {
@@ -203,8 +212,26 @@ def growth(rows: int, width: int, call: int, new: int, generator: np.random.Gene
         "worst_ms": round(max(times), 2),
         "bytes_over_bare": round(table.num_bytes / len(table) / (4 * (width + table.pages.state_width)), 4),
         "worst_over_median_ms": round(max(times) - float(np.median(times)), 2),
+        "over_5_ms": int(sum(found > np.median(times) + 5 for found in times)),
+        "known_only": _middle_and_worst(known_times),
+        "first_written_2_mb": _middle_and_worst(first_writes(LARGE_PAGE_BYTES, 400)),
         "histogram": {f"{edge:.1f}": int(count) for edge, count in zip(edges[:-1], counts, strict=True) if count},
     }
+
+
+def first_writes(num_bytes: int, times: int) -> list[float]:
+    """Milliseconds until so many bytes of memory are there that nobody wrote to before."""
+    memory, found = owed_memory(num_bytes * times), []
+    for start in range(0, len(memory), num_bytes):
+        began = time.perf_counter()
+        memory[start : start + num_bytes : SMALL_PAGE_BYTES] = 0
+        found.append((time.perf_counter() - began) * 1e3)
+        time.sleep(1e-3)
+    return found
+
+
+def _middle_and_worst(times: list[float]) -> dict[str, float]:
+    return {"median_ms": round(float(np.median(times)), 2), "worst_ms": round(max(times), 2)}
 
 
 if __name__ == "__main__":

@@ -220,22 +220,23 @@ def draw(rows: Sequence[dict[str, Any]], picture: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.5), constrained_layout=True)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 5.2), constrained_layout=True)
     for row in rows:
         name = row["key"]["variant"]
         if row["key"]["seed"] != rows[0]["key"]["seed"]:
             continue
         days = np.arange(1, len(row["auc"]) + 1)
-        style = {"color": "black", "linestyle": ":"} if name in REFERENCES else {}
+        style = {"color": "black"} if name in REFERENCES else {}
+        style["linestyle"] = "--" if name.startswith(("floor", "hashed")) else "-"
         (curve,) = left.plot(days, [day["mean"] for day in row["auc"]], label=name, linewidth=1.2, **style)
         low, high = ([day[end] for day in row["auc"]] for end in ("low", "high"))
         left.fill_between(days, low, high, color=curve.get_color(), alpha=0.12, linewidth=0)
         if "bytes" in row:
             total = np.sum([row["bytes"][space] for space in SPACES], axis=0) / 1e6
-            right.plot(days, total, label=name, linewidth=1.2, color=curve.get_color())
+            right.plot(days, total, linewidth=1.2, color=curve.get_color(), linestyle=curve.get_linestyle())
     left.set(xlabel="day", ylabel="AUC of the day")
     right.set(xlabel="day", ylabel="MB of users and items")
-    left.legend(fontsize=7)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     for ax in (left, right):
         ax.grid(visible=True, linewidth=0.3)
     figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)

@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from recsys.kernels.cpu.owed_memory import LARGE_PAGE_BYTES
 from recsys.kernels.row_pages import initial_rows, torch_rows
 from recsys.kernels.row_pages.column import Column, is_by_triton, is_compiled
 from recsys.kernels.row_pages.optimizers import RowOptimizer
 
 MAX_TRITON_WIDTH = 1024  # a program holds whole rows; wider ones are updated by torch
-PAGE_BYTES = 1 << 22  # of vectors: from here on numpy asks for large pages of memory
 FREE = -1  # tick of a row that is no id's
 
 
@@ -29,7 +29,7 @@ class RowPages:
     Args:
         width: numbers of a row.
         optimizer: of the updates; it says how wide the state is.
-        page_rows: rows of a page, a power of two; by default as many as 4 MB hold.
+        page_rows: rows of a page, a power of two; by default the fewest that take 2 MB.
         device: of all of it.
         are_counted: whether touches are.
 
@@ -223,5 +223,5 @@ class RowPages:
 
 
 def default_page_rows(width: int) -> int:
-    """The power of two of rows that 4 MB of vectors hold."""
-    return 1 << (max(1, PAGE_BYTES // (4 * width)).bit_length() - 1)
+    """The least power of two of rows whose vectors fill a large page of memory."""
+    return 1 << (-(-LARGE_PAGE_BYTES // (4 * width)) - 1).bit_length()

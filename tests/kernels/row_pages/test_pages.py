@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from recsys.kernels.cpu.owed_memory import owed_memory
 from recsys.kernels.row_pages import RowOptimizer, RowPages, column
 from recsys.kernels.row_pages.optimizers import NAMES
 from recsys.kernels.row_pages.pages import FREE
@@ -173,3 +174,25 @@ def test_a_watcher_is_told_of_rows_before_they_change() -> None:
         assert sorted(before) == [3, 40]
         assert torch.equal(torch.stack([before[3], before[40]]), was)
         assert not torch.equal(rows.gather(torch.tensor([3, 40])), was)
+
+
+def test_where_memory_ends_the_pages_that_came_before_are_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = filled(RowOptimizer(), num_rows=16)
+    times = 0
+
+    def rarer(num_bytes: int) -> Any:
+        nonlocal times
+        times += 1
+        if times > 5:
+            raise MemoryError
+        return owed_memory(num_bytes)
+
+    with monkeypatch.context() as rare:
+        rare.setattr(column, "owed_memory", rarer)
+        with pytest.raises(MemoryError):
+            rows.grow(128)
+    assert rows.num_rows == 16
+    assert [len(part.addresses) for part in rows.columns.values()] == [len(p.pages) for p in rows.columns.values()]
+    rows.grow(128)
+    rows.write(torch.arange(128), torch.ones(128, WIDTH), None, 1)
+    assert rows.gather(torch.arange(128)).sum() == 128 * WIDTH
