@@ -77,7 +77,7 @@ class CollisionlessEmbedding(TableModule):
             ids: (N,) int64, theirs; read from the table where they are not given.
         """
         of_rows = self.table.ids_of(rows) if ids is None else ids
-        vectors: Tensor = _Gathered.apply(self._anchor, self, rows, of_rows)  # type: ignore[no-untyped-call]
+        vectors: Tensor = _Gathered.apply(self._anchor, self, rows, of_rows)  # type: ignore[no-untyped-call]  # torch has no types for it
         if self.unknown is None:
             return vectors
         return torch.where((rows < 0)[:, None], self.unknown, vectors)
@@ -180,7 +180,7 @@ class CollisionlessEmbedding(TableModule):
             raise ValueError(f"the table's rows are float32, not {moved.dtype}; take autocast for narrower numbers")
         if moved.device.type == "meta":
             raise ValueError("a table has no rows on the device meta; wanted cpu or cuda")
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has no types for it
         if moved.device != self.table.device:
             old = self.table
             self.table = EmbeddingTable(self.config, page_rows=old.pages.page_rows, device=moved.device)
