@@ -16,7 +16,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +25,44 @@ import torch
 from torch import Tensor
 
 from benchmarks.support.in_turn import in_turn
+from benchmarks.support.number_arguments import MOST_REPEATS, MOST_THREADS, MOST_WIDTH, refuse_beyond_memory, whole
 from benchmarks.support.record import append
+from recsys.errors import CheckpointError, StorageError
 from recsys.models.embedding_table import EmbeddingTable, TableConfig
 from recsys.models.embedding_table.cold_rows import ColdRows
 
 WARM = 1_000_000  # look-ups before the first step that is timed
 STREAM = 4_000_000
+LEAST_CALL = 64  # by fewer the warm-up alone takes an hour
 CPU_STEPS = 30
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, append to benchmarks/results/cold_rows.jsonl."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--share", type=int, default=4, help="rows for each that fits in memory")
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--call", type=int, default=8192, help="ids a step")
+    parser.add_argument("--rows", type=whole(2), default=1_000_000)
+    parser.add_argument("--share", type=whole(2), default=4, help="rows for each that fits in memory")
+    parser.add_argument("--width", type=whole(1, MOST_WIDTH), default=64)
+    parser.add_argument("--call", type=whole(LEAST_CALL, STREAM), default=8192, help="ids a step")
     parser.add_argument("--file", type=Path, help="of the cold rows; by default a temporary one")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=whole(1, MOST_REPEATS), default=50)
     parser.add_argument("--no-record", action="store_true", help="write no line of results")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    options = parser.parse_args(arguments)
+    most = options.rows - options.rows // options.share
+    if options.share > options.rows or options.call > most:
+        parser.error(
+            f"--rows {options.rows} --share {options.share} --call {options.call}: wanted a row in memory, and a call "
+            f"of at most the {most} rows that are in the file"
+        )
+    refuse_beyond_memory(parser, options.rows * (8 * options.width + 100), "--rows and --width")
+    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        path = arguments.file or Path(folder) / "rows"
-        found = measure(arguments.rows, arguments.share, arguments.width, arguments.call, path, arguments.repeats)
+        path = options.file or Path(folder) / "rows"
+        try:
+            found = measure(options.rows, options.share, options.width, options.call, path, options.repeats)
+        except (CheckpointError, StorageError) as error:
+            parser.error(f"argument --file: {error}")
     for name, value in found["millions_of_rows_per_s"].items():
         print(f"  {name:<34} {value:>8,.2f} M rows/s")
     for name, value in found["ms"].items():
@@ -59,8 +72,8 @@ def main() -> None:
     print(f"  hit rate {found['hit_rate']}, of distinct ids {found['hit_rate_distinct']}")
     print(f"  {found['mb_in_memory']} MB in memory for {found['mb_all_in_memory']}, {found['file_mb']} MB file, ")
     print(f"  {found['file_share_in_page_cache']} of it in the page cache, load {found['load_average']}")
-    if not arguments.no_record:
-        print(f"written to {append('cold_rows', {'threads': arguments.threads, **found})}")
+    if not options.no_record:
+        print(f"written to {append('cold_rows', {'threads': options.threads, **found})}")
 
 
 def measure(rows: int, share: int, width: int, call: int, path: Path, repeats: int) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from torch import nn
 from benchmarks.support.done_runs import DoneRuns
 from benchmarks.support.interaction_sets import data_folder
 from benchmarks.support.movie_clicks import MovieClicks, in_batches, read_movie_clicks
+from benchmarks.support.number_arguments import MOST_THREADS, real, whole
 from benchmarks.support.record import RESULTS, append
 from recsys.features.click_batch import ClickBatch
 from recsys.kernels.row_pages import RowOptimizer
@@ -50,6 +51,7 @@ MODEL = DeepFMConfig(
     labels="sampled",
 )
 SETTINGS = {"epochs": 2, "batch": 4096, "table_lr": 0.1, "dense_lr": 1e-3}
+RANGES = {"epochs": whole(1, 10_000), "batch": whole(), "table_lr": real(1e-9, 1e3), "dense_lr": real(1e-9, 1e3)}
 
 
 def measure(key: Mapping[str, Any], clicks: MovieClicks) -> dict[str, Any]:
@@ -179,21 +181,26 @@ def _interval(figures: Mapping[str, float], sign: str = "") -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do the runs that are missing, print the table, append it to results/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--doses", type=float, nargs="*", default=[CONTROL, *DOSES])
+    parser.add_argument("--seeds", type=whole(1, 10_000), default=10)
+    parser.add_argument("--doses", type=real(CONTROL, 1e6), nargs="*", default=[CONTROL, *DOSES])
     parser.add_argument("--held-out", choices=("test", "validation"), default="test")
-    parser.add_argument("--threads", type=int, default=1, help="of torch; more wait for each other on a busy machine")
-    parser.add_argument("--users", type=int, help="the first so many alone")
+    parser.add_argument(
+        "--threads", type=whole(1, MOST_THREADS), default=1, help="of torch; more wait for each other on a busy machine"
+    )
+    parser.add_argument("--users", type=whole(2), help="the first so many alone")
     parser.add_argument("--out", type=Path, default=Path("runs") / FILE)
     parser.add_argument("--results", type=Path, default=RESULTS)
     for name, value in SETTINGS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=RANGES[name], default=value)
     options = parser.parse_args(arguments)
     settings = {name: getattr(options, name) for name in SETTINGS} | {"held_out": options.held_out}
     settings |= {"users": options.users, "threads": options.threads}
     torch.set_num_threads(options.threads)
     file = data_folder() / "ml-1m" / "sequences.parquet"
-    clicks = read_movie_clicks(file, history=HISTORY, held_out=options.held_out, num_users=options.users)
+    try:
+        clicks = read_movie_clicks(file, history=HISTORY, held_out=options.held_out, num_users=options.users)
+    except ValueError as error:
+        parser.error(f"argument --users: {error}")
     keys = [{"x": x, "seed": seed, **settings} for seed in range(options.seeds) for x in (None, *options.doses)]
     rows = DoneRuns(options.out / "runs.jsonl").all_of(keys, partial(measure, clicks=clicks))
     test = clicks.test()

@@ -8,7 +8,8 @@ without a backward pass), nn.Embedding(sparse=True) with torch's Adagrad, fbgemm
 each right after an op of torch, whose threads then wait by spinning for some milliseconds.
 Bytes: of the table after `--rows` ids came, over those of vectors and optimizer states alone.
 Growth: look-ups in training of `--call` ids, from half of `--grown` rows on: all ids new, or 1 in 8, the others known.
-Median, worst call and a histogram.
+Median, worst call and a histogram; beside it, in the same run, as many calls of known ids alone, and what the machine
+takes to give 2 MB that are first written, which no table that grows can do without.
 One line a run is appended to benchmarks/results/embedding_table.jsonl.
 """
 
@@ -16,7 +17,7 @@ import argparse
 import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,43 +27,54 @@ from torch import Tensor
 from benchmarks.hash_table import zipf_places
 from benchmarks.support.dense_rows import DenseRows
 from benchmarks.support.in_turn import in_turn
+from benchmarks.support.number_arguments import MOST_REPEATS, MOST_WIDTH, refuse_beyond_memory, whole
 from benchmarks.support.record import append
+from recsys.kernels.cpu.owed_memory import LARGE_PAGE_BYTES, owed_memory
 from recsys.kernels.row_pages.optimizers import NAMES
 from recsys.models.embedding_table import CollisionlessEmbedding, EmbeddingTable, RowOptimizer, TableConfig
 
 LR = 0.05
+SMALL_PAGE_BYTES = 4096
 STEPS = 16  # different calls
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, append to benchmarks/results/embedding_table.jsonl."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--call", type=int, default=65_536, help="ids a call")
-    parser.add_argument("--grown", type=int, default=20_000_000, help="rows at the end of the growth; 0: none")
-    parser.add_argument("--grown-width", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--rows", type=whole(), default=1_000_000)
+    parser.add_argument("--width", type=whole(1, MOST_WIDTH), default=64)
+    parser.add_argument("--call", type=whole(8), default=65_536, help="ids a call")
+    parser.add_argument("--grown", type=whole(0), default=20_000_000, help="rows at the end of the growth; 0: none")
+    parser.add_argument("--grown-width", type=whole(1, MOST_WIDTH), default=64)
+    parser.add_argument("--repeats", type=whole(1, MOST_REPEATS), default=40)
     parser.add_argument("--no-record", action="store_true", help="write no line of results")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.width % 4:
+        parser.error(f"argument --width: {options.width}; wanted a multiple of 4, as fbgemm does")
+    if options.grown == 1:
+        parser.error("argument --grown: 1; wanted 0, or at least 2: growth begins at half of them")
+    # Rows with states of four tables; of a call the draws of all steps, vectors and gradients.
+    of_rows, of_call = options.rows * (28 * options.width + 100), options.call * (32 * STEPS + 16 * options.width)
+    refuse_beyond_memory(parser, of_rows + of_call, "--rows, --width and --call")
+    refuse_beyond_memory(parser, options.grown * (4 * options.grown_width + 50), "--grown and --grown-width")
     generator = np.random.default_rng(0)
-    found: dict[str, Any] = {"threads": torch.get_num_threads(), "call": arguments.call, "rows": arguments.rows}
-    found["step_ms"] = steps(arguments.rows, arguments.width, arguments.call, arguments.repeats, generator)
+    found: dict[str, Any] = {"threads": torch.get_num_threads(), "call": options.call, "rows": options.rows}
+    found["step_ms"] = steps(options.rows, options.width, options.call, options.repeats, generator)
     for before, of_all in found["step_ms"].items():
         for name, times in of_all.items():
             ratio = of_all["table"]["median"] / times["median"]
             print(f"step after {before:<6} {name:<28} {times['median']:>9.2f} ms   table / it {ratio:.2f}", flush=True)
-    found["bytes"] = {name: bytes_of(arguments.rows, arguments.width, name, generator) for name in NAMES}
+    found["bytes"] = {name: bytes_of(options.rows, options.width, name, generator) for name in NAMES}
     for name, of_table in found["bytes"].items():
         print(
             f"bytes a row: {name:<21} {of_table['table']:>9.1f}      over bare {of_table['over_bare']:.3f}", flush=True
         )
-    if arguments.grown:
+    if options.grown:
         found["growth"] = []
-        for new in (arguments.call, arguments.call // 8):
-            found["growth"].append(growth(arguments.grown, arguments.grown_width, arguments.call, new, generator))
+        for new in (options.call, options.call // 8):
+            found["growth"].append(growth(options.grown, options.grown_width, options.call, new, generator))
             print("growth:", {name: value for name, value in found["growth"][-1].items() if name != "histogram"})
-    if not arguments.no_record:
+    if not options.no_record:
         print(f"written to {append('embedding_table', found)}")
 
 
@@ -182,6 +194,12 @@ def growth(rows: int, width: int, call: int, new: int, generator: np.random.Gene
         if time.perf_counter() - last_line > 10:
             last_line = time.perf_counter()
             print(f"growth: {start:,} of {rows:,} rows", file=sys.stderr)
+    known_times = []
+    for _ in times:
+        ids = known[torch.from_numpy(generator.integers(0, len(known), call))]
+        began = time.perf_counter()
+        table.look_up(ids)
+        known_times.append((time.perf_counter() - began) * 1e3)
     gc.enable()
     counts, edges = np.histogram(times, bins=np.arange(0, max(times) + 1, 0.5))
     return {
@@ -194,8 +212,26 @@ def growth(rows: int, width: int, call: int, new: int, generator: np.random.Gene
         "worst_ms": round(max(times), 2),
         "bytes_over_bare": round(table.num_bytes / len(table) / (4 * (width + table.pages.state_width)), 4),
         "worst_over_median_ms": round(max(times) - float(np.median(times)), 2),
+        "over_5_ms": int(sum(found > np.median(times) + 5 for found in times)),
+        "known_only": _middle_and_worst(known_times),
+        "first_written_2_mb": _middle_and_worst(first_writes(LARGE_PAGE_BYTES, 400)),
         "histogram": {f"{edge:.1f}": int(count) for edge, count in zip(edges[:-1], counts, strict=True) if count},
     }
+
+
+def first_writes(num_bytes: int, times: int) -> list[float]:
+    """Milliseconds until so many bytes of memory are there that nobody wrote to before."""
+    memory, found = owed_memory(num_bytes * times), []
+    for start in range(0, len(memory), num_bytes):
+        began = time.perf_counter()
+        memory[start : start + num_bytes : SMALL_PAGE_BYTES] = 0
+        found.append((time.perf_counter() - began) * 1e3)
+        time.sleep(1e-3)
+    return found
+
+
+def _middle_and_worst(times: list[float]) -> dict[str, float]:
+    return {"median_ms": round(float(np.median(times)), 2), "worst_ms": round(max(times), 2)}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ appended to benchmarks/results/hash_table.jsonl.
 import argparse
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from benchmarks.support.id_tables import (
     torchrec_sorted,
 )
 from benchmarks.support.in_turn import in_turn
+from benchmarks.support.number_arguments import MOST_REPEATS, MOST_THREADS, refuse_beyond_memory, whole
 from benchmarks.support.random_reads import RandomReads
 from benchmarks.support.record import append
 from recsys.kernels.hash_table import HashTable
@@ -39,28 +40,30 @@ LOADS = (0.5, 0.75, 0.9)
 MOST_OF_DICT = 5_000_000  # ids, each some 100 bytes in a dict
 QUERIES = 4_000_000
 CALLS = 16  # in a row, timed together
+ROW_BYTES = 100  # of ids, indexes, and copies that are sorted, at most
 AFTER_TORCH = "Zipf: find, one call after torch"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print a table a size, append to benchmarks/results/hash_table.jsonl."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 50_000_000])
-    parser.add_argument("--call", type=int, default=65_536, help="ids a call")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--rows", type=whole(), nargs="+", default=[1_000_000, 50_000_000])
+    parser.add_argument("--call", type=whole(1, QUERIES), default=65_536, help="ids a call")
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=whole(1, MOST_REPEATS), default=10)
     parser.add_argument("--no-record", action="store_true", help="write no line of results")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    options = parser.parse_args(arguments)
+    refuse_beyond_memory(parser, ROW_BYTES * max(options.rows), "--rows")
+    torch.set_num_threads(options.threads)
     cases = []
-    for rows, load in itertools.product(arguments.rows, LOADS):
-        cases.append(measure(rows, load, arguments.call, arguments.repeats))
+    for rows, load in itertools.product(options.rows, LOADS):
+        cases.append(measure(rows, load, options.call, options.repeats))
         case = cases[-1]
         print(f"{case['rows']:,} ids, load {case['load']}, {case['bytes_per_id']} bytes an id of index", flush=True)
         for name, figure in case["millions_per_s"].items():
             print(f"  {name:<34} {figure:>8,.1f} M keys/s", flush=True)
-    if not arguments.no_record:
-        found = {"threads": arguments.threads, "call": arguments.call, "cases": cases}
+    if not options.no_record:
+        found = {"threads": options.threads, "call": options.call, "cases": cases}
         print(f"written to {append('hash_table', found)}")
 
 

@@ -26,6 +26,7 @@ from torch import nn
 
 from benchmarks.support.done_runs import DoneRuns
 from benchmarks.support.id_world import Floats, IdStream, IdWorldConfig, simulate
+from benchmarks.support.number_arguments import MOST_THREADS, real, refuse_beyond_memory, whole
 from benchmarks.support.record import RESULTS, append
 from recsys.kernels.row_pages import RowOptimizer
 from recsys.models.deepfm import DeepFM, DeepFMConfig, Field
@@ -42,6 +43,13 @@ OPTIMIZER = RowOptimizer("adagrad")
 INIT_STD = 0.01
 PAGE_ROWS = 1024
 SETTINGS = {"table_lr": 0.1, "dense_lr": 1e-3, "ttl_days": 3.0, "threshold": 3}
+RANGES = {
+    "table_lr": real(1e-9, 1e3),
+    "dense_lr": real(1e-9, 1e3),
+    "ttl_days": real(1 / 24, 1e5),  # an hour: else a day may end without a row
+    "threshold": whole(1, 1000),
+}
+EVENT_BYTES = 400  # of a simulated event
 COUNTED = 20_000  # ids whose sightings are counted at a time, of each space
 
 
@@ -212,22 +220,23 @@ def draw(rows: Sequence[dict[str, Any]], picture: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.5), constrained_layout=True)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 5.2), constrained_layout=True)
     for row in rows:
         name = row["key"]["variant"]
         if row["key"]["seed"] != rows[0]["key"]["seed"]:
             continue
         days = np.arange(1, len(row["auc"]) + 1)
-        style = {"color": "black", "linestyle": ":"} if name in REFERENCES else {}
+        style = {"color": "black"} if name in REFERENCES else {}
+        style["linestyle"] = "--" if name.startswith(("floor", "hashed")) else "-"
         (curve,) = left.plot(days, [day["mean"] for day in row["auc"]], label=name, linewidth=1.2, **style)
         low, high = ([day[end] for day in row["auc"]] for end in ("low", "high"))
         left.fill_between(days, low, high, color=curve.get_color(), alpha=0.12, linewidth=0)
         if "bytes" in row:
             total = np.sum([row["bytes"][space] for space in SPACES], axis=0) / 1e6
-            right.plot(days, total, label=name, linewidth=1.2, color=curve.get_color())
+            right.plot(days, total, linewidth=1.2, color=curve.get_color(), linestyle=curve.get_linestyle())
     left.set(xlabel="day", ylabel="AUC of the day")
     right.set(xlabel="day", ylabel="MB of users and items")
-    left.legend(fontsize=7)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     for ax in (left, right):
         ax.grid(visible=True, linewidth=0.3)
     figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)
@@ -241,18 +250,20 @@ def _late(values: Sequence[Any]) -> Sequence[Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do the runs that are missing, print the table, append it to results/, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="worlds")
-    parser.add_argument("--days", type=int, default=IdWorldConfig.days)
-    parser.add_argument("--events-an-hour", type=int, default=IdWorldConfig.events_an_hour)
-    parser.add_argument("--threads", type=int, default=1, help="of torch; more wait for each other on a busy machine")
+    parser.add_argument("--seeds", type=whole(1, 1000), default=3, help="worlds")
+    parser.add_argument("--days", type=whole(4, 1000), default=IdWorldConfig.days)
+    parser.add_argument("--events-an-hour", type=whole(10), default=IdWorldConfig.events_an_hour)
+    parser.add_argument(
+        "--threads", type=whole(1, MOST_THREADS), default=1, help="of torch; more wait for each other on a busy machine"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs") / FILE)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--picture", type=Path, help="where to draw; needs the extra tracking")
     for name, value in SETTINGS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=RANGES[name], default=value)
     options = parser.parse_args(arguments)
-    if options.days < 4:
-        parser.error(f"--days {options.days}: wanted at least 4")
+    num_events = 24 * options.days * options.events_an_hour
+    refuse_beyond_memory(parser, EVENT_BYTES * num_events, "--days and --events-an-hour")
     torch.set_num_threads(options.threads)
     settings = {name: getattr(options, name) for name in SETTINGS} | {"threads": options.threads}
     size = {"days": options.days, "events_an_hour": options.events_an_hour}

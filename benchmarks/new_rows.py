@@ -25,6 +25,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from benchmarks.support.number_arguments import real, whole
 from benchmarks.support.record import append
 from recsys.features.batches import JaggedBatch
 from recsys.features.simulate.shop import ShopConfig, simulate
@@ -37,6 +38,10 @@ SLICES, WARM = 20, 8  # of time; the first are trained on and not asked for
 LENGTH, USERS_PER_BATCH, LR = 30, 64, 3e-3
 MOST_KNOWN = 300  # questions a slice whose target was trained on often
 METRICS = ("ndcg@10", "below")
+NO_ANSWER = (float("nan"), float("nan"))
+MOST_SEED = (1 << 32) - 1
+MOST_BIRTHS = 0.7  # else the shelf is bare
+LEAST_ITEMS = 168  # the shop wants four for each event of a user
 BUCKETS = {"0": (0, 0), "1-4": (1, 4), "5-19": (5, 19), "20+": (20, 10**9)}
 
 Integers = npt.NDArray[np.int64]
@@ -148,7 +153,7 @@ class Run:
             is_new = (self.stream.born == number) & (number > 0)
             self.known.first[is_new] = clicks[is_new]
             self.known.trained += clicks
-        means = {name: np.mean(values, axis=0) for name, values in self.found.items()}
+        means = {name: np.mean(values or [NO_ANSWER], axis=0) for name, values in self.found.items()}
         return {metric: {name: float(mean[n]) for name, mean in means.items()} for n, metric in enumerate(METRICS)}
 
     def _train(self, events: Integers, number: int) -> None:
@@ -234,12 +239,14 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = pr
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=["sasrec", "bert4rec"], default="sasrec")
     parser.add_argument("--loss", choices=["ce", "sampled_softmax"], default="ce")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--passes", type=int, default=3, help="over the events of a slice")
-    parser.add_argument("--users", type=int, default=3000)
-    parser.add_argument("--items", type=int, default=600)
-    parser.add_argument("--births", type=float, default=0.5, help="share of items that appear after the first day")
-    parser.add_argument("--world-seed", type=int, default=101)
+    parser.add_argument("--seeds", type=whole(0, MOST_SEED), nargs="+", default=[0, 1, 2])
+    parser.add_argument("--passes", type=whole(1, 1000), default=3, help="over the events of a slice")
+    parser.add_argument("--users", type=whole(1, 100_000), default=3000)
+    parser.add_argument("--items", type=whole(LEAST_ITEMS, 100_000), default=600)
+    parser.add_argument(
+        "--births", type=real(0, MOST_BIRTHS), default=0.5, help="share of items that appear after the first day"
+    )
+    parser.add_argument("--world-seed", type=whole(0, MOST_SEED), default=101)
     options = parser.parse_args(arguments)
     arms = ["noise", "category", "text", *(["popularity"] if options.model == "bert4rec" else [])]
     stream = read_stream(

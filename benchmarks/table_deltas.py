@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from benchmarks.support.number_arguments import MOST_WIDTH, real, refuse_beyond_memory, whole
 from benchmarks.support.record import append
 from recsys.models.delta import Delta, DeltaLog, ServingModel, TableDelta, Version
 from recsys.models.embedding_table import EmbeddingTable, TableConfig
@@ -89,14 +90,14 @@ def waits(num_rows: int, width: int, changed: int, seconds: float) -> dict[str, 
 
     def read(until: float) -> list[float]:
         taken = list[float]()
-        while time.perf_counter() < until:
+        while not taken or time.perf_counter() < until:
             ids = wanted[len(taken) % len(wanted)]
             taken.append(_timed(lambda: model.version().tables["t"].vectors(ids))[1])  # noqa: B023  # called at once
         return taken
 
     def follow() -> None:
         sequence, top = 0, num_rows
-        while not is_over.is_set():
+        while not applied or not is_over.is_set():
             sequence += 1
             ids = np.unique(
                 np.append(draw.integers(0, num_rows, changed * 9 // 10), np.arange(top, top + changed // 10))
@@ -122,12 +123,15 @@ def waits(num_rows: int, width: int, changed: int, seconds: float) -> dict[str, 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--changed", type=int, default=100_000, help="rows of a delta that is applied")
-    parser.add_argument("--seconds", type=float, default=10.0, help="for which is read, twice")
+    parser.add_argument("--rows", type=whole(), default=1_000_000)
+    parser.add_argument("--width", type=whole(1, MOST_WIDTH), default=64)
+    parser.add_argument("--changed", type=whole(), default=100_000, help="rows of a delta that is applied")
+    parser.add_argument("--seconds", type=real(0.001, 86_400), default=10.0, help="for which is read, twice")
     parser.add_argument("--no-record", action="store_true", help="write no line of results")
     given = parser.parse_args(arguments)
+    if given.changed > given.rows:
+        parser.error(f"argument --changed: {given.changed}; wanted at most --rows {given.rows}")
+    refuse_beyond_memory(parser, given.rows * (16 * given.width + 100), "--rows and --width")
     figures: dict[str, Any] = {
         **{name: value for name, value in vars(given).items() if name != "no_record"},
         "threads": torch.get_num_threads(),

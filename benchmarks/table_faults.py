@@ -20,8 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.support.killed_table import Death, KilledTable
+from benchmarks.support.number_arguments import whole
 from benchmarks.support.record import append
 from benchmarks.support.table_stream import Phase
+from recsys.config import MAX_SEED
 
 MOST_S = 0.6  # of a trainer's life
 AIMS: tuple[Phase, ...] = ("growth", "eviction", "compaction", "cut")  # of every second kill, in turn
@@ -45,8 +47,8 @@ def deaths(kills: int, seed: int, folder: Path) -> list[Death]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=whole(1, 100_000), default=100)
+    parser.add_argument("--seed", type=whole(0, MAX_SEED - 1), default=0)
     parser.add_argument("--no-record", action="store_true", help="write no line of results")
     given = parser.parse_args(arguments)
     began = time.monotonic()

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.support.number_arguments import real
 from benchmarks.support.record import append
 from recsys.models.delta import DeltaLog, ServingModel, deltas_since
 from recsys.models.embedding_table import AdmissionConfig, EmbeddingTable, RowOptimizer, TableConfig
@@ -28,6 +29,7 @@ from recsys.models.embedding_table import AdmissionConfig, EmbeddingTable, RowOp
 CAPACITY, WIDTH, BATCH = 20_000, 32, 1024
 CUT_S, COMPACT_CUTS = 1.0, 30
 SAMPLE_S, TELL_S = 0.5, 10.0
+LEAST_SAMPLES = 3  # a slope with its error is of so many
 MOST_MB_AN_HOUR = 1.0
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -36,13 +38,23 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=70.0)
-    parser.add_argument("--warm-up", type=float, default=10.0, help="minutes")
+    parser.add_argument("--minutes", type=real(0.001, 100_000), default=70.0)
+    parser.add_argument("--warm-up", type=real(0, 100_000), default=10.0, help="minutes")
     parser.add_argument("--no-record", action="store_true", help="write no line of results")
     given = parser.parse_args(arguments)
+    if 60 * (given.minutes - given.warm_up) <= LEAST_SAMPLES * SAMPLE_S:
+        parser.error(
+            f"--minutes {given.minutes:g} --warm-up {given.warm_up:g}: wanted more than {LEAST_SAMPLES * SAMPLE_S:g} s "
+            "after the warm-up"
+        )
     with tempfile.TemporaryDirectory() as folder:
         times, sizes, steps = soaked(60 * given.minutes, Path(folder))
     is_late = times > 60 * given.warm_up
+    if is_late.sum() < LEAST_SAMPLES:
+        parser.error(
+            f"--minutes {given.minutes:g}: memory was read {is_late.sum()} times after the warm-up, on a busy machine; "
+            f"wanted {LEAST_SAMPLES}, run longer"
+        )
     slope, error = slope_of(times[is_late] / 3600, sizes[is_late] / 1e6)
     figures = {
         "minutes": given.minutes,

@@ -6,7 +6,7 @@ RECSYS_DATA=FOLDER python -m benchmarks.table_step [--models sasrec bert4rec] [-
 import argparse
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from benchmarks.support.interaction_sets import prepared
+from benchmarks.support.number_arguments import MOST_THREADS, whole
 from benchmarks.support.record import append
 from recsys import config as configs
+from recsys.features.batches import TrainBatches
 from recsys.features.dataset import PreparedDataset
 from recsys.models import registry
 from recsys.models.protocols import ReadsDataset
@@ -25,11 +27,12 @@ from recsys.pipelines.training.state import RunState
 from recsys.pipelines.training.step import Stepper, seed_of_step
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "ml-1m"
+MODELS = ("sasrec", "bert4rec")
 WARM_UP = 3  # rounds that are not counted
 
 
-def measure(name: str, dataset: PreparedDataset, rounds: int) -> dict[str, float]:
-    """Median seconds of a step, by where the vectors stand."""
+def sides_of(name: str, dataset: PreparedDataset) -> dict[str, tuple[Stepper, TrainBatches]]:
+    """What trains the model, and on what, by where the vectors stand."""
     sides = {}
     for kind, file in (("dense", f"{name}.yaml"), ("table", f"{name}-table.yaml")):
         config = replace(configs.load(TrainConfig, configs.read(CONFIGS / file)), data=dataset.path)
@@ -38,11 +41,17 @@ def measure(name: str, dataset: PreparedDataset, rounds: int) -> dict[str, float
         assert isinstance(model, nn.Module)
         if isinstance(model, ReadsDataset):
             model.read(dataset)
-        batches = build_batches(model, dataset, config.train, config.seed).epoch(0)
-        sides[kind] = Stepper(model, model.train(), config, num_steps=1000), batches, RunState()
+        batches = build_batches(model, dataset, config.train, config.seed)
+        sides[kind] = Stepper(model, model.train(), config, num_steps=1000), batches
+    return sides
+
+
+def measure(sides: Mapping[str, tuple[Stepper, TrainBatches]], rounds: int) -> dict[str, float]:
+    """Median seconds of a step, by where the vectors stand."""
+    running = {kind: (stepper, batches.epoch(0), RunState()) for kind, (stepper, batches) in sides.items()}
     seconds: dict[str, list[float]] = {kind: [] for kind in sides}
     for _ in range(rounds + WARM_UP):
-        for kind, (stepper, batches, state) in sides.items():
+        for kind, (stepper, batches, state) in running.items():
             batch = next(batches)
             began = time.perf_counter()
             stepper.take([batch], state, 0.0)
@@ -53,9 +62,9 @@ def measure(name: str, dataset: PreparedDataset, rounds: int) -> dict[str, float
 def main(arguments: Sequence[str] | None = None) -> None:
     """A line a model; all appended to results/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["sasrec", "bert4rec"])
-    parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--rounds", type=whole(), default=50)
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/train-quality"), help="folder of datasets")
     parser.add_argument("--no-record", action="store_true", help="write no line of results")
     options = parser.parse_args(arguments)
@@ -63,7 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dataset = prepared("ml-1m", options.out / "data")
     found = {}
     for name in options.models:
-        found[name] = measure(name, dataset, options.rounds)
+        sides = sides_of(name, dataset)
+        most = min(batches.num_batches(0) for _, batches in sides.values()) - WARM_UP
+        if options.rounds > most:
+            parser.error(f"argument --rounds: {options.rounds}; an epoch of {name} has batches for {most}")
+        found[name] = measure(sides, options.rounds)
         print(f"{name:<9} dense {found[name]['dense']:.4f} s, table {found[name]['table']:.4f} s", flush=True)
     if not options.no_record:
         append("table_step", {"rounds": options.rounds, "threads": options.threads, "median_s": found})

@@ -14,7 +14,7 @@ import argparse
 import itertools
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,28 +22,37 @@ import torch
 from torch import Tensor
 
 from benchmarks.support.in_turn import in_turn
+from benchmarks.support.number_arguments import MOST_REPEATS, MOST_THREADS, refuse_beyond_memory, whole
 from benchmarks.support.record import append
 
 EXPONENT = 1.05
 BATCHES = 100  # of the stream, then it begins again
 CALLS = 10  # timed together: a whole interval of MCH
+BUCKETS = 8
+SEQUENCE = 64  # ids of each of a batch's sequences
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, append to benchmarks/results/torchrec_modules.jsonl."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of each table")
-    parser.add_argument("--ids", type=int, default=4_000_000, help="different ones in the stream")
-    parser.add_argument("--batch", type=int, default=65_536, help="ids a batch")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--rows", type=whole(), default=1_000_000, help="of each table")
+    parser.add_argument("--ids", type=whole(), default=4_000_000, help="different ones in the stream")
+    parser.add_argument("--batch", type=whole(), default=65_536, help="ids a batch")
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=whole(1, MOST_REPEATS), default=10)
     parser.add_argument("--no-record", action="store_true", help="write no line of results")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.rows % BUCKETS or options.rows < 2 * BUCKETS:
+        parser.error(f"argument --rows: {options.rows}; wanted a multiple of {BUCKETS}, and at least {2 * BUCKETS}")
+    if options.batch % SEQUENCE:
+        parser.error(f"argument --batch: {options.batch}; wanted a multiple of {SEQUENCE}")
+    num_bytes = 1000 * options.rows + 24 * options.ids + 40 * BATCHES * options.batch
+    refuse_beyond_memory(parser, num_bytes, "--rows, --ids and --batch")
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    torch.set_num_threads(arguments.threads)
-    found = measure(arguments.rows, arguments.ids, arguments.batch, arguments.repeats)
-    print(f"{arguments.rows:,} rows, {arguments.ids:,} ids, {arguments.batch:,} ids a batch")
+    torch.set_num_threads(options.threads)
+    found = measure(options.rows, options.ids, options.batch, options.repeats)
+    print(f"{options.rows:,} rows, {options.ids:,} ids, {options.batch:,} ids a batch")
     for kind in ("training", "look-up"):
         for name, figures in found[kind].items():
             shared = f"  shared {figures['shared']:.1%}" if "shared" in figures else ""
@@ -51,8 +60,8 @@ def main() -> None:
                 f"  {kind:<9} {name:<38} {figures['batches_per_s']:>8,.1f} batches/s "
                 f"{figures['millions_per_s']:>7,.2f} M ids/s{shared}"
             )
-    if not arguments.no_record:
-        written = {"threads": arguments.threads, "rows": arguments.rows, "ids": arguments.ids, "batch": arguments.batch}
+    if not options.no_record:
+        written = {"threads": options.threads, "rows": options.rows, "ids": options.ids, "batch": options.batch}
         print(f"written to {append('torchrec_modules', written | found)}")
 
 
@@ -91,7 +100,9 @@ def modules_of(rows: int) -> dict[str, Any]:
     device = torch.device("cpu")
     return {
         "collisionless lru": CollisionlessManagedCollisionModule(rows, eviction="lru"),
-        "collisionless lru, 8 buckets": CollisionlessManagedCollisionModule(rows, eviction="lru", buckets=8),
+        f"collisionless lru, {BUCKETS} buckets": CollisionlessManagedCollisionModule(
+            rows, eviction="lru", buckets=BUCKETS
+        ),
         "collisionless lfu": CollisionlessManagedCollisionModule(rows, eviction="lfu"),
         "MCH lru, interval 1": MCHManagedCollisionModule(rows, device, LRU_EvictionPolicy(), 1),
         "MCH lru, interval 10": MCHManagedCollisionModule(rows, device, LRU_EvictionPolicy(), 10),
@@ -135,7 +146,7 @@ def names(num_ids: int) -> Tensor:
 def features_of(ids: Tensor) -> Any:
     from torchrec import KeyedJaggedTensor
 
-    return KeyedJaggedTensor(["items"], ids, lengths=torch.full((len(ids) // 64,), 64))
+    return KeyedJaggedTensor(["items"], ids, lengths=torch.full((len(ids) // SEQUENCE,), SEQUENCE))
 
 
 def shared_share(module: Any, batches: list[Any], bucket_rows: int) -> float:

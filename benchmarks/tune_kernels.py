@@ -120,7 +120,7 @@ def try_row(key: Key, target: str, table: dict[str, Any], row: Row) -> Tried:
     kernels = tuple(dict.fromkeys(launch.name for launch in follow))
     try:
         reports = [compile_launch(launch, target, use_cache=True) for launch in follow]
-    except Exception as error:  # noqa: BLE001  # whatever a compiler raises for a launch, another may do
+    except Exception as error:  # whatever a compiler raises for a launch, another may do
         said = [line.strip() for line in str(error).splitlines() if re.search(r"\w", line)]
         return Tried(row, kernels, 0, 0, (f"{type(error).__name__}: {said[-1] if said else ''}",))
     return Tried(

@@ -168,7 +168,7 @@ def _fastest(runs: dict[int, Callable[[], object]], configs: Any, device: torch.
     for number, run in runs.items():
         try:
             times[number] = times_in_turn({"": run}, device, repeats=5, warm_up=2)[""].median
-        except Exception as error:  # noqa: BLE001  # a launch that needs too much of a GPU is none for it
+        except Exception as error:  # a launch that needs too much of a GPU is none for it
             reason = error
     if not times:
         raise RuntimeError(f"no launch of the HSTU port runs here; the last one: {reason}")
@@ -236,7 +236,7 @@ def _flex_parts(problem: Problem) -> tuple[Any, Callable[[], Any], Any]:
     left, right, first = *shape.window, shape.num_global
     far_left, far_right = (side if side >= 0 else math.inf for side in (left, right))
 
-    def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:  # noqa: ARG001 (FlexAttention gives all four)
+    def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:  # noqa: ARG001  # FlexAttention gives all four
         seen = document[q] == document[k]
         if shape.causal:
             seen = seen & (q >= k)
@@ -249,7 +249,7 @@ def _flex_parts(problem: Problem) -> tuple[Any, Callable[[], Any], Any]:
     if shape.bias:
         seconds, table = problem.seconds, problem.table
 
-        def score(value: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:  # noqa: ARG001 (FlexAttention gives all four)
+        def score(value: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:  # noqa: ARG001  # FlexAttention gives all four
             return value + table[h, _bucket((seconds[q] - seconds[k]).abs())]
 
     torch._dynamo.reset()

@@ -151,7 +151,7 @@ class _ZerosForEmpty(TorchFunctionMode):
         torch.Tensor.new_empty: torch.Tensor.new_zeros,
     }
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002  # torch gives it
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.ZEROS.get(func, func)(*args, **(kwargs or {}))
 
 

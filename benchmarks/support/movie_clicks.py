@@ -93,6 +93,9 @@ def read_movie_clicks(file: Path, *, history: int, held_out: str = "test", num_u
         held_out: test: the last tenth of each user's events is tested; validation: the tenth before it, and the last
             one is left out.
         num_users: the first so many alone.
+
+    Raises:
+        ValueError: a user took all items, so that none is left to be drawn beside his.
     """
     frame = polars.read_parquet(file).sort("user_id", "position")
     users, items = (frame[name].cast(polars.Int64).to_numpy() for name in ("user_id", "item_id"))
@@ -100,6 +103,9 @@ def read_movie_clicks(file: Path, *, history: int, held_out: str = "test", num_u
         is_kept = np.isin(users, np.unique(users)[:num_users])
         users, items = users[is_kept], items[is_kept]
     _, starts, lengths = np.unique(users, return_index=True, return_counts=True)
+    of_user = np.unique(np.column_stack([users, items]), axis=0)[:, 0]
+    if np.unique(of_user, return_counts=True)[1].max() == len(np.unique(items)):
+        raise ValueError(f"of {len(starts)} users one took all {len(np.unique(items))} items; wanted one he never took")
     place = np.arange(len(users)) - np.repeat(starts, lengths)
     past = (np.column_stack([np.arange(len(users)) - n for n in range(1, history + 1)])).clip(0)
     has_past = place[:, None] >= np.arange(1, history + 1)

@@ -53,7 +53,7 @@ def measure(
             runs[name] = build()
             with torch.no_grad():
                 runs[name]()
-        except Exception as error:  # noqa: BLE001  # one rival's failure is its figure
+        except Exception as error:  # one rival's failure is its figure
             found[name]["error"] = _reason(error)
             runs.pop(name, None)
     forward = times_in_turn({name: _without_graph(run) for name, run in runs.items()}, device, repeats)
@@ -68,7 +68,7 @@ def measure(
             if errors is not None and (name in backward or not contest.inputs):
                 found[name]["max_error"] = errors(run)
             found[name]["peak_mb"], found[name]["wall_ms"] = _whole(contest, run, name in backward, device)
-        except Exception as error:  # noqa: BLE001  # as above
+        except Exception as error:  # as above
             found[name]["after_error"] = _reason(error)
     return found
 
@@ -101,7 +101,7 @@ def _backward(contest: Contest, out: Tensor) -> Callable[[], object]:
 def _backward_works(contest: Contest, run: Callable[[], Tensor], figures: dict[str, Any]) -> bool:
     try:
         torch.autograd.grad(run(), contest.inputs, contest.share)
-    except Exception as error:  # noqa: BLE001  # as above
+    except Exception as error:  # as above
         figures["backward_error"] = _reason(error)
         return False
     return True

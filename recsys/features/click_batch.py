@@ -43,7 +43,7 @@ class ClickBatch:
 
     def __getitem__(self, rows: slice | Tensor) -> "ClickBatch":
         """Those examples."""
-        return ClickBatch(*(None if part is None else part[rows] for part in self._parts))  # type: ignore[arg-type]
+        return ClickBatch(*(None if part is None else part[rows] for part in self._parts))  # type: ignore[arg-type]  # parts in the order of the fields
 
     @property
     def _parts(self) -> tuple[Tensor | None, ...]:

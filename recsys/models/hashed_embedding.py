@@ -8,15 +8,13 @@ measured against. `mix` is the finalizer of SplitMix64 (Steele, Lea and Flood 20
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recsys.kernels.mixing import mixed, shifted
 from recsys.kernels.row_pages import RowOptimizer, RowPages
-
-PART = "table."  # of the keys in a state_dict
+from recsys.models.table_module import TableModule
 
 
 def mixed_with(seed: int, ids: Tensor) -> Tensor:
@@ -34,7 +32,7 @@ def lost_share(ids_per_row: float) -> float:
     return 1 + math.expm1(-ids_per_row) / ids_per_row if ids_per_row > 0 else 0.0
 
 
-class HashedEmbedding(nn.Module):
+class HashedEmbedding(TableModule):
     """Vectors of ids hashed into `num_rows` rows, each with its optimizer's state.
 
     Args:
@@ -48,6 +46,8 @@ class HashedEmbedding(nn.Module):
     Raises:
         ValueError: a number is out of range.
     """
+
+    needed = ("vectors", "states", "hash_seed")
 
     def __init__(
         self,
@@ -100,38 +100,27 @@ class HashedEmbedding(nn.Module):
         row_bytes = 4 * (self.width + self._pages.state_width)
         return {"size": self.num_rows, "bytes": self.num_rows * row_bytes}
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
+    def table_state(self) -> dict[str, Tensor]:
+        """Vectors and states of all rows, and the seed of the hash."""
         vectors, states, _ = self._pages.read(torch.arange(self.num_rows))
-        state = {"vectors": vectors, "states": states, "hash_seed": torch.tensor(self.hash_seed)}
-        destination.update({f"{prefix}{PART}{name}": value for name, value in state.items()})
+        return {"vectors": vectors, "states": states, "hash_seed": torch.tensor(self.hash_seed)}
 
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        names = {f"{prefix}{PART}{name}": name for name in ("vectors", "states", "hash_seed")}
-        others = {key: value for key, value in state_dict.items() if key not in names}
-        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        if missing := [key for key in names if key not in state_dict]:
-            missing_keys.extend(missing)
-            return
-        state = {name: state_dict[key] for key, name in names.items()}
+    def load_table_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `table_state` gave; gradients since the last step are dropped.
+
+        Raises:
+            ValueError: it is of another table; nothing is changed.
+        """
         if fault := self._fault_of(state):
-            error_msgs.append(f"{prefix}{PART}: {fault}")
-            return
+            raise ValueError(fault)
         self.hash_seed = int(state["hash_seed"])
         self._pages.write(torch.arange(self.num_rows), state["vectors"], state["states"], 0)
         self._looked_up.clear()
 
     def _fault_of(self, state: Mapping[str, Tensor]) -> str | None:
         """Why the state is of another table. How wide the optimizer's state is tells which one it was."""
+        if others := sorted(state.keys() - set(self.needed)):
+            return f"the state has {others[0]!r}, which a hashed table has not"
         rows, of_optimizer = tuple(state["vectors"].shape), tuple(state["states"].shape)
         if rows != (self.num_rows, self.width):
             return f"the state has rows of the shape {rows}; wanted {(self.num_rows, self.width)}"

@@ -38,7 +38,7 @@ MOST_BUCKETS = 1024  # torchrec writes so many down
 _log = logging.getLogger("recsys.models")
 
 
-class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: ignore[misc]
+class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: ignore[misc]  # torchrec publishes no types
     """Rows by id, in [0, zch_size): each id has a row of its own, as long as there is room.
 
     In training a new id gets a row at once; in evaluation nothing changes. The rows are cut into `buckets` of equally
@@ -120,7 +120,7 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
     def remap(
         self,
         features: dict[str, JaggedTensor],
-        mutate_miss_lengths: bool = True,  # noqa: ARG002 - torchrec's name; every id has a row, so no length changes
+        mutate_miss_lengths: bool = True,  # noqa: ARG002  # torchrec's name; every id has a row, so no length changes
         write_weights: Tensor | None = None,
     ) -> dict[str, JaggedTensor]:
         """Rows in place of what `preprocess` gave; in training new ids get theirs, and uses are written down.
@@ -222,7 +222,7 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
     def rebuild_with_output_id_range(
         self,
         output_id_range: tuple[int, int],
-        output_segments: list[int],  # noqa: ARG002 - torchrec's name; buckets are finer than processes
+        output_segments: list[int],  # noqa: ARG002  # torchrec's name; buckets are finer than processes
         device: torch.device | None = None,
     ) -> "CollisionlessManagedCollisionModule":
         """The module of one process: the rows from the first to before the last, with the ids they hold.

@@ -62,7 +62,7 @@ def test_speed_is_measured_before_the_tests_and_a_fault_is_the_exit_code(
     (tests / "test_one.py").write_text("def test_one():\n    assert True\n")
     order: list[str] = []
 
-    def speed(out: Path, device: str, budget_s: float) -> dict[str, object]:  # noqa: ARG001
+    def speed(out: Path, device: str, budget_s: float) -> dict[str, object]:  # noqa: ARG001  # the signature of kernel_speed
         order.append(f"speed on {device} within {budget_s:g} s")
         return SOUND
 

@@ -13,7 +13,7 @@ def test_every_module_runs_with_its_arguments(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(runpy, "run_module", lambda module, run_name: ran.append((module, sys.argv[1:])))  # noqa: ARG005
+    monkeypatch.setattr(runpy, "run_module", lambda module, run_name: ran.append((module, sys.argv[1:])))  # noqa: ARG005  # the signature of run_module
     monkeypatch.setattr(sys, "argv", ["run"])
     monkeypatch.delenv("RECSYS_DATA", raising=False)
     run.main()

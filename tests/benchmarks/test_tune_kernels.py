@@ -91,16 +91,16 @@ def test_the_fastest_goes_into_the_table_and_is_not_timed_again(
 ) -> None:
     timed: list[Row] = []
 
-    def pretend(self: Tuner, key: Key, content: dict[str, Any], item: Tried) -> float:  # noqa: ARG001
+    def pretend(self: Tuner, key: Key, content: dict[str, Any], item: Tried) -> float:  # noqa: ARG001  # the signature of the method
         timed.append(item.row)
         return float(item.row["BLOCK_N"] + item.row["num_stages"])
 
-    def results(self: Tuner, key: Key, content: dict[str, Any], row: Row | None) -> list[Tensor]:  # noqa: ARG001
+    def results(self: Tuner, key: Key, content: dict[str, Any], row: Row | None) -> list[Tensor]:  # noqa: ARG001  # the signature of the method
         return [torch.full((3,), 1.0 if row is None or row["num_stages"] != 1 else 1.5)]
 
     monkeypatch.setattr(Tuner, "_results", results)
     monkeypatch.setattr(Tuner, "_time", pretend)
-    monkeypatch.setattr(Tuner, "_gpu", lambda self: "a GPU")  # noqa: ARG005
+    monkeypatch.setattr(Tuner, "_gpu", lambda self: "a GPU")  # noqa: ARG005  # the signature of the method
     with tables_in(tmp_path / "tables"):
         Tuner(options, "sm_90", torch.device("cpu"), None).run("gram", [gram_case(32)])
         best = table("gram")["sm_90"]["forward"]["width=32"]

@@ -94,7 +94,7 @@ def _parquet(rows: list[Any]) -> bytes:
     return target.getvalue()
 
 
-def _separated(format: Format, file: str, separator: str, header: str = "user_id{s}item_id{s}timestamp") -> Case:  # noqa: A002
+def _separated(format: Format, file: str, separator: str, header: str = "user_id{s}item_id{s}timestamp") -> Case:
     bad = {name: (text.replace("{s}", separator), reason) for name, (text, reason) in SEPARATED_BAD.items()}
     named = (header.replace("{s}", separator),)
     return Case(format, file, lambda event: separator.join(map(str, event)), bad, named)

@@ -11,10 +11,10 @@ from torch import Tensor
 pytest.importorskip("torchrec", reason="torchrec is not installed: pip install -e '.[torchrec]'")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-from torchrec import EmbeddingCollection, EmbeddingConfig, JaggedTensor, KeyedJaggedTensor  # noqa: E402
+from torchrec import EmbeddingCollection, EmbeddingConfig, JaggedTensor, KeyedJaggedTensor  # noqa: E402  # where torchrec is installed
 
-from recsys.features.batches import JaggedBatch  # noqa: E402
-from recsys.features.torchrec_batches import (  # noqa: E402
+from recsys.features.batches import JaggedBatch  # noqa: E402  # where torchrec is installed
+from recsys.features.torchrec_batches import (  # noqa: E402  # where torchrec is installed
     from_jagged_tensor,
     from_keyed_jagged_tensor,
     to_jagged_tensor,

@@ -93,7 +93,7 @@ def features_of(step: int, rank: int, ranks: int) -> Any:
     for _ in FEATURES:
         sizes = torch.randint(0, 4, (SEQUENCES,), generator=generator)
         drawn = torch.randint(0, len(pool), (int(sizes.sum()),), generator=generator)
-        ids = pool[drawn].split(sizes.tolist())  # type: ignore[no-untyped-call]
+        ids = pool[drawn].split(sizes.tolist())  # type: ignore[no-untyped-call]  # torch has no types for it
         values += [ids[number] for number in mine]
         lengths.append(sizes[list(mine)])
     return KeyedJaggedTensor(list(FEATURES), torch.cat(values), lengths=torch.cat(lengths))
@@ -158,7 +158,7 @@ def train(phase: Phase, rank: int, ranks: int) -> None:
     for step in range(phase.first, phase.first + phase.steps):
         found, rows = module(features_of(step, rank, max(ranks, 1)))
         vectors = {name: part.values() for name, part in found.items()}
-        loss_of(vectors, max(ranks, 1)).backward()  # type: ignore[no-untyped-call]
+        loss_of(vectors, max(ranks, 1)).backward()  # type: ignore[no-untyped-call]  # torch has no types for it
         if sgd is not None:
             sgd.step()
             sgd.zero_grad()

@@ -195,7 +195,7 @@ def test_calibration_of_sampled_labels_is_refused() -> None:
 )
 def test_settings_out_of_range_are_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DeepFMConfig(**{"fields": FIELDS, **change})  # type: ignore[arg-type]
+        DeepFMConfig(**{"fields": FIELDS, **change})  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_tables_and_columns_that_do_not_fit_are_named() -> None:

@@ -103,6 +103,14 @@ def test_a_part_that_is_missing_is_named() -> None:
         HashedEmbedding(2, 5, SGD).load_state_dict(state)
 
 
+def test_a_part_that_is_not_known_is_named_and_nothing_is_taken() -> None:
+    table, before = HashedEmbedding(2, 5, SGD), HashedEmbedding(2, 5, SGD).state_dict()
+    state = HashedEmbedding(2, 5, SGD, seed=1).state_dict() | {"table.ticks": torch.zeros(5)}
+    with pytest.raises(RuntimeError, match="the state has 'ticks', which a hashed table has not"):
+        table.load_state_dict(state)
+    assert all(torch.equal(value, before[key]) for key, value in table.state_dict().items())
+
+
 @pytest.mark.parametrize("name", ["sgd", "row_wise_adagrad", "adagrad", "adam"])
 def test_a_state_goes_through_safetensors(name: Any) -> None:
     table = HashedEmbedding(3, 7, RowOptimizer(name), seed=3)

@@ -10,19 +10,9 @@ from recsys.features.batches import JaggedBatch
 from recsys.models import registry
 from recsys.models.item_inputs import DenseItems, ItemInputsConfig, inputs_of
 from recsys.models.protocols import NextItemModel, ReadsDataset
+from tests.models.small import EVERYTHING, SMALL, D, V
 from tests.worlds import described_world
 
-V, D = 12, 16
-SMALL: dict[str, Any] = {"d_model": D, "num_layers": 1, "num_heads": 2, "d_ff": 32, "max_len": 10, "dropout": 0.0}
-EVERYTHING: dict[str, Any] = {
-    "event_types": True,
-    "event_type_names": ["view", "buy"],
-    "categories": True,
-    "num_categories": 3,
-    "frozen_vectors": True,
-    "vector_width": 5,
-    "id_dropout": 0.3,
-}
 NAMES = sorted(registry.BUILT_IN)
 
 
@@ -135,11 +125,12 @@ def test_an_untrained_item_has_its_content_alone() -> None:
     found = inputs(categories=True, num_categories=3)
     found.is_trained[2] = False
     found.categories.copy_(torch.arange(V + 1) % 4)
-    expected = found.category.weight[2]  # type: ignore[union-attr]
+    assert found.category is not None
+    expected = found.category.weight[2]
     assert torch.equal(found.output_vectors()[2], expected)
     assert torch.equal(found.output_vectors(torch.tensor([2]))[0], expected)
     assert torch.equal(found.tokens(torch.tensor([2]))[0], expected)
-    assert not torch.equal(found.output_vectors()[6], found.category.weight[2])  # type: ignore[union-attr]
+    assert not torch.equal(found.output_vectors()[6], found.category.weight[2])
 
 
 def test_id_dropout_replaces_the_told_share_of_ids_in_training_alone() -> None:

@@ -1,7 +1,5 @@
 """Models whose item vectors stand in a table: as good as a matrix, and for ids that no vocabulary knows."""
 
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +12,8 @@ from recsys.models import registry
 from recsys.models.item_table import StreamItems, TableItems
 from recsys.models.protocols import NextItemModel, rows_of
 from recsys.models.ranking.score import scores_of
+from tests.models.small import EVERYTHING, SMALL, D, V
 
-V, D = 12, 16
-SMALL: dict[str, Any] = {"d_model": D, "num_layers": 1, "num_heads": 2, "d_ff": 32, "max_len": 10, "dropout": 0.0}
 NAMES = ["sasrec", "bert4rec"]
 SEQUENCES = [[1, 2, 3, 4], [5, 6, 7], [8, 9, 10, 11, 12, 1]]
 
@@ -98,21 +95,12 @@ def test_a_sampled_loss_is_that_of_a_matrix_and_gives_gradients_to_few_rows(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_side_columns_and_the_unknown_item_are_read_as_with_a_matrix(name: str) -> None:
-    sides: dict[str, Any] = {
-        "event_types": True,
-        "event_type_names": ["view", "buy"],
-        "categories": True,
-        "num_categories": 3,
-        "frozen_vectors": True,
-        "vector_width": 5,
-        "id_dropout": 0.3,
-    }
-    table = built(name, **sides)
+    table = built(name, **EVERYTHING)
     table.item_vectors()
     table.item.categories.copy_(torch.arange(V + 1) % 4)
     table.item.vectors[1:].normal_()
     table.item.is_trained[4] = False
-    dense = dense_twin(table, name, inputs=sides)
+    dense = dense_twin(table, name, inputs=EVERYTHING)
     batch = JaggedBatch.from_sequences([[1, 2, 0, 4], [5, 6]], event_types=[[1, 2, 0, 1], [0, 1]])
     trained = JaggedBatch.from_sequences([[1, 2, 4], [5, 6]], event_types=[[1, 2, 1], [0, 1]])
     losses = [model.loss(trained, torch.Generator().manual_seed(3)) for model in (table, dense)]
@@ -324,12 +312,3 @@ def test_the_unknown_item_stands_for_ids_that_have_no_row() -> None:
     assert (model.encode(batch_of([[1, 2]])) - one).abs().max() > 1e-4
     model.item.unknown.data[: D // 2].add_(1.0)
     assert (model.encode(batch_of([[1, 500]])) - one).abs().max() > 1e-3
-
-
-def test_the_blocks_of_the_page_run() -> None:
-    page = Path(__file__).parents[2] / "docs" / "inputs.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 2
-    known: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, page.name, "exec"), known)

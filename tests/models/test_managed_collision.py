@@ -15,7 +15,7 @@ from torch import Tensor, nn
 pytest.importorskip("torchrec", reason="torchrec is not installed: pip install -e '.[torchrec]'")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-from torchrec import (  # noqa: E402
+from torchrec import (  # noqa: E402  # where torchrec is installed
     EmbeddingBagCollection,
     EmbeddingBagConfig,
     EmbeddingCollection,
@@ -23,16 +23,16 @@ from torchrec import (  # noqa: E402
     JaggedTensor,
     KeyedJaggedTensor,
 )
-from torchrec.modules.mc_embedding_modules import (  # noqa: E402
+from torchrec.modules.mc_embedding_modules import (  # noqa: E402  # where torchrec is installed
     ManagedCollisionEmbeddingBagCollection,
     ManagedCollisionEmbeddingCollection,
 )
-from torchrec.modules.mc_modules import ManagedCollisionCollection  # noqa: E402
+from torchrec.modules.mc_modules import ManagedCollisionCollection  # noqa: E402  # where torchrec is installed
 
-from recsys.kernels.mixing import mixed  # noqa: E402
-from recsys.models.embedding_table import EmbeddingTable, TableConfig  # noqa: E402
-from recsys.models.embedding_table.bounded_rows import bucket_of  # noqa: E402
-from recsys.models.managed_collision import CollisionlessManagedCollisionModule, reset_evicted_rows  # noqa: E402
+from recsys.kernels.mixing import mixed  # noqa: E402  # where torchrec is installed
+from recsys.models.embedding_table import EmbeddingTable, TableConfig  # noqa: E402  # where torchrec is installed
+from recsys.models.embedding_table.bounded_rows import bucket_of  # noqa: E402  # where torchrec is installed
+from recsys.models.managed_collision import CollisionlessManagedCollisionModule, reset_evicted_rows  # noqa: E402  # where torchrec is installed
 
 ODD_IDS = [0, -1, 2**63 - 1, -(2**63), 7, 7, 0, 12]
 
@@ -309,7 +309,7 @@ def test_an_int32_is_the_same_id_as_an_int64(buckets: int) -> None:
 
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="eviction='fifo'; wanted lru, lfu, none"):
-        CollisionlessManagedCollisionModule(4, eviction="fifo")  # type: ignore[arg-type]
+        CollisionlessManagedCollisionModule(4, eviction="fifo")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(ValueError, match="buckets=2000; wanted at most 1024"):
         CollisionlessManagedCollisionModule(4000, buckets=2000)
     module = CollisionlessManagedCollisionModule(4)

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:torch.distributed is disabled"),
 ]
 
-from tests.models.managed_collision_ranks import Phase, train  # noqa: E402
+from tests.models.managed_collision_ranks import Phase, train  # noqa: E402  # where torchrec is installed
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-6

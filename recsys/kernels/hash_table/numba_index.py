@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.kernels.cpu.owed_memory import LARGE_PAGE_BYTES, Bytes, owed_memory
 from recsys.kernels.cpu.threads import in_parts, num_parts, on_threads
 from recsys.kernels.hash_table import numba_kernels as kernels
 from recsys.kernels.hash_table.numba_kernels import LARGE, META, SMALL
@@ -19,6 +20,7 @@ Counts = np.ndarray[Any, np.dtype[np.int32]]
 
 LEAST_SLAB, MOST_SLAB = 1 << 16, 1 << 26  # bytes; a large one has large pages
 PAGE_BYTES = 4096
+MOST_REGIONS = 16  # for which memory is taken at once: less than a large page of it
 CHUNK_BYTES = kernels.CHUNK * kernels.BUCKET_BYTES
 MOST_THREADS_BESIDE_INSERT = 2
 MOST_SCRATCH = 1 << 20  # ids of a call whose memory is kept for the next
@@ -265,7 +267,7 @@ class NumbaIndex:
     def _take_memory(self) -> None:
         """Chunks for regions that grow, and numbers for new ones."""
         (num_free, num_regions), room = self._sizes.tolist(), len(self._local_depth)
-        more = max(4, num_regions // 64)
+        more = min(max(4, num_regions // 64), MOST_REGIONS)
         if num_regions + more > room:
             size = max(room + room // 2, num_regions + more)
             self._local_depth = np.resize(self._local_depth, size)
@@ -283,33 +285,44 @@ class NumbaIndex:
 
 
 class _Memory:
-    """Zeroed memory for chunks, aligned to cache lines."""
+    """Zeroed memory for chunks, aligned to cache lines.
+
+    A slab is owed by the machine, and first written, which is when it is given, a large page at a time.
+    """
 
     def __init__(self, expected: int) -> None:
-        self._slabs: list[np.ndarray[tuple[int], np.dtype[np.uint8]]] = []
-        self._at = self._end = 0
+        self._slabs: list[Bytes] = []
+        self._at = self._given = self._end = 0  # addresses: of the next chunk, and where given and all memory ends
         self.num_bytes = 0
         self._take(expected)
+        self._give(self._end)
 
     def chunks(self, count: int) -> Ids:
         """Addresses of so many empty chunks."""
         parts = []
         while count:
             if self._at + CHUNK_BYTES > self._end:
-                self._take(min(max(LEAST_SLAB, self.num_bytes // 32), MOST_SLAB))
+                size = min(max(LEAST_SLAB, self.num_bytes // 32), MOST_SLAB)
+                self._take(size - size % LARGE_PAGE_BYTES if size > LARGE_PAGE_BYTES else size)
             here = min(count, (self._end - self._at) // CHUNK_BYTES)
             parts.append(self._at + np.arange(here) * CHUNK_BYTES)
             self._at += here * CHUNK_BYTES
+            while self._given < self._at:
+                self._give(min(self._end, (self._given // LARGE_PAGE_BYTES + 1) * LARGE_PAGE_BYTES))
             count -= here
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
     def _take(self, num_bytes: int) -> None:
-        slab = np.zeros(num_bytes + kernels.BUCKET_BYTES, dtype=np.uint8)
-        slab[::PAGE_BYTES] = 0  # the machine gives memory when it is first written: now, not in a later call
-        self._slabs.append(slab)
-        self._at = -(-slab.ctypes.data // kernels.BUCKET_BYTES) * kernels.BUCKET_BYTES
+        self._slabs.append(owed_memory(num_bytes + kernels.BUCKET_BYTES))
+        self._at = self._given = -(-self._slabs[-1].ctypes.data // kernels.BUCKET_BYTES) * kernels.BUCKET_BYTES
         self._end = self._at + num_bytes
-        self.num_bytes += slab.nbytes
+
+    def _give(self, end: int) -> None:
+        """Have the memory of the slab up to this address."""
+        first = self._slabs[-1].ctypes.data
+        self._slabs[-1][self._given - first : end - first : PAGE_BYTES] = 0
+        self.num_bytes += end - self._given
+        self._given = end
 
 
 def _shape(expected: float) -> tuple[int, int]:

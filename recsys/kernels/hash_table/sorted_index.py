@@ -56,7 +56,7 @@ class SortedIndex:
         while len(self._runs) > 1 and len(self._runs[-2][0]) < 2 * len(self._runs[-1][0]):
             self._runs.append(_joined(self._runs.pop(), self._runs.pop()))
 
-    def insert(self, ids: Tensor, free_rows: Tensor, next_row: int, room: int) -> None:  # noqa: ARG002  # the protocol's
+    def insert(self, ids: Tensor, free_rows: Tensor, next_row: int, room: int) -> None:
         """Claim and settlement are no slower."""
 
     def erase(self, ids: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class HashTable:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         ids, rows, free = state["exported"]
-        self.__init__(max_rows=state["max_rows"], expected=len(ids), device=state["device"])  # type: ignore[misc]
+        self.__init__(max_rows=state["max_rows"], expected=len(ids), device=state["device"])  # type: ignore[misc]  # of this very class
         self.num_refused = state["num_refused"]
         self.import_(ids, rows, free)
 

@@ -108,7 +108,7 @@ class TritonIndex:
         kept = (rows >= 0).nonzero().squeeze(1)
         self._insert(ids[firsts[kept]], rows[kept])
 
-    def insert(self, ids: Tensor, free_rows: Tensor, next_row: int, room: int) -> None:  # noqa: ARG002  # the protocol's
+    def insert(self, ids: Tensor, free_rows: Tensor, next_row: int, room: int) -> None:
         """Claim and settlement are all there is."""
 
     def erase(self, ids: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """One number, or a vector of them, for every row, in pages of equal size."""
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from recsys.kernels.backend import takes_triton
 from recsys.kernels.cpu.available import has_numba
+from recsys.kernels.cpu.owed_memory import owed_memory
 from recsys.kernels.row_pages import torch_rows
 
 if TYPE_CHECKING:
@@ -48,15 +50,18 @@ class Column:
     def grow(self, num_pages: int) -> None:
         """Take pages until there are so many."""
         before = len(self.pages)
-        while len(self.pages) < num_pages:
-            self.pages.append(self._new_page())
-        if len(self.pages) > before:
-            self.read_addresses()
+        try:
+            while len(self.pages) < num_pages:
+                self.pages.append(self._new_page())
+        finally:  # where memory ends, those that there are stay
+            if len(self.pages) > before:
+                self._words = None
+                self.addresses = np.append(self.addresses, _addresses_of(self.pages[before:]))
 
     def read_addresses(self) -> None:
         """Look where the pages lie; needed after one of them was replaced."""
         self._words = None
-        self.addresses = np.array([page.data_ptr() for page in self.pages], dtype=np.int64)
+        self.addresses = _addresses_of(self.pages)
 
     def forked(self, written: Iterable[int], num_pages: int) -> "Column":
         """Another column with the same pages, but for those that are to be `written`: it has copies of these.
@@ -73,7 +78,7 @@ class Column:
                 fork.addresses[number] = fork.pages[number].data_ptr()
         more = [self._new_page() for _ in range(num_pages - len(self.pages))]
         fork.pages += more
-        fork.addresses = np.append(fork.addresses, np.array([page.data_ptr() for page in more], dtype=np.int64))
+        fork.addresses = np.append(fork.addresses, _addresses_of(more))
         return fork
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -128,8 +133,13 @@ class Column:
         size = 1 << self.log_page, self.width
         if self.device.type != "cpu":
             return torch.full(size, self.fill, dtype=self.dtype, device=self.device)
-        page = torch.from_numpy(np.zeros(size, dtype=torch.empty(0, dtype=self.dtype).numpy().dtype))
+        numbers = torch.empty(0, dtype=self.dtype).numpy().dtype
+        page = torch.from_numpy(owed_memory(math.prod(size) * numbers.itemsize).view(numbers).reshape(size))
         return page.fill_(self.fill) if self.fill else page
+
+
+def _addresses_of(pages: list[Tensor]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.array([page.data_ptr() for page in pages], dtype=np.int64)
 
 
 def is_compiled(device: torch.device) -> bool:

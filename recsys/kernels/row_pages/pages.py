@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from recsys.kernels.cpu.owed_memory import LARGE_PAGE_BYTES
 from recsys.kernels.row_pages import initial_rows, torch_rows
 from recsys.kernels.row_pages.column import Column, is_by_triton, is_compiled
 from recsys.kernels.row_pages.optimizers import RowOptimizer
 
 MAX_TRITON_WIDTH = 1024  # a program holds whole rows; wider ones are updated by torch
-PAGE_BYTES = 1 << 22  # of vectors: from here on numpy asks for large pages of memory
 FREE = -1  # tick of a row that is no id's
 
 
@@ -29,7 +29,7 @@ class RowPages:
     Args:
         width: numbers of a row.
         optimizer: of the updates; it says how wide the state is.
-        page_rows: rows of a page, a power of two; by default as many as 4 MB hold.
+        page_rows: rows of a page, a power of two; by default the fewest that take 2 MB.
         device: of all of it.
         are_counted: whether touches are.
 
@@ -131,9 +131,7 @@ class RowPages:
             rows = torch.where(self.ticks.gather(rows).squeeze(1) < 0, -1, rows)
             of_rows = self.vectors.words, self.states.words, self.ticks.words
             triton_path.update(rows, gradients, *of_rows, self.optimizer, lr, tick)
-            if self.counts is not None:
-                touched = torch.unique(rows[rows >= 0])
-                self.counts.put(touched, self.counts.gather(touched) + 1)
+            self.count(rows)
         elif is_compiled(self.device) and not is_by_triton(self.device):
             from recsys.kernels.row_pages import numba_path
 
@@ -174,10 +172,20 @@ class RowPages:
             self.states.put_all(rows, self.states.fill)
         else:
             self.states.put(rows, states)
+        self.put_ticks(rows, ticks)
+
+    def put_ticks(self, rows: Tensor, ticks: Tensor | int) -> None:
+        """Say when rows (N,) int64 were touched last: (N,) ticks, or one for all."""
         if isinstance(ticks, int):
             self.ticks.put_all(rows, ticks)
         else:
             self.ticks.put(rows, ticks[:, None])
+
+    def count(self, rows: Tensor) -> None:
+        """Count one touch of every row of rows (N,) int64 that is not below 0, where touches are counted."""
+        if self.counts is not None:
+            touched = torch.unique(rows[rows >= 0])
+            self.counts.put(touched, self.counts.gather(touched) + 1)
 
     def restore(self, values: Mapping[str, Tensor], num_rows: int) -> None:
         """Take the first rows of columns, (num_rows, width) by name, in place of all here; `fill` brings others."""
@@ -218,5 +226,5 @@ class RowPages:
 
 
 def default_page_rows(width: int) -> int:
-    """The power of two of rows that 4 MB of vectors hold."""
-    return 1 << (max(1, PAGE_BYTES // (4 * width)).bit_length() - 1)
+    """The least power of two of rows whose vectors fill a large page of memory."""
+    return 1 << (-(-LARGE_PAGE_BYTES // (4 * width)) - 1).bit_length()

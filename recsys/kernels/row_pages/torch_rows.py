@@ -45,5 +45,4 @@ def update(pages: "RowPages", rows: Tensor, gradients: Tensor, lr: float, tick: 
     vectors, states, _ = pages.read(unique)
     pages.optimizer.step(vectors, states, sums, lr)
     pages.write(unique, vectors, states, tick)
-    if pages.counts is not None:
-        pages.counts.put(unique, pages.counts.gather(unique) + 1)
+    pages.count(unique)

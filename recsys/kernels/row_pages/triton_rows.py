@@ -29,11 +29,8 @@ def gather_kernel(
 ):
     """Copy rows to `out`, zeros where one is below 0."""
     width = width_parts * PART
-    n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    row = tl.load(rows_ptr + n, mask=n < count, other=-1)
-    place = _place_of(row, begins_ptr, log_page, width)
-    x = tl.load(base + place[:, None] + d[None, :], mask=(row >= 0)[:, None] & (d < width)[None, :], other=0)
+    n, d, at, here = _block_of_rows(rows_ptr, count, base, begins_ptr, log_page, width, BLOCK_N, BLOCK_D)
+    x = tl.load(at, mask=here, other=0)
     tl.store(out_ptr + n[:, None] * width + d[None, :], x, mask=(n < count)[:, None] & (d < width)[None, :])
 
 
@@ -54,11 +51,7 @@ def scatter_kernel(
 ):
     """Write values to rows, each once in the call; with IS_ONE the same value everywhere."""
     width = width_parts * PART
-    n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    row = tl.load(rows_ptr + n, mask=n < count, other=-1)
-    here = (row >= 0)[:, None] & (d < width)[None, :]
-    at = base + _place_of(row, begins_ptr, log_page, width)[:, None] + d[None, :]
+    n, d, at, here = _block_of_rows(rows_ptr, count, base, begins_ptr, log_page, width, BLOCK_N, BLOCK_D)
     if IS_ONE:
         tl.store(at, tl.zeros([BLOCK_N, BLOCK_D], base.dtype.element_ty) + value, mask=here)
     else:
@@ -177,6 +170,17 @@ def _sums(
         at = gradients_ptr + pair[:, None] * width + d[None, :]
         total += tl.load(at, mask=is_one[:, None] & (d < width)[None, :], other=0.0)
     return total
+
+
+@triton.jit
+def _block_of_rows(rows_ptr, count, base, begins_ptr, log_page, width, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The program's part of the call, n and d; [BLOCK_N, BLOCK_D] where its rows lie, and whether there is one."""
+    n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    row = tl.load(rows_ptr + n, mask=n < count, other=-1)
+    here = (row >= 0)[:, None] & (d < width)[None, :]
+    place = _place_of(row, begins_ptr, log_page, width)
+    return n, d, base + place[:, None] + d[None, :], here
 
 
 @triton.jit

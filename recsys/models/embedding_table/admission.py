@@ -27,7 +27,7 @@ class AdmissionConfig:
         mode: all; threshold: those seen at least `threshold` times within the window; probability: each sighting has
             the chance that lets 95 % in by `threshold` of them.
         threshold: sightings, at least 1.
-        capacity: ids that are counted at a time, in mode threshold; the window holds so many different ones.
+        capacity: most ids that are counted at a time, in mode threshold, however many a call has.
         splits: parts of the window. The oldest is forgotten at a time.
     """
 
@@ -79,8 +79,9 @@ class SlidingCounter:
     """How often ids were seen within a window of as many different ids as its capacity.
 
     The window is a ring of splits. An id is counted in the newest; when it is seen again there, its count comes along
-    from the older split where it stood. When the newest is full the oldest is forgotten: so an id is forgotten only if
-    it was not seen while capacity * (splits - 1) / splits other ids were.
+    from the older split where it stood. When the newest is full, amid a call too, the oldest is forgotten: so an id is
+    forgotten only if it was not seen while others were seen capacity * (splits - 1) / splits times, and no more ids
+    are counted than the capacity. A call's sightings are added to what was known before it.
     """
 
     def __init__(self, capacity: int, splits: int) -> None:
@@ -94,10 +95,20 @@ class SlidingCounter:
         for split in self._splits:  # the newest count is the highest
             known = torch.maximum(known, split.counts_of(ids))
         totals = known + counts
-        if len(self._splits[-1]) >= self._split_size:
-            self._splits = [*self._splits, _Split()][-self._num_splits :]
-        self._splits[-1].put(ids, totals)
+        self._put(ids, totals)
         return totals
+
+    def _put(self, ids: Tensor, totals: Tensor) -> None:
+        """Count ids (M,), each once, in their order."""
+        while len(ids):
+            newest, some = self._splits[-1], ids[: self._split_size]  # more never fit
+            num_new = (newest.counts_of(some) == 0).cumsum(0)
+            end = int((num_new <= self._split_size - len(newest)).sum())
+            if end == 0:  # it is full
+                self._splits = [*self._splits, _Split()][-self._num_splits :]
+            else:
+                newest.put(ids[:end], totals[:end])
+                ids, totals = ids[end:], totals[end:]
 
     @property
     def num_bytes(self) -> int:

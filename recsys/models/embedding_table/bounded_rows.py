@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recsys.kernels.hash_table.index import new_index
+from recsys.kernels.row_scan import lowest
 
 Eviction = Literal["lru", "lfu", "none"]
 EVICTIONS: tuple[str, ...] = get_args(Eviction)
@@ -298,22 +299,19 @@ def _places_within(bucket: Tensor, sizes: Tensor) -> Tensor:
     return places
 
 
-def _rarest(rows: Tensor, counts: Tensor, last_use: Tensor, count: int) -> Tensor:
+def _rarest(given: Tensor, counts: Tensor, last_use: Tensor, count: int) -> Tensor:
     """The `count` of these ascending rows with the lowest counts, then last uses, then numbers, in that order."""
-    if count < len(rows):
-        of_rows = counts[rows]
-        limit = of_rows.kthvalue(count).values
-        rare, often = rows[of_rows < limit], rows[of_rows == limit]
-        rows = torch.cat([rare, _lowest(often, last_use[often], count - len(rare))]).sort().values
+    rows, rarity = lowest(given, counts[given], count)
+    if len(rows):  # of those with the highest count the ones that were used last may give way to others
+        limit = rarity.max()
+        often = given[counts[given] == limit]
+        rare = rows[rarity < limit]
+        rows = torch.cat([rare, lowest(often, last_use[often], count - len(rare))[0]]).sort().values
     rows = rows[last_use[rows].argsort(stable=True)]
     return rows[counts[rows].argsort(stable=True)]
 
 
 def _lowest(rows: Tensor, key: Tensor, count: int) -> Tensor:
-    """The `count` rows of the lowest key, ascending by key, and as they stood where it is the same."""
-    if count < len(rows):
-        limit = key.kthvalue(count).values
-        keep = key < limit
-        keep[(key == limit).nonzero().squeeze(1)[: count - int(keep.sum())]] = True
-        rows, key = rows[keep], key[keep]
+    """The `count` of ascending rows of the lowest key, in the order of the key, then of the rows."""
+    rows, key = lowest(rows, key, count)
     return rows[key.argsort(stable=True)]

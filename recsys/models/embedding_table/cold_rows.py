@@ -14,6 +14,7 @@ That ids, touches and counts stay in memory (16 or 20 bytes a row, beside the in
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class ColdRows(RowPages):
         optimizer: of the updates.
         hot_rows: most rows in memory.
         path: of the file; see `ColdFile` for what an existing one may be.
-        page_rows: rows of a page, a power of two; by default as many as 4 MB hold. By fewer the file grows too,
+        page_rows: rows of a page, a power of two; by default the fewest that take 2 MB. By fewer the file grows too,
             else by 64 MB.
         are_counted: whether touches are.
 
@@ -70,6 +71,17 @@ class ColdRows(RowPages):
         self._sums = torch.zeros(hot_rows, dtype=torch.int64)  # of the older copy in the file; 0: there is none
         self._forget_hot()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, of which there are none.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            f"a table whose rows lie in the cold file {self.file.path} cannot be copied or pickled: one table alone "
+            "may have the file open; save its state(), and load it into a table of another cold_file, or of none"
+        )
+
     @property
     def num_rows(self) -> int:
         """For how many rows there is room."""
@@ -82,9 +94,9 @@ class ColdRows(RowPages):
 
     @property
     def num_bytes(self) -> int:
-        """Memory: hot rows, and what is kept of all."""
+        """Memory: hot rows, which of them go next, and what is kept of all."""
         kept = [column.num_bytes for column in self._kept()]
-        return self.hot.num_bytes + sum(kept) + self._sums.nbytes
+        return self.hot.num_bytes + sum(kept) + self._sums.nbytes + self._queue.num_bytes
 
     def grow(self, num_rows: int) -> None:
         """Make room for so many rows.
@@ -133,9 +145,7 @@ class ColdRows(RowPages):
             self.hot.update(places, values, lr, self._use)
             known = torch.where(places < 0, -1, left)
             self.ticks.put_all(known, tick)
-            if self.counts is not None:
-                unique = torch.unique(known[known >= 0])
-                self.counts.put(unique, self.counts.gather(unique) + 1)
+            self.count(known)
             is_left = places == COLD
             left, values = left[is_left], values[is_left]
 
@@ -197,10 +207,7 @@ class ColdRows(RowPages):
                 self.hot.write(slots, vectors[some], kept[some], self._use)
                 self.hot.ids.put(slots, rows[some, None])
                 self._sums[slots] = sums[start : start + len(slots)]
-        if isinstance(ticks, int):
-            self.ticks.put_all(rows, ticks)
-        else:
-            self.ticks.put(rows, ticks[:, None])
+        self.put_ticks(rows, ticks)
 
     def restore(self, values: Mapping[str, Tensor], num_rows: int) -> None:
         """Take the first rows of columns, by name, in place of all that is here; those used last lie in memory.
@@ -342,7 +349,12 @@ class ColdRows(RowPages):
         """How many rows may come into memory: at most so many, and fewer if the rows in use leave no more room."""
         room = len(self._free) + self.hot_rows - self._given
         if room < wanted:
-            self._spill(self._queue.take(wanted - room, self._use))
+            slots = self._queue.take(wanted - room, self._use)
+            try:
+                self._spill(slots)
+            except BaseException:  # what lies here still is looked for again
+                self._queue = self._new_queue()
+                raise
         return min(wanted, len(self._free) + self.hot_rows - self._given)
 
     def _taken(self, count: int) -> Tensor:

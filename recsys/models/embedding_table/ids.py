@@ -4,6 +4,10 @@ A string's id is the first 8 bytes of its BLAKE2b hash: the same in every proces
 share an id with odds of about n^2 / 2^65: 1 in 37 million for a million of them, 1 in 37 for a billion. `IdCheck` finds
 a pair that does.
 
+Shards and draws of prepared datasets go by another hash, `hash_ids` of `recsys.features.preparation.steps.hashing`: it
+is a sum of words, quicker by far, but whoever names items could make two that share a row. Both are stored, and neither
+may change.
+
 Several features share a table by the upper bits of their ids, as in Monolith (there 10 or 15 bits); below them is room
 for ids from 0 on, or for a hash that is shorter by so many bits.
 

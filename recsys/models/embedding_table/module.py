@@ -20,18 +20,19 @@ from torch import Tensor, nn
 
 from recsys.models.embedding_table.config import TableConfig
 from recsys.models.embedding_table.table import EmbeddingTable
+from recsys.models.table_module import TableModule
 
-PART = "table."  # of the keys in a state_dict
 
-
-class CollisionlessEmbedding(nn.Module):
+class CollisionlessEmbedding(TableModule):
     """Vectors by id.
 
     Args:
         config: of the table.
-        page_rows: rows of a page of memory, a power of two; by default as many as 4 MB hold.
+        page_rows: rows of a page of memory, a power of two; by default the fewest that take 2 MB.
         device: of ids and rows.
     """
+
+    needed = ("ids", "generator")
 
     def __init__(
         self, config: TableConfig, *, page_rows: int | None = None, device: torch.device | str = "cpu"
@@ -76,7 +77,7 @@ class CollisionlessEmbedding(nn.Module):
             ids: (N,) int64, theirs; read from the table where they are not given.
         """
         of_rows = self.table.ids_of(rows) if ids is None else ids
-        vectors: Tensor = _Gathered.apply(self._anchor, self, rows, of_rows)  # type: ignore[no-untyped-call]
+        vectors: Tensor = _Gathered.apply(self._anchor, self, rows, of_rows)  # type: ignore[no-untyped-call]  # torch has no types for it
         if self.unknown is None:
             return vectors
         return torch.where((rows < 0)[:, None], self.unknown, vectors)
@@ -154,39 +155,18 @@ class CollisionlessEmbedding(nn.Module):
             return rows[0], self._waiting[0].gradients
         return torch.cat(rows), torch.cat([of_call.gradients for of_call in self._waiting])
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name, value in self.table.state().items():
-            destination[f"{prefix}{PART}{name}"] = value
-        destination[f"{prefix}{PART}generator"] = self.generator.get_state()
+    def table_state(self) -> dict[str, Tensor]:
+        """The table's state, and the random numbers of the id dropout."""
+        return self.table.state() | {"generator": self.generator.get_state()}
 
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        start = prefix + PART
-        others = {key: value for key, value in state_dict.items() if not key.startswith(start)}
-        state = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
-        if not state:
-            missing_keys.append(f"{start}ids")
-            return
-        try:
-            generator = state.pop("generator")
-            self.table.load_state(state)
-        except KeyError:
-            missing_keys.append(f"{start}generator")
-            return
-        except ValueError as error:
-            error_msgs.append(f"{start}: {error}")
-            return
-        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        self.generator.set_state(generator.cpu())
+    def load_table_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `table_state` gave; gradients since the last step are dropped.
+
+        Raises:
+            ValueError: it does not fit the table; nothing is changed.
+        """
+        self.table.load_state({name: value for name, value in state.items() if name != "generator"})
+        self.generator.set_state(state["generator"].cpu())
         self.drop_gradients()
 
     def _apply(self, fn: Any, recurse: bool = True) -> "CollisionlessEmbedding":
@@ -200,7 +180,7 @@ class CollisionlessEmbedding(nn.Module):
             raise ValueError(f"the table's rows are float32, not {moved.dtype}; take autocast for narrower numbers")
         if moved.device.type == "meta":
             raise ValueError("a table has no rows on the device meta; wanted cpu or cuda")
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has no types for it
         if moved.device != self.table.device:
             old = self.table
             self.table = EmbeddingTable(self.config, page_rows=old.pages.page_rows, device=moved.device)

@@ -5,7 +5,8 @@
 
 Each part says which shard it is, of how many, and so does the table that loads it (`EmbeddingTable.shard`, to be set
 where shards begin as new tables). All shards of one split are merged, in any order; a table that was never split merges
-only alone.
+only alone. Each part says too of which state it is, by a hash of its ids, ticks and some rows: shards of two tables
+that have the same seed and clock are refused. Shards that began as new tables, and older states, say nothing of it.
 
 Id, vector, optimizer's state, tick, count and second of every row stay as they are, to the bit. Of the rest:
 
@@ -25,6 +26,7 @@ Id, vector, optimizer's state, tick, count and second of every row stay as they 
 A shard's window of admission holds `capacity` ids of its own: a share of them keeps the window as long as it was.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -40,13 +42,15 @@ CLOCK = ("clock.now", "clock.tick", "clock.starts", "clock.seconds")
 WINDOW = ("admission.ids", "admission.counts", "admission.sizes")
 SAME = ("seed", "optimizer")
 SHARD = "shard"  # (2,) int64: its number from 0, and of how many
+SPLIT = "split"  # (1,) int64: the state that was split
 PRIOR = "prior."
 DELETED = ("deleted.since", "deleted.ticks", "deleted.sizes", "deleted.ids")
 RANDOM = ("admission.generator", "generator")
 QUEUE = ("eviction.rows", "eviction.ticks")
 PLACES = ("ids", "rows", "free")
 NEEDED = (*PLACES, "vectors", "states", "ticks", *CLOCK, *DELETED, *SAME, "counts_so_far")
-ALL = {*NEEDED, *COLUMNS, *WINDOW, *RANDOM, *QUEUE, SHARD}
+ALL = {*NEEDED, *COLUMNS, *WINDOW, *RANDOM, *QUEUE, SHARD, SPLIT}
+HASHED_ROWS = 1024  # whose vectors and optimizer's states tell one state from another
 
 _SALT = np.uint64(0x5851F42D4C957F2D)  # so that the ids of a shard are no pattern for the table's own hash
 
@@ -70,8 +74,8 @@ def split_state(state: Mapping[str, Tensor], num_shards: int) -> list[State]:
     number, of = _shard_said(state, "the state") or (0, 1)
     if of > 1:
         raise ValueError(f"the state is shard {number} of {of}; merge all of them before it is split anew")
-    shards = shard_of(state["ids"], num_shards)
-    return [_shard(state, shard, num_shards, shards == shard) for shard in range(num_shards)]
+    shards, split = shard_of(state["ids"], num_shards), _hash_of(state)
+    return [{**_shard(state, shard, num_shards, shards == shard), SPLIT: split.clone()} for shard in range(num_shards)]
 
 
 def merge_states(states: Sequence[Mapping[str, Tensor]]) -> State:
@@ -86,6 +90,7 @@ def merge_states(states: Sequence[Mapping[str, Tensor]]) -> State:
     for number, state in enumerate(states):
         _check_parts(state, f"state {number}")
     _check_shards(states)
+    _check_split(states)
     for number, state in enumerate(states):
         _check_alike(states[0], state, number)
     ids = torch.cat([state["ids"] for state in states])
@@ -131,6 +136,18 @@ def _shard(state: Mapping[str, Tensor], shard: int, num_shards: int, is_here: Te
     counted = state["counts_so_far"]
     part["counts_so_far"] = counted.clone() if shard == 0 else torch.zeros_like(counted)
     return part
+
+
+def _hash_of(state: Mapping[str, Tensor]) -> Tensor:
+    """(1,) int64: the same for equal states; for others the same by chance alone, unless they differ in few rows."""
+    count, rows = len(state["rows"]), state["rows"]
+    some = rows[torch.arange(min(count, HASHED_ROWS)) * count // max(1, min(count, HASHED_ROWS))]
+    digest = hashlib.blake2b(digest_size=8)
+    for part in (state["ids"], rows, state["ticks"], *(state[name] for name in (*CLOCK, *SAME))):
+        digest.update(part.cpu().contiguous().numpy().data)
+    for name in ("vectors", "states"):
+        digest.update(state[name][some].cpu().contiguous().numpy().data)
+    return torch.tensor([int.from_bytes(digest.digest(), "little", signed=True)])
 
 
 def _numbered(count: int) -> State:
@@ -232,6 +249,18 @@ def _check_shards(states: Sequence[Mapping[str, Tensor]]) -> None:
     missing = sorted(set(range(first[1])) - seen.keys())
     if missing:
         raise ValueError(f"shards {missing} of {first[1]} are missing, and so their ids; wanted all of them")
+
+
+def _check_split(states: Sequence[Mapping[str, Tensor]]) -> None:
+    """All shards of one state, as far as they say of which."""
+    said = [int(state[SPLIT][0]) if SPLIT in state else None for state in states]
+    strange = [place for place, split in enumerate(said) if split != said[0]]
+    if strange:
+        hashes = ["none" if split is None else f"{split % 2**64:016x}" for split in (said[0], said[strange[0]])]
+        raise ValueError(
+            f"states 0 and {strange[0]} are shards of different tables, or of splits at different times: "
+            f"{SPLIT!r} is {hashes[0]} and {hashes[1]}; wanted all shards that one call of split_state gave"
+        )
 
 
 def _check_alike(first: Mapping[str, Tensor], state: Mapping[str, Tensor], number: int) -> None:

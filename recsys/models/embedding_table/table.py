@@ -16,31 +16,29 @@ counts are exact; expiry is in seconds; what is deleted is told to those who fol
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from recsys.kernels.hash_table import HashTable, Inserted
 from recsys.kernels.row_pages import RowPages
-from recsys.kernels.row_pages.optimizers import NAMES as OPTIMIZERS
 from recsys.kernels.row_pages.pages import default_page_rows
+from recsys.kernels.row_scan import scan_rows
+from recsys.models.embedding_table import table_state
 from recsys.models.embedding_table.admission import build_admission
 from recsys.models.embedding_table.clock import MOST_TICKS, Clock
 from recsys.models.embedding_table.config import TableConfig
 from recsys.models.embedding_table.deleted_ids import DeletedIds
 from recsys.models.embedding_table.eviction import EvictionQueue
 from recsys.models.embedding_table.prior import Prior
+from recsys.models.embedding_table.table_state import Block, Stateful
 from recsys.models.embedding_table.time_to_live import TimeToLive
 
 if TYPE_CHECKING:
     from recsys.models.embedding_table.cold_rows import ColdRows
 
 EXPIRY_ROWS = 1 << 20  # looked at in one go
-ANEW = ("eviction.", "prior.", "shard")  # parts of a state that a table can do without
-PLACES = ("ids", "rows", "free")
-IN_FILE = ("vectors", "states", "ids")  # columns of cold rows that a state beside the file lacks
 
 
 @dataclass
@@ -64,16 +62,6 @@ class Counts:
     unknown: int = 0
 
 
-class Stateful(Protocol):
-    """A part of a table with a state of its own."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What must be kept to go on from it."""
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what `state` gave."""
-
-
 @dataclass(frozen=True)
 class Changes:
     """What followers of a table must be told.
@@ -92,7 +80,7 @@ class EmbeddingTable:
 
     Args:
         config: how it is to behave.
-        page_rows: rows of a page, a power of two; by default as many as 4 MB hold.
+        page_rows: rows of a page, a power of two; by default the fewest that take 2 MB.
         device: of ids and rows.
     """
 
@@ -102,21 +90,30 @@ class EmbeddingTable:
         self.config, self.device = config, torch.device(device)
         self.seed = config.seed  # of new rows; that of a state from where one was loaded
         self.shard: tuple[int, int] | None = None  # its number from 0, and of how many; None: it was never split
+        self.split: int | None = None  # of which state it is a shard, as `split_state` says
         self.index = HashTable(max_rows=config.capacity, expected=config.expected, device=device)
         if page_rows is None and config.capacity is not None:
             page_rows = min(default_page_rows(config.width), 1 << (config.capacity - 1).bit_length())
-        self._cold = _new_cold_rows(config, page_rows, self.device)
-        self.pages = _new_pages(config, page_rows, self.device) if self._cold is None else self._cold
+        self.cold = _new_cold_rows(config, page_rows, self.device)
+        self.pages = _new_pages(config, page_rows, self.device) if self.cold is None else self.cold
         self.clock = Clock()
         self.prior: Prior | None = None  # where new rows start
         self.counts = Counts()
         self._admission = build_admission(config.admission, config.seed)
-        self._eviction = self._new_eviction()
         self._time_to_live = TimeToLive(config, self.clock)
-        self._barren: list[int] | None = None  # what `last_seconds` were when no row was left that is too old
+        self._eviction = self._new_eviction()
+        self._spent: list[int] | None = None  # what `first_kept` was when no row was left that is too old
         self.times_freed = 0  # while it stays, every row is the id's that it was
         self.times_renumbered = 0  # ticks that were read before are no longer those of the same steps
         self._deleted = DeletedIds()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles.
+
+        Raises:
+            TypeError: there is a cold file.
+        """
+        return vars(self) if self.cold is None else self.cold.__getstate__()  # refused before the index is copied
 
     def __len__(self) -> int:
         """How many ids have a row."""
@@ -166,7 +163,7 @@ class EmbeddingTable:
     @property
     def _is_plain(self) -> bool:
         """Whether every new id gets a row, and no row must go for it."""
-        return self._admission is None and self._eviction is None and self._cold is None
+        return self._admission is None and self._eviction is None and self.cold is None
 
     def live(self, most: int | None = None) -> tuple[Tensor, Tensor]:
         """(M,) int64 ids and (M, width) float32 vectors of the rows that are not free, by row.
@@ -209,18 +206,20 @@ class EmbeddingTable:
 
     def expire(self) -> int:
         """How many rows went because their time to live was over."""
-        if not self.config.has_ttl:
+        limits = self._time_to_live.first_kept
+        if limits == self._spent or not any(limits):
             return 0
         total = 0
         for start in range(0, self.num_rows, EXPIRY_ROWS):
-            rows = torch.arange(start, min(start + EXPIRY_ROWS, self.num_rows), device=self.device)
-            ticks = self.pages.ticks.gather(rows).squeeze(1).long()
-            live = ticks >= 0
-            old = rows[live][self._is_expired(rows[live], ticks[live])]
+            stop = min(start + EXPIRY_ROWS, self.num_rows)
+            old, ticks, _ = scan_rows(self.pages.ticks, None, start, stop, before=max(limits))
+            if self.config.feature_ttl_s:
+                old = old[self._is_expired(old, ticks)]
             if len(old):
                 self._erased(self.ids_of(old))
                 total += len(old)
         self.counts.expired += total
+        self._spent = limits
         return total
 
     def ids_of(self, rows: Tensor) -> Tensor:
@@ -255,7 +254,7 @@ class EmbeddingTable:
     def gauges(self) -> dict[str, float]:
         """Numbers for a dashboard: size, bytes, load, probe lengths, and all counts so far."""
         size = len(self)
-        cold = {} if self._cold is None else {**self._cold.gauges(), "cold": size - self._cold.num_hot}
+        cold = {} if self.cold is None else {**self.cold.gauges(), "cold": size - self.cold.num_hot}
         return {
             "size": size,
             "free_rows": self.num_rows - size,
@@ -268,29 +267,13 @@ class EmbeddingTable:
 
     def state(self) -> dict[str, Tensor]:
         """All of it as tensors, free rows too: a table of the same config goes on from it bit for bit."""
-        return self._state([name for name in self.pages.columns if name != "ids"])
-
-    def _state(self, columns: list[str]) -> dict[str, Tensor]:
-        ids, rows, _ = self.index.export()
-        pages, size = self.pages, self.num_rows
-        state = {"ids": ids, "rows": rows}
-        for name in columns:
-            state[name] = pages.all_of(pages.columns[name], size)
-        return state | self.state_beside_rows()
+        return table_state.state_of(self)
 
     def state_beside_rows(self) -> dict[str, Tensor]:
         """What of `state` is no row's: free rows, clock, admission, eviction, prior, counts, deleted ids; (N,) each."""
-        state = {"free": self.index.free_rows}
-        for part, of_part in self._parts().items():
-            state |= {f"{part}.{name}": value for name, value in of_part.state().items()}
-        state["seed"] = torch.from_numpy(np.array([self.seed], dtype=np.uint64).view(np.int64))
-        state["optimizer"] = torch.tensor([OPTIMIZERS.index(self.config.optimizer.name)])
-        if self.shard is not None:
-            state["shard"] = torch.tensor(self.shard)
-        state["counts_so_far"] = torch.tensor(list(vars(self.counts).values()))
-        return state
+        return table_state.beside_rows(self)
 
-    def load_state(self, state: Mapping[str, Tensor], blocks: Iterable[tuple[int, Mapping[str, Tensor]]] = ()) -> None:
+    def load_state(self, state: Mapping[str, Tensor], blocks: Iterable[Block] = ()) -> None:
         """Take up what `state` gave, in place of all that is here. Nothing is changed if it does not fit.
 
         Args:
@@ -302,21 +285,7 @@ class EmbeddingTable:
             ValueError: the width, the optimizer's state or what is counted is another, or there are more ids than the
                 capacity; the message names it.
         """
-        self._check_columns(state, [name for name in self.pages.columns if name != "ids"])
-        size = len(state["ticks"])
-        if self._cold is not None:  # a full disk ends the call before anything changed
-            self._cold.grow(size)
-        self.index.import_(state["ids"], state["rows"], state["free"])
-        self.pages.restore(self._columns_of(state), size)
-        try:
-            for start, columns in blocks:
-                self.pages.fill(start, columns)
-        except BaseException:
-            self._become_empty()
-            raise
-        if self._cold is None:
-            self.pages.grow(self.config.expected)
-        self._load_rest(state)
+        table_state.load(self, state, blocks)
 
     def close(self, version: str | None = None) -> dict[str, Tensor]:
         """Let go of the cold file, which holds all rows and is marked with the version, if there is one.
@@ -328,11 +297,7 @@ class EmbeddingTable:
             ValueError: the table has no cold file.
             StorageError: the file could not be made durable; it has no mark.
         """
-        if self._cold is None:
-            raise ValueError("the table has no cold file to close; its config has cold_file=None")
-        rest = {} if version is None else self._state([name for name in self.pages.columns if name not in IN_FILE])
-        self._cold.close(version, self.num_rows)
-        return rest
+        return table_state.close(self, version)
 
     def resume(self, state: Mapping[str, Tensor], version: str) -> None:
         """Go on with what `close` gave, and with the rows that the cold file holds, which are all read once.
@@ -342,74 +307,9 @@ class EmbeddingTable:
             CheckpointError: the file bears no mark of a clean end, or another version's, or is damaged: then
                 `load_state` with a whole state writes it anew. Nothing is changed.
         """
-        if self._cold is None:
-            raise ValueError("the table has no cold file to resume from; its config has cold_file=None")
-        self._check_columns(state, [name for name in self.pages.columns if name not in IN_FILE])
-        self._cold.file.check(version, state["rows"], state["ids"])
-        self.index.import_(state["ids"], state["rows"], state["free"])
-        self._cold.resume(self._columns_of(state), state["rows"], len(state["ticks"]))
-        self._load_rest(state)
+        table_state.resume(self, state, version)
 
-    def _check_columns(self, state: Mapping[str, Tensor], names: list[str]) -> None:
-        beside = self.state_beside_rows()
-        for name in (*names, "ids", "rows", *(name for name in beside if not name.startswith(ANEW))):
-            if name not in state:
-                raise ValueError(f"the state has no {name!r}, which a table with this configuration has")
-        for name in (*PLACES, "deleted.ids", "clock.tick"):
-            if state[name].dtype != torch.int64:
-                raise ValueError(f"{name!r} is {state[name].dtype}; wanted int64")
-        for name in state:
-            if name not in beside and not name.startswith((*ANEW, "counts")) and name not in (*names, *IN_FILE, "rows"):
-                raise ValueError(f"the state has {name!r}, which a table with this configuration has not")
-        if len(state["rows"]) != len(state["ids"]) or len(state["ids"]) + len(state["free"]) != len(state["ticks"]):
-            raise ValueError(
-                f"the state has {len(state['ids'])} ids, {len(state['rows'])} rows and {len(state['free'])} free ones, "
-                f"but {len(state['ticks'])} ticks; wanted a tick for each"
-            )
-        kind = OPTIMIZERS[int(state["optimizer"][0])]
-        if kind != self.config.optimizer.name:
-            raise ValueError(
-                f"the state's rows were trained by {kind}, this table's are by {self.config.optimizer.name}"
-            )
-        for name in names:
-            column = self.pages.columns[name]
-            wanted = len(state["ticks"]), column.width
-            if state[name].dtype != column.dtype:
-                raise ValueError(f"{name!r} is {state[name].dtype}; wanted {column.dtype}")
-            if tuple(state[name].shape) != wanted:
-                raise ValueError(
-                    f"{name!r} is of the shape {tuple(state[name].shape)}; this table's is {wanted}: "
-                    "load it into a table of the same width and optimizer"
-                )
-
-    def _columns_of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Those that a state holds, and the ids by row."""
-        given = [name for name in self.pages.columns if name in state and name != "ids" and not state[name].is_meta]
-        columns = {name: state[name].to(self.device) for name in given}
-        ids = torch.zeros(len(state["ticks"]), 1, dtype=torch.int64, device=self.device)
-        ids[state["rows"].to(self.device), 0] = state["ids"].to(self.device)
-        return columns | {"ids": ids}
-
-    def _become_empty(self) -> None:
-        none = torch.empty(0, dtype=torch.int64, device=self.device)
-        self.index.import_(none, none, none)
-        self.pages.clear()
-        self.times_freed += 1
-        self.times_renumbered += 1
-
-    def _load_rest(self, state: Mapping[str, Tensor]) -> None:
-        self._barren = None
-        self.times_freed += 1
-        self.times_renumbered += 1  # whoever follows by ticks of before must begin anew
-        self._eviction = self._new_eviction()
-        for part, of_part in self._parts().items():
-            if kept := _part(state, part):
-                of_part.load_state(kept)
-        self.seed = int(state["seed"].cpu().numpy().view(np.uint64)[0])
-        self.shard = (int(state["shard"][0]), int(state["shard"][1])) if "shard" in state else None
-        self.counts = Counts(*state["counts_so_far"].tolist())
-
-    def _parts(self) -> dict[str, Stateful]:
+    def parts(self) -> dict[str, Stateful]:
         """What has a state beside the rows, by its name there."""
         parts = {
             "clock": self.clock,
@@ -420,12 +320,20 @@ class EmbeddingTable:
         }
         return {name: part for name, part in parts.items() if part is not None}
 
+    def begin_anew(self, seed: int, shard: tuple[int, int] | None, split: int | None, counts: Counts) -> None:
+        """The rows are those of a state that is loaded: what was known of those of before is forgotten."""
+        self.seed, self.shard, self.split, self.counts = seed, shard, split, counts
+        self._spent = None
+        self.times_freed += 1
+        self.times_renumbered += 1  # whoever follows by ticks of before must begin anew
+        self._eviction = self._new_eviction()
+
     def _selected(self, ids: Tensor) -> Inserted:
         """As find_or_insert, for the new ids that are admitted, after room was made for them."""
         claim = self.index.claim(ids)
-        if self._cold is not None:  # a disk that is full, or failed, ends the call before anything changed
-            self._cold.grow(min(self.index.max_rows, self.num_rows + len(claim.firsts)))
-            self._cold.touch(claim.found)
+        if self.cold is not None:  # a disk that is full, or failed, ends the call before anything changed
+            self.cold.grow(min(self.index.max_rows, self.num_rows + len(claim.firsts)))
+            self.cold.touch(claim.found)
         kept = None
         if self._admission is not None and len(claim.firsts):
             times = self._times_in_call(claim.found, claim.firsts)
@@ -452,15 +360,19 @@ class EmbeddingTable:
         """Free so many rows, or as many as may go."""
         if missing <= 0 or self._eviction is None:
             return
-        oldest = self._time_to_live.last_seconds if self.config.eviction == "ttl" else None
-        if oldest is not None and oldest == self._barren:
+        limits = self._time_to_live.first_kept if self.config.eviction == "ttl" else None
+        if limits is not None and limits == self._spent:
             return
         rows = self._eviction.take(missing, self.clock.tick).to(self.device)
         if len(rows):
-            self._erased(self.ids_of(rows))
+            try:
+                self._erased(self.ids_of(rows))
+            except BaseException:  # no memory: they are looked for again
+                self._eviction = self._new_eviction()
+                raise
             self.counts.evicted += len(rows)
-        if len(rows) < missing:
-            self._barren = oldest
+        if limits is not None and len(rows) < missing:
+            self._spent = limits
 
     def _erased(self, ids: Tensor) -> Tensor:
         rows = self.index.erase(ids)
@@ -488,7 +400,8 @@ class EmbeddingTable:
             self._rows_given,
             config.capacity,
             by_count=config.eviction == "lfu",
-            is_evictable=self._is_expired if config.eviction == "ttl" else None,
+            first_kept=self._time_to_live.last_first_kept if config.eviction == "ttl" else None,
+            is_evictable=self._is_expired if config.eviction == "ttl" and config.feature_ttl_s else None,
         )
 
     def _renumber(self) -> None:
@@ -500,7 +413,7 @@ class EmbeddingTable:
         self.clock.renumber(kept)
         self.pages.ticks.put(rows, torch.searchsorted(kept, ticks).to(self.device)[:, None])
         self._deleted.renumber(kept)
-        self._eviction = self._new_eviction()
+        self._eviction, self._spent = self._new_eviction(), None
 
     @staticmethod
     def _times_in_call(found: Tensor, firsts: Tensor) -> Tensor:
@@ -527,7 +440,3 @@ def _new_pages(config: TableConfig, page_rows: int | None, device: torch.device)
     pages = RowPages(config.width, config.optimizer, page_rows=page_rows, device=device, are_counted=is_counted)
     pages.grow(config.expected)
     return pages
-
-
-def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}

@@ -2,8 +2,6 @@
 
 A touch counts from the end of its second, so that no row goes before its time, and at most a second after it."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -19,20 +17,22 @@ class TimeToLive:
         self._config, self._clock = config, clock
 
     @property
-    def last_seconds(self) -> list[int]:
-        """Up to which second a touch is too long ago, for each time to live: while these stay no row grows too old."""
+    def first_kept(self) -> list[int]:
+        """From which tick on a row stays, for each time to live: while these stay no row grows too old."""
         ttls = [self._config.ttl_s, *self._config.feature_ttl_s.values()]
-        return [math.floor(self._clock.now_s - ttl_s) for ttl_s in ttls if ttl_s is not None]
+        return [self._first_kept(ttl_s) for ttl_s in ttls]
+
+    def last_first_kept(self) -> int:
+        """From which tick on every row stays."""
+        return max(self.first_kept)
 
     def are_over(self, ids: Tensor, ticks: Tensor) -> Tensor:
         """(M,) bool of rows with ids (M,) int64 that were touched last at ticks (M,)."""
-        config = self._config
-        if not config.feature_ttl_s:
-            return ticks < self._first_kept(config.ttl_s)
-        features = feature_numbers(ids, config.feature_bits)
-        are_over = ticks < self._first_kept(config.ttl_s)
-        for number, ttl_s in config.feature_ttl_s.items():
-            are_over = torch.where(features == number, ticks < self._first_kept(ttl_s), are_over)
+        are_over = ticks < self._first_kept(self._config.ttl_s)
+        if self._config.feature_ttl_s:
+            features = feature_numbers(ids, self._config.feature_bits)
+            for number, ttl_s in self._config.feature_ttl_s.items():
+                are_over = torch.where(features == number, ticks < self._first_kept(ttl_s), are_over)
         return are_over
 
     def _first_kept(self, ttl_s: float | None) -> int:

@@ -49,6 +49,6 @@ def test_files_beyond_the_budget_are_not_run_and_the_next_call_goes_on(files: li
 def test_without_pytest_no_file_runs_and_each_says_so(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # noqa: ARG005
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # noqa: ARG005  # the signature of find_spec
     found = run_test_files(files, OPTIONS, tmp_path / "tests.json", math.inf)
     assert {row["outcome"] for row in found.values()} == {"not run: pytest is not installed; pip install pytest"}

@@ -72,7 +72,7 @@ class _Request(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
-    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002  # the base class's name
+    def log_message(self, format: str, *arguments: Any) -> None:
         del format, arguments
 
 

@@ -39,7 +39,7 @@ def test_one_worker_and_two_write_the_same_bytes(
 ) -> None:
     rows = [f"{u},{(u * 7 + n) % 30},{1_500_000_000 + 50 * n + u}" for n in range(12) for u in range(40)]
     (tmp_path / "log.csv").write_text("\n".join(["user,item,ts", *rows]))
-    config = PrepareConfig(split=SplitConfig(protocol=protocol), shards=5)  # type: ignore[arg-type]
+    config = PrepareConfig(split=SplitConfig(protocol=protocol), shards=5)  # type: ignore[arg-type]  # names of protocols
     made = []
     for workers in (1, 2):
         monkeypatch.setattr(module, "WORKERS", workers)

@@ -11,7 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from recsys.kernels.hash_table import HashTable, HashTableReference, index, table
+from recsys.kernels.cpu.owed_memory import LARGE_PAGE_BYTES
+from recsys.kernels.hash_table import HashTable, HashTableReference, index, numba_index, table
 from recsys.kernels.hash_table import numba_kernels as kernels
 from recsys.kernels.hash_table.numba_index import NumbaIndex
 from recsys.kernels.hash_table.sorted_index import SortedIndex
@@ -75,6 +76,16 @@ def test_many_ids_grow_the_table_and_none_is_lost() -> None:
     assert torch.equal(hash_table.erase(ids[half]), half)
     kept = torch.ones(len(ids), dtype=torch.bool).index_fill(0, half, False)
     assert torch.equal(hash_table.find(ids), torch.where(kept, torch.arange(len(ids)), -1))
+
+
+def test_a_large_index_takes_memory_a_large_page_at_a_time() -> None:
+    memory, call = numba_index._Memory(1 << 28), 6 * numba_index.MOST_REGIONS
+    memory.chunks((1 << 28) // numba_index.CHUNK_BYTES)
+    for number in range(50):
+        before = memory.num_bytes
+        memory.chunks(call)
+        assert memory.num_bytes - before <= LARGE_PAGE_BYTES
+        assert memory.num_bytes >= (1 << 28) + (number + 1) * call * numba_index.CHUNK_BYTES
 
 
 def test_import_gives_the_table_that_was_exported() -> None:

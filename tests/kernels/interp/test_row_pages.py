@@ -57,6 +57,17 @@ def test_an_update_is_that_of_the_torch_path(name: Any, width: int, monkeypatch:
     assert found[2].dtype == wanted[2].dtype == torch.int32
 
 
+def test_a_row_is_touched_once_a_step_however_often_it_stands_there() -> None:
+    pages = RowPages(4, RowOptimizer("sgd"), page_rows=8, are_counted=True)
+    pages.grow(20)
+    pages.write(torch.arange(19), torch.zeros(19, 4), None, 1)  # 19 is free
+    for given in ([3, 3, -1, 9, 3], [9, 19, -1]):
+        pages.update(torch.tensor(given), torch.ones(len(given), 4), lr=0.1, tick=2)
+    assert pages.counts is not None
+    counts = pages.counts.gather(torch.arange(20)).squeeze(1)
+    assert counts.tolist() == [{3: 1, 9: 2}.get(row, 0) for row in range(20)]
+
+
 @pytest.mark.parametrize("times", [1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, PIECE**2 + 3])
 def test_a_row_that_stands_often_is_summed_once(times: int) -> None:
     """Sums of whole numbers, which float32 holds exactly in any order."""

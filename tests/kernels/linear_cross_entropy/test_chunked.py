@@ -23,7 +23,7 @@ def test_the_gradient_formed_in_the_forward_pass_is_handed_over_without_a_copy()
     loss = linear_cross_entropy(x, w, target)
     node: Any = loss.grad_fn
     formed = [grad.data_ptr() for grad in node.grads[:2]]
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
     assert [leaf.grad.data_ptr() for leaf in (x, w) if leaf.grad is not None] == formed
 
 

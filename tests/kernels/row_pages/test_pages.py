@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from recsys.kernels.cpu.owed_memory import owed_memory
 from recsys.kernels.row_pages import RowOptimizer, RowPages, column
 from recsys.kernels.row_pages.optimizers import NAMES
 from recsys.kernels.row_pages.pages import FREE
@@ -54,6 +55,17 @@ def test_an_update_is_the_optimizers_step_on_the_sums(name: Any, width: int) -> 
     torch.testing.assert_close(found[0], vectors, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found[1], states, rtol=1e-5, atol=1e-6)
     assert torch.equal(found[2], ticks)
+
+
+def test_a_row_is_touched_once_a_step_however_often_it_stands_there() -> None:
+    rows = RowPages(WIDTH, RowOptimizer("sgd"), page_rows=8, are_counted=True)
+    rows.grow(20)
+    rows.write(torch.arange(19), torch.zeros(19, WIDTH), None, 1)  # 19 is free
+    for given in ([3, 3, -1, 9, 3], [9, 19, -1]):
+        rows.update(torch.tensor(given), torch.ones(len(given), WIDTH), lr=0.1, tick=2)
+    assert rows.counts is not None
+    counts = rows.counts.gather(torch.arange(20)).squeeze(1)
+    assert counts.tolist() == [{3: 1, 9: 2}.get(row, 0) for row in range(20)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -162,3 +174,25 @@ def test_a_watcher_is_told_of_rows_before_they_change() -> None:
         assert sorted(before) == [3, 40]
         assert torch.equal(torch.stack([before[3], before[40]]), was)
         assert not torch.equal(rows.gather(torch.tensor([3, 40])), was)
+
+
+def test_where_memory_ends_the_pages_that_came_before_are_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = filled(RowOptimizer(), num_rows=16)
+    times = 0
+
+    def rarer(num_bytes: int) -> Any:
+        nonlocal times
+        times += 1
+        if times > 5:
+            raise MemoryError
+        return owed_memory(num_bytes)
+
+    with monkeypatch.context() as rare:
+        rare.setattr(column, "owed_memory", rarer)
+        with pytest.raises(MemoryError):
+            rows.grow(128)
+    assert rows.num_rows == 16
+    assert [len(part.addresses) for part in rows.columns.values()] == [len(p.pages) for p in rows.columns.values()]
+    rows.grow(128)
+    rows.write(torch.arange(128), torch.ones(128, WIDTH), None, 1)
+    assert rows.gather(torch.arange(128)).sum() == 128 * WIDTH

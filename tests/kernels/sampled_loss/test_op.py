@@ -294,7 +294,7 @@ def test_narrow_inputs_are_computed_wide_and_get_gradients_of_their_own_dtype(dt
 @pytest.mark.parametrize(("kind", "sharing"), [("logq", "groups"), ("softmax", "all")])
 def test_two_graphs_at_most_for_all_batches(kind: str, sharing: str) -> None:
     def run(x: Tensor, w: Tensor, bias: Tensor, target: Tensor, lists: dict[str, Tensor], log_q: Tensor) -> Tensor:
-        return sampled_loss(x, w, target, bias=bias, log_q=log_q, kind=kind, **lists)  # type: ignore[arg-type]
+        return sampled_loss(x, w, target, bias=bias, log_q=log_q, kind=kind, **lists)  # type: ignore[arg-type]  # names of kinds and of lists
 
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")

@@ -127,7 +127,7 @@ def test_a_module_brings_its_id_dropout_back(tmp_path: Path) -> None:
     for _ in range(3):
         step(one)
     with torch.no_grad():
-        one.unknown.add_(1.0)  # type: ignore[union-attr]
+        one.unknown.add_(1.0)  # type: ignore[union-attr]  # there is one: unknown=learned
     log.append(dict(one.named_parameters()), {"random": torch.get_rng_state()})
     other, log = build(), DeltaLog(tmp_path, "b")
     restored = log.restore({"t": other})

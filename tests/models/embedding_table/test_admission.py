@@ -38,6 +38,43 @@ def test_the_count_comes_along_when_an_id_is_seen_again() -> None:
         assert once(counter, 7) == [number]
 
 
+def test_no_call_counts_more_ids_than_the_capacity() -> None:
+    generator = torch.Generator().manual_seed(3)
+    counter, order = SlidingCounter(12, 3), list[int]()  # splits of four
+    for size in (1, 3, 2, 11, 12, 13, 40, 5, 1, 1, 200, 4):
+        ids = torch.randperm(300, generator=generator)[:size]
+        totals = once(counter, *ids.tolist())
+        state = counter.state()
+        assert len(state["ids"]) <= 12
+        assert max(state["sizes"].tolist()) <= 4
+        kept = set(state["ids"].tolist())
+        order += ids.tolist()
+        assert set(order[-8:]) <= kept, "of the last 8 sightings every id is counted"
+        assert min(totals) >= 1
+
+
+def test_what_a_call_sees_is_put_down_as_id_by_id() -> None:
+    generator = torch.Generator().manual_seed(4)
+    at_once, single = SlidingCounter(12, 3), SlidingCounter(12, 3)
+    for _ in range(200):
+        ids = torch.randperm(30, generator=generator)[: int(torch.randint(1, 20, (1,), generator=generator))]
+        once(at_once, *ids.tolist())
+        for id_ in ids.tolist():
+            once(single, id_)
+        ours, theirs = at_once.state(), single.state()
+        assert torch.equal(ours["ids"], theirs["ids"])
+        assert torch.equal(ours["sizes"], theirs["sizes"])
+
+
+def test_a_window_that_is_overfull_as_older_states_and_merged_ones_is_taken_and_shrinks() -> None:
+    counter = SlidingCounter(6, 3)
+    counter.load_state({"ids": torch.arange(9), "counts": torch.arange(9) + 1, "sizes": torch.tensor([2, 2, 5])})
+    assert once(counter, 8, 1, 100) == [10, 3, 1]
+    for id_ in range(200, 206):
+        once(counter, id_)
+    assert counter.state()["sizes"].tolist() == [2, 2, 1]
+
+
 def test_a_counter_survives_a_reload() -> None:
     one, other = SlidingCounter(8, 4), SlidingCounter(8, 4)
     generator = torch.Generator().manual_seed(0)
@@ -76,4 +113,4 @@ def test_a_threshold_of_one_lets_all_in() -> None:
 )
 def test_what_is_no_admission_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AdmissionConfig(**settings)  # type: ignore[arg-type]
+        AdmissionConfig(**settings)  # type: ignore[arg-type]  # wrong on purpose

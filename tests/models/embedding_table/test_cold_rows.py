@@ -1,8 +1,10 @@
 """A table of which most rows lie in a file against the one that is wholly in memory, bit for bit."""
 
+import copy
 import gc
 import logging
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -297,6 +299,25 @@ def test_a_file_is_open_in_one_table_at_a_time(tmp_path: Path) -> None:
     del table
     gc.collect()
     table_of(tmp_path / "rows").close()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, pickle.dumps])
+def test_a_table_with_a_file_refuses_to_be_copied_and_stays(tmp_path: Path, copied: Callable[[Any], Any]) -> None:
+    path = tmp_path / "rows.cold"
+    table = table_of(path)
+    train(table, torch.arange(6), 0)
+    held = table.state()
+    for whole in (table, table.pages):
+        with pytest.raises(TypeError, match=f"the cold file {path} cannot be copied or pickled: one .* save its state"):
+            copied(whole)
+    module = CollisionlessEmbedding(TableConfig(width=2, hot_rows=3, cold_file=str(tmp_path / "others.cold")))
+    if copied is not copy.copy:  # a shallow copy of a module shares its table
+        with pytest.raises(TypeError, match=r"others\.cold cannot be copied or pickled"):
+            copied(module)
+    assert all(torch.equal(value, held[name]) for name, value in table.state().items())
+    in_memory = table_of(None)
+    in_memory.load_state(held)
+    assert_same(in_memory, copy.deepcopy(in_memory))
 
 
 def test_a_file_of_something_else_is_refused_and_stays(tmp_path: Path) -> None:

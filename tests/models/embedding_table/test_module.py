@@ -147,7 +147,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_whole() -> None:
     whole = embedding_of(width=8, unknown="learned")
     whole(torch.tensor([3]))
     small = embedding_of(width=8, unknown="learned", capacity=1)
-    nn.init.ones_(whole.unknown)  # type: ignore[arg-type]
+    nn.init.ones_(whole.unknown)  # type: ignore[arg-type]  # there is one: unknown=learned
     whole(torch.tensor([4]))
     with pytest.raises(RuntimeError, match="there are 2 ids; wanted at most max_rows=1"):
         small.load_state_dict(whole.state_dict())

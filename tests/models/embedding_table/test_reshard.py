@@ -237,6 +237,48 @@ def test_shards_of_two_splits_are_refused() -> None:
         merge_states([states_of_split(2)[0], states_of_split(3)[1]])
 
 
+def test_shards_of_two_tables_of_the_same_seed_and_clock_are_refused() -> None:
+    one, again = split_once(), split_once()
+    assert torch.equal(one[0]["split"], again[1]["split"])  # the same stream: the same table
+    assert len(merge_states([one[0], again[1]])["ids"]) == len(merge_states(one)["ids"])
+    table = table_of()
+    for second, ids in enumerate(stream(3)):
+        train([table], ids + 1000, second)
+    other = split_state(table.state(), 2)
+    with pytest.raises(ValueError, match=r"states 0 and 1 are shards of different tables.*: 'split' is \w+ and \w+; "):
+        merge_states([one[0], other[1]])
+    loaded = [table_of(one[0]).state(), table_of(other[1]).state()]
+    with pytest.raises(ValueError, match="shards of different tables"):
+        merge_states(loaded)
+
+
+def test_tables_that_differ_in_vectors_alone_are_two() -> None:
+    table = table_of()
+    for second, ids in enumerate(stream(3)):
+        train([table], ids, second)
+    state = table.state()
+    moved = {**state, "vectors": state["vectors"] + 1e-3}
+    with pytest.raises(ValueError, match="shards of different tables"):
+        merge_states([split_state(state, 2)[0], split_state(moved, 2)[1]])
+
+
+def test_older_shards_say_nothing_of_their_split_and_still_merge() -> None:
+    one, other = split_once()
+    older = [{name: value for name, value in state.items() if name != "split"} for state in (one, other)]
+    tables = [table_of(state) for state in older]
+    assert [table.split for table in tables] == [None, None]
+    ours, theirs = merge_states([one, other]), merge_states([table.state() for table in tables])
+    assert "split" not in ours
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with pytest.raises(ValueError, match=r"'split' is \w{16} and none"):
+        merge_states([one, older[1]])
+
+
+def test_an_empty_table_is_split_too() -> None:
+    parts = split_state(table_of().state(), 3)
+    assert len(merge_states(parts)["ids"]) == 0
+
+
 def test_a_shard_that_is_there_twice_is_refused() -> None:
     states = states_of_split(2)
     with pytest.raises(ValueError, match="states 1 and 2 are both shard 1 of 2; wanted each shard once"):

@@ -169,6 +169,48 @@ def test_features_have_a_time_to_live_of_their_own() -> None:
     assert table.expire() == 1
 
 
+def test_expiry_reads_ids_only_of_rows_that_go_or_may_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "EXPIRY_ROWS", 16)
+    read = list[int]()
+    ids_of_rows = EmbeddingTable.ids_of
+
+    def counted(table: EmbeddingTable, rows: torch.Tensor) -> torch.Tensor:
+        read.append(len(rows))
+        return ids_of_rows(table, rows)
+
+    monkeypatch.setattr(EmbeddingTable, "ids_of", counted)
+    plain, by_feature = table_of(ttl_s=10), table_of(feature_bits=4, ttl_s=10, feature_ttl_s={2: 100})
+    for table in (plain, by_feature):  # five rows of feature 2 may go, and stay
+        touch(table, 1, 2, 3, *(5 + n | 2 << 60 for n in range(5) if table is by_feature), second=0)
+        for second in range(1, 8):
+            touch(table, *range(100 * second, 100 * second + 20), second=second)
+        for now_s, gone in ((9.0, 0), (10.0, 3), (10.5, 0), (11.0, 20)):
+            read.clear()
+            table.clock.set(now_s)
+            assert table.expire() == gone
+            assert sum(read) == (0 if not gone else gone if table is plain else 2 * gone + 5)
+
+
+@pytest.mark.parametrize("eviction", ["none", "ttl"])
+def test_expiry_that_found_nothing_left_looks_again_once_time_goes_on(eviction: Any) -> None:
+    table = table_of(capacity=4, eviction=eviction, ttl_s=5)
+    state = table.state()
+    for second in range(30):
+        touch(table, second, second=second)
+        kept = {id_ for id_ in range(second + 1) if second - id_ < 5}
+        table.expire()
+        assert table.expire() == 0
+        assert known(table) <= kept
+        if second % 10 == 9:  # a state of before any step: its rows are none of those
+            held = table.state()
+            table.load_state(state)
+            assert table.expire() == 0
+            table.load_state(held)
+            table.clock.set(second + 5)
+            assert table.expire() == len(held["ids"])
+            table.load_state(held)
+
+
 def test_a_threshold_admits_an_id_when_it_was_seen_so_often() -> None:
     table = table_of(admission=AdmissionConfig(mode="threshold", threshold=20))
     for _ in range(9):

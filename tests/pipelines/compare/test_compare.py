@@ -40,7 +40,7 @@ def data(circle: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="module")
 def place(data: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Comparison, list[Any]]:
     """A comparison that was run once: its folder, what it found, and what it told."""
-    out, events = tmp_path_factory.mktemp("compare") / "out", []  # type: ignore[var-annotated]
+    out, events = tmp_path_factory.mktemp("compare") / "out", []  # type: ignore[var-annotated]  # of compare's events
     return out, compare(data, out, CONFIG, observe=events.append), events
 
 
@@ -105,7 +105,7 @@ def test_every_contender_has_its_price(place: Place) -> None:
     assert model.bundle is not None
     assert model.cost is not None
     bundle = load_bundle(Path(model.bundle))
-    assert model.cost.parameters == sum(p.numel() for p in bundle.model.parameters())  # type: ignore[attr-defined]
+    assert model.cost.parameters == sum(p.numel() for p in bundle.model.parameters())  # type: ignore[attr-defined]  # a module, too
     assert model.cost.size_bytes == sum(file.stat().st_size for file in bundle.path.rglob("*") if file.is_file())
     assert bundle.path.is_relative_to(out)
 
@@ -257,7 +257,7 @@ def test_tuned_floors_of_the_dataset_are_taken_where_they_are_as_thorough(
     shutil.copytree(noisy.path, data)
     dataset = PreparedDataset.open(data)
     tune_floors(dataset, trials, seed=5)
-    before, events = (data / FILE).read_bytes(), []  # type: ignore[var-annotated]
+    before, events = (data / FILE).read_bytes(), []  # type: ignore[var-annotated]  # of compare's events
     found = compare(dataset, out, BRIEF, observe=events.append)
     assert (data / FILE).read_bytes() == before
     assert any(event.get("event") == "trial" for event in events) is not is_taken

@@ -15,7 +15,7 @@ def found(has_oracle: bool, num_floors: int = 3) -> Comparison:
     def one(name: str, kind: str, ndcg: float, ms: float) -> Contender:
         interval = Interval(ndcg, max(0.0, ndcg - 0.01), ndcg + 0.01)
         cost = None if kind == "oracle" else Cost(1000, int(1000 * ms), ms, 4 * ms)
-        return Contender(name, kind, interval, interval, interval, interval, cost, None)  # type: ignore[arg-type]
+        return Contender(name, kind, interval, interval, interval, interval, cost, None)  # type: ignore[arg-type]  # one of the three kinds
 
     floors = [one(f"floor-{n}", "floor", 0.1 + 0.001 * n, 0.1 + 0.01 * n) for n in range(num_floors)]
     oracle = [one("oracle", "oracle", 0.4, 1.0)] if has_oracle else []

@@ -6,6 +6,10 @@
 word_j are the UTF-8 bytes in little-endian words of eight, the last one filled with zeros; odd_j = splitmix64(j) | 1.
 splitmix64: Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195. An integer and its decimal text differ.
 
+Rows of embedding tables go by another hash, `string_ids` of `recsys.models.embedding_table`: there two strings that
+share a number share a vector, here two users that do are in one shard, which harms nobody. So this one may be a sum,
+which takes a column at a time, although texts of one sum are easily made. Both are stored, and neither may change.
+
 polars is imported where a Series is given alone: the leakage checks hash with numpy.
 """
 

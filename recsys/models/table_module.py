@@ -1,0 +1,57 @@
+"""Modules whose rows are no parameters: what they hold stands in the state_dict under `table.`, as plain tensors."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+PART = "table."  # of the keys in a state_dict
+
+
+class TableModule(nn.Module):
+    """A module with a table beside its parameters. A state whose table does not fit is refused by name.
+
+    Attributes:
+        needed: parts of the table's state that are never missing.
+    """
+
+    needed: ClassVar[tuple[str, ...]]
+
+    def table_state(self) -> dict[str, Tensor]:
+        """All that the table is to go on from, by name."""
+        raise NotImplementedError
+
+    def load_table_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `table_state` gave.
+
+        Raises:
+            ValueError: it does not fit; nothing is changed.
+        """
+        raise NotImplementedError
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.update({f"{prefix}{PART}{name}": value for name, value in self.table_state().items()})
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        start = prefix + PART
+        others = {key: value for key, value in state_dict.items() if not key.startswith(start)}
+        state = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
+        if missing := [name for name in self.needed if name not in state]:
+            missing_keys.extend(start + name for name in missing)
+            return
+        try:
+            self.load_table_state(state)
+        except ValueError as error:
+            error_msgs.append(f"{start}: {error}")
+            return
+        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
