@@ -10,11 +10,13 @@ from torch import Tensor
 
 from recsys.kernels.backend import takes_triton
 from recsys.kernels.cpu.available import has_numba
-from recsys.kernels.cpu.owed_memory import owed_memory
+from recsys.kernels.cpu.owed_memory import LARGE_PAGE_BYTES, owed_memory
 from recsys.kernels.row_pages import torch_rows
 
 if TYPE_CHECKING:
     from recsys.kernels.row_pages.triton_path import Pages
+
+FEW_PAGES = 16  # at once; a table that is made with more has their memory where they are first written
 
 
 class Column:
@@ -53,6 +55,8 @@ class Column:
         try:
             while len(self.pages) < num_pages:
                 self.pages.append(self._new_page())
+                if num_pages - before <= FEW_PAGES:
+                    self._write_first(self.pages[-1])
         finally:  # where memory ends, those that there are stay
             if len(self.pages) > before:
                 self._words = None
@@ -128,6 +132,11 @@ class Column:
             pages = [page.view(torch.int32) for page in self.pages] if is_wide else self.pages
             self._words = Pages.of(pages, self.log_page, self.width * (1 + is_wide))
         return self._words
+
+    def _write_first(self, page: Tensor) -> None:
+        """Have the memory of a page that is about to be filled: threads that write first to one large page take two."""
+        if self.device.type == "cpu" and page.numel():
+            page.view(-1)[:: LARGE_PAGE_BYTES // page.itemsize] = self.fill
 
     def _new_page(self) -> Tensor:
         size = 1 << self.log_page, self.width
