@@ -9,7 +9,8 @@ each right after an op of torch, whose threads then wait by spinning for some mi
 Bytes: of the table after `--rows` ids came, over those of vectors and optimizer states alone.
 Growth: look-ups in training of `--call` ids, from half of `--grown` rows on: all ids new, or 1 in 8, the others known.
 Median, worst call and a histogram; beside it, in the same run, as many calls of known ids alone, and what the machine
-takes to give 2 MB that are first written, which no table that grows can do without.
+takes to give 2 MB that are first written, which no table that grows can do without. Calls in which another machine had
+the cores of this one are counted, and the worst of the others is told, too.
 One line a run is appended to benchmarks/results/embedding_table.jsonl.
 """
 
@@ -179,7 +180,7 @@ def bytes_of(rows: int, width: int, name: Any, generator: np.random.Generator) -
 def growth(rows: int, width: int, call: int, new: int, generator: np.random.Generator) -> dict[str, Any]:
     """Milliseconds of calls of which `new` ids are new, while the table grows from half of `rows` to all."""
     table = EmbeddingTable(TableConfig(width=width, optimizer=RowOptimizer("row_wise_adagrad")))
-    times, last_line = [], time.perf_counter()
+    times, stolen, last_line = [], [], time.perf_counter()
     gc.collect()
     gc.disable()
     known = torch.from_numpy(generator.integers(-(2**63), 2**63 - 1, rows // 2))
@@ -188,9 +189,10 @@ def growth(rows: int, width: int, call: int, new: int, generator: np.random.Gene
     for start in range(rows // 2, rows, new):
         ids = torch.from_numpy(generator.integers(-(2**63), 2**63 - 1, call))
         ids[new:] = known[torch.from_numpy(generator.integers(0, len(known), call - new))]
-        began = time.perf_counter()
+        stolen_before, began = stolen_ticks(), time.perf_counter()
         table.look_up(ids)
         times.append((time.perf_counter() - began) * 1e3)
+        stolen.append(stolen_ticks() - stolen_before)
         if time.perf_counter() - last_line > 10:
             last_line = time.perf_counter()
             print(f"growth: {start:,} of {rows:,} rows", file=sys.stderr)
@@ -212,11 +214,24 @@ def growth(rows: int, width: int, call: int, new: int, generator: np.random.Gene
         "worst_ms": round(max(times), 2),
         "bytes_over_bare": round(table.num_bytes / len(table) / (4 * (width + table.pages.state_width)), 4),
         "worst_over_median_ms": round(max(times) - float(np.median(times)), 2),
+        "calls_stolen_from": int(sum(ticks > 0 for ticks in stolen)),
+        "worst_over_median_else_ms": round(
+            max(took for took, ticks in zip(times, stolen, strict=True) if not ticks) - float(np.median(times)), 2
+        ),
         "over_5_ms": int(sum(found > np.median(times) + 5 for found in times)),
         "known_only": _middle_and_worst(known_times),
         "first_written_2_mb": _middle_and_worst(first_writes(LARGE_PAGE_BYTES, 400)),
         "histogram": {f"{edge:.1f}": int(count) for edge, count in zip(edges[:-1], counts, strict=True) if count},
     }
+
+
+def stolen_ticks() -> int:
+    """Hundredths of a second in which this machine was ready, and another one had its cores; 0 where nobody counts."""
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            return int(file.readline().split()[8])
+    except (OSError, IndexError):
+        return 0
 
 
 def first_writes(num_bytes: int, times: int) -> list[float]:

@@ -54,9 +54,7 @@ class Column:
         before = len(self.pages)
         try:
             while len(self.pages) < num_pages:
-                self.pages.append(self._new_page())
-                if num_pages - before <= FEW_PAGES:
-                    self._write_first(self.pages[-1])
+                self.pages.append(self._new_page(is_given=num_pages - before <= FEW_PAGES))
         finally:  # where memory ends, those that there are stay
             if len(self.pages) > before:
                 self._words = None
@@ -133,18 +131,18 @@ class Column:
             self._words = Pages.of(pages, self.log_page, self.width * (1 + is_wide))
         return self._words
 
-    def _write_first(self, page: Tensor) -> None:
-        """Have the memory of a page that is about to be filled: threads that write first to one large page take two."""
-        if self.device.type == "cpu" and page.numel():
-            page.view(-1)[:: LARGE_PAGE_BYTES // page.itemsize] = self.fill
-
-    def _new_page(self) -> Tensor:
+    def _new_page(self, is_given: bool = False) -> Tensor:
+        """A page of new rows; `is_given`: with its memory, which threads that write first to it may take twice."""
         size = 1 << self.log_page, self.width
         if self.device.type != "cpu":
             return torch.full(size, self.fill, dtype=self.dtype, device=self.device)
         numbers = torch.empty(0, dtype=self.dtype).numpy().dtype
         page = torch.from_numpy(owed_memory(math.prod(size) * numbers.itemsize).view(numbers).reshape(size))
-        return page.fill_(self.fill) if self.fill else page
+        if self.fill:
+            page.fill_(self.fill)
+        elif is_given and page.numel():
+            page.view(-1)[:: LARGE_PAGE_BYTES // numbers.itemsize] = 0
+        return page
 
 
 def _addresses_of(pages: list[Tensor]) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -363,7 +363,7 @@ class _Chunks(Column):
         for part in self.maps:
             part.flush()
 
-    def _new_page(self) -> Tensor:
+    def _new_page(self, is_given: bool = False) -> Tensor:  # noqa: ARG002  # the file's memory is the machine's
         size = 4 * self.width << self.log_page
         start = HEADER_BYTES + len(self.pages) * size
         before = start % mmap.ALLOCATIONGRANULARITY

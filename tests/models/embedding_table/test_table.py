@@ -385,11 +385,11 @@ def test_memory_that_ends_amid_growth_leaves_the_table_as_it_was(monkeypatch: py
     touch(table, 6)
     whole, left = Column._new_page, [1]
 
-    def scarce(column: Column) -> torch.Tensor:
+    def scarce(column: Column, is_given: bool = False) -> torch.Tensor:
         left[0] -= 1
         if left[0] < 0:
             raise MemoryError("no page is left")
-        return whole(column)
+        return whole(column, is_given)
 
     monkeypatch.setattr(Column, "_new_page", scarce)
     with pytest.raises(MemoryError):
