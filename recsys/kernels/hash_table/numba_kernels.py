@@ -46,6 +46,7 @@ ENTRY_BYTES = 8 * (META + 1)
 LEAST_FILL, MOST_FILL = 0.84, 0.94
 DONE, NO_MEMORY, NO_DEPTH = 0, 1, 2
 WINDOW = 32  # ids whose buckets are asked for before the first is read
+FIND_WINDOW, MOST_ROUNDS = 128, 8  # the same of a look-up, and buckets that are looked at together
 PENDING = -(2**62)  # an id's region is as full as it may be
 
 _options = {"nogil": True, "cache": True, "boundscheck": False}
@@ -146,29 +147,63 @@ def placed(key: Any, field: Any, entries: Any, e: Any, own: Any) -> Any:
             at = 0
 
 
+@njit(inline="always", **_options)
+def looked_at(bucket: Any, key: Any) -> Any:
+    """The id's field in a bucket, 0 if it is not seen there, and whether (0 or 1) it may stand there or further on.
+
+    Without branches: the processor would guess them, and wait.
+    """
+    same = matches(bucket, key) & KEYS
+    field = load_i32(bucket + FIELDS_AT + 4 * lowest_bit(same | 1 << SLOTS)) * np.int32(same != 0)
+    may_be = (load_i32(bucket + PASSED_AT) != 0) | (same & (same - 1) != 0)
+    return field, np.int64(field == 0) & np.int64(may_be)
+
+
 @njit(**_options)
 def find(keys: Ids, start: int, stop: int, cells: int, entries: int, rows: Ids) -> None:
-    """Write the row of each id of a part of the call, or -1."""
-    places = np.empty(WINDOW, np.int64)
-    own = np.empty(WINDOW, np.int64)
-    buckets = np.empty(WINDOW, np.int64)
-    for first in range(start, stop, WINDOW):
-        size = min(WINDOW, stop - first)
+    """Write the row of each id of a part of the call, or -1.
+
+    Ids that are not in their own bucket are left for a further round, for which the next buckets are asked for.
+    """
+    places = np.empty(FIND_WINDOW, np.int64)
+    at = np.empty(FIND_WINDOW, np.int64)
+    buckets = np.empty(FIND_WINDOW, np.int64)
+    left = np.empty(FIND_WINDOW + 1, np.int64)
+    for first in range(start, stop, FIND_WINDOW):
+        size = min(FIND_WINDOW, stop - first)
         for j in range(size):
             h = mixed(keys[first + j])
             e = entry_of(h, cells)
-            places[j], own[j] = e, own_of(h, buckets_of(entries, e))
-            buckets[j] = bucket_at(entries, e, own[j])
+            places[j], at[j] = e, own_of(h, buckets_of(entries, e))
+            buckets[j] = bucket_at(entries, e, at[j])
             prefetch(buckets[j])
+        count = 0
         for j in range(size):
-            key, bucket = keys[first + j], buckets[j]
-            same = matches(bucket, key) & KEYS
-            field = np.int32(0)
-            if same != 0:
-                field = load_i32(bucket + FIELDS_AT + 4 * lowest_bit(same))
-            if field == 0 and (load_i32(bucket + PASSED_AT) != 0 or same & (same - 1) != 0):
-                field = field_from(key, entries, places[j], own[j] + np.int64(same == 0))
+            field, is_left = looked_at(buckets[j], keys[first + j])
             rows[first + j] = field - 1
+            left[count] = j
+            count += is_left
+            prefetch(buckets[j] + is_left * BUCKET_BYTES)
+        for _ in range(MOST_ROUNDS):
+            more = 0
+            for n in range(count):
+                j = left[n]
+                key, e = keys[first + j], places[j]
+                same = matches(buckets[j], key) & KEYS
+                if same & (same - 1) != 0:  # the key of an id that was erased is there, too
+                    rows[first + j] = field_from(key, entries, e, at[j]) - 1
+                    continue
+                at[j] = (at[j] + 1) * np.int64(at[j] + 1 != buckets_of(entries, e))
+                buckets[j] = bucket_at(entries, e, at[j])
+                field, is_left = looked_at(buckets[j], key)
+                rows[first + j] = field - 1
+                left[more] = j
+                more += is_left
+                prefetch(buckets[j] + is_left * BUCKET_BYTES)
+            count = more
+        for n in range(count):
+            j = left[n]
+            rows[first + j] = field_from(keys[first + j], entries, places[j], at[j]) - 1
 
 
 @njit(**_options)
