@@ -10,7 +10,8 @@ Bytes: of the table after `--rows` ids came, over those of vectors and optimizer
 Growth: look-ups in training of `--call` ids, from half of `--grown` rows on: all ids new, or 1 in 8, the others known.
 Median, worst call and a histogram; beside it, in the same run, as many calls of known ids alone, and what the machine
 takes to give 2 MB that are first written, which no table that grows can do without. Calls in which another machine had
-the cores of this one are counted, and the worst of the others is told, too.
+the cores of this one are counted, and the worst of the others is told, too. All of it in a process of its own, where no
+threads of the rivals wait by spinning.
 One line a run is appended to benchmarks/results/embedding_table.jsonl.
 """
 
@@ -220,7 +221,7 @@ def growth(rows: int, width: int, call: int, new: int, generator: np.random.Gene
         ),
         "over_5_ms": int(sum(found > np.median(times) + 5 for found in times)),
         "known_only": _middle_and_worst(known_times),
-        "first_written_2_mb": _middle_and_worst(first_writes(LARGE_PAGE_BYTES, 400)),
+        "first_written_2_mb": _middle_and_worst(first_writes(LARGE_PAGE_BYTES, len(times))),
         "histogram": {f"{edge:.1f}": int(count) for edge, count in zip(edges[:-1], counts, strict=True) if count},
     }
 
