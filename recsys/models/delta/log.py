@@ -27,7 +27,7 @@ from torch import Tensor
 from recsys.errors import DeltaError, StaleError
 from recsys.files import storage_errors
 from recsys.models.delta.chain import chain, sequences
-from recsys.models.delta.cut import GENERATOR, Cut, Source, Tracker, table_of, unknown_of
+from recsys.models.delta.cut import GENERATOR, Cut, Source, Tracker, check_sources, table_of, unknown_of
 from recsys.models.delta.delta import Delta, Version, file_name
 from recsys.models.delta.files import Files, drafted, or_os, put_in_place, write_durably
 from recsys.models.delta.fold import Folded
@@ -99,12 +99,14 @@ class DeltaLog:
         """Write all there is as the base.
 
         Raises:
-            DeltaError: there is a log here already, or `cut` would refuse this.
+            DeltaError: there is a log here already, another log follows a table, or `cut` would refuse this. The tables
+                are as they were.
             StorageError: the disk is full or failed.
         """
         if not self.is_empty:
             raise DeltaError(f"{self.folder}: holds deltas; restore from them, or name another folder")
         tracker = self._new_tracker(tables)
+        self._tracker.abandon()
         tracker.check(dense, extra, {})
         for folder in self._folders:
             self._files.make_folder(folder)
@@ -122,6 +124,7 @@ class DeltaLog:
         """
         if self.is_empty:
             raise DeltaError(f"{self.folder}: no base here; `start` writes one")
+        check_sources(tables)
         with self._files.locked(self.folder):  # an older trainer writes before it, or not at all
             folded = self._folded(tables)
             self._begin_epoch()
@@ -147,14 +150,18 @@ class DeltaLog:
 
         Raises:
             DeltaError: the log was neither started nor restored, a value is none that a file holds, gradients wait
-                for a step, or the last cut's rows are still being copied. Nothing is changed.
+                for a step, the last cut's rows are still being copied, or another log follows a table meanwhile.
+                Nothing is changed.
             StorageError: the rows are more than `memory_bytes`, and the disk has no room for them. Nothing is changed.
         """
         with storage_errors(self.folder, NO_CUT):
             return self._cut(dense, extra, raw_ids, lambda size: self._files.scratch(self.folder, size))
 
     def abandon(self) -> None:
-        """The last cut is lost, or will not be written: the next one is a base, and follows whatever was written."""
+        """The last cut is lost, or will not be written: the next one is a base, and follows whatever was written.
+
+        Until then another log may `start` on the tables, which are no longer this one's.
+        """
         self._tracker.abandon()
 
     def append(
@@ -220,7 +227,7 @@ class DeltaLog:
         return [self.folder] if self.published is None else [self.folder, self.published]
 
     def _new_tracker(self, tables: Mapping[str, Source]) -> Tracker:
-        return Tracker(tables, self._bundle, self._memory_bytes)
+        return Tracker(tables, self._bundle, self._memory_bytes, str(self.folder))
 
     def _cut(
         self,
