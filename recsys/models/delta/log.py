@@ -17,7 +17,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,7 +32,7 @@ from recsys.models.delta.delta import Delta, Version, file_name
 from recsys.models.delta.files import Files, drafted, or_os, put_in_place, write_durably
 from recsys.models.delta.fold import Folded
 from recsys.models.delta.rows import MEMORY_BYTES, part_of
-from recsys.models.embedding_table import CollisionlessEmbedding
+from recsys.models.embedding_table import CollisionlessEmbedding, EmbeddingTable
 
 EPOCH_FILE = "epoch.json"
 WAITS = "the delta waits in memory; free some disk space and call flush"
@@ -119,7 +119,8 @@ class DeltaLog:
         """Load the last durable version into tables of the same configuration, and begin an epoch.
 
         Raises:
-            DeltaError: a file is damaged, of another bundle, or names other tables; or a table's state does not fit.
+            DeltaError: a file is damaged, of another bundle, or names other tables; or one table's state does not fit:
+                then all tables are as they were.
             GapError: a delta in the middle is missing.
         """
         if self.is_empty:
@@ -290,6 +291,8 @@ class DeltaLog:
         if folded.tables.keys() != tables.keys():
             raise DeltaError(f"{self.folder}: has tables {sorted(folded.tables)}; wanted {sorted(tables)}")
         for name, source in tables.items():
+            check_fit(folded, name, source)
+        for name, source in tables.items():
             load(folded, name, source)
         for number in sequences(self.folder, self._files, "delta"):
             if number > folded.version.sequence:  # torn
@@ -363,15 +366,8 @@ def load(folded: Folded, name: str, source: Source) -> None:
     Raises:
         DeltaError: it does not fit; the source is as it was.
     """
+    check_fit(folded, name, source)
     of_log, table = folded.tables[name], table_of(source)
-    if isinstance(source, CollisionlessEmbedding) and GENERATOR not in of_log.parts:
-        raise DeltaError(f"the log's {name!r} is of a table; wanted one of a CollisionlessEmbedding")
-    has_learned = unknown_of(source) is not None
-    if has_learned != (of_log.unknown is not None):
-        has, wanted = ("no", "one") if has_learned else ("a", "none")
-        raise DeltaError(
-            f"the log's {name!r} has {has} learned unknown vector; wanted {wanted}, as what it is loaded into"
-        )
     state = of_log.outline(table)
     try:
         table.load_state({part: value for part, value in state.items() if part != GENERATOR}, of_log.blocks(table))
@@ -383,3 +379,33 @@ def load(folded: Folded, name: str, source: Source) -> None:
         if source.unknown is not None and of_log.unknown is not None:
             with torch.no_grad():
                 source.unknown.copy_(of_log.unknown)
+
+
+def check_fit(folded: Folded, name: str, source: Source) -> None:
+    """Whether a folded table can be loaded into a table or a module; both are as they were.
+
+    Raises:
+        DeltaError: it does not fit.
+    """
+    of_log, table = folded.tables[name], table_of(source)
+    if isinstance(source, CollisionlessEmbedding) and GENERATOR not in of_log.parts:
+        raise DeltaError(f"the log's {name!r} is of a table; wanted one of a CollisionlessEmbedding")
+    has_learned = unknown_of(source) is not None
+    if has_learned != (of_log.unknown is not None):
+        has, wanted = ("no", "one") if has_learned else ("a", "none")
+        raise DeltaError(
+            f"the log's {name!r} has {has} learned unknown vector; wanted {wanted}, as what it is loaded into"
+        )
+    if table.pages.before_write is not None:
+        raise DeltaError(f"rows of {name!r} are still being copied for a cut; finish it, or abandon it, first")
+    capacity = table.config.capacity
+    if capacity is not None and of_log.num_ids > capacity:
+        raise DeltaError(
+            f"the log's {name!r} does not fit: there are {of_log.num_ids} ids; wanted at most capacity={capacity}"
+        )
+    # A table of the same configuration takes all but the rows, and refuses what this one would refuse.
+    other = EmbeddingTable(replace(table.config, expected=0, hot_rows=None, cold_file=None), page_rows=1)
+    try:
+        other.load_state({part: value for part, value in of_log.outline_of_none().items() if part != GENERATOR})
+    except ValueError as error:
+        raise DeltaError(f"the log's {name!r} does not fit: {error}") from error

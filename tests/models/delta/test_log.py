@@ -496,6 +496,39 @@ def test_a_table_that_does_not_fit_is_refused_as_a_delta_error(config: Any, mess
     assert log.append({}, {}) == Version(1, 2)
 
 
+@pytest.mark.parametrize(("config", "message"), MISFITS)
+def test_a_restore_that_one_table_refuses_changes_none(config: Any, message: str, tmp_path: Path) -> None:
+    log, logged = DeltaLog(tmp_path, "b"), {"a": table_of(**LOGGED), "b": table_of(**LOGGED)}
+    log.start(logged, {}, {})
+    for table in logged.values():
+        train(table, [1, 2, 3])
+    log.append({}, {})
+    others = {"a": table_of(**LOGGED), "b": table_of(**{**LOGGED, **config})}
+    train(others["a"], [8, 9])
+    before = others["a"].state()
+    with pytest.raises(DeltaError, match=f"the log's 'b' does not fit: .*{message}"):
+        DeltaLog(tmp_path, "b").restore(others)
+    assert all(torch.equal(before[name], value) for name, value in others["a"].state().items())
+    assert log.append({}, {}) == Version(1, 2)
+
+
+def test_a_restore_into_a_table_that_is_copied_for_a_cut_is_refused(tmp_path: Path) -> None:
+    log, logged = DeltaLog(tmp_path, "b"), {"a": table_of(), "b": table_of()}
+    log.start(logged, {}, {})
+    for table in logged.values():
+        train(table, [1, 2, 3])
+    log.append({}, {})
+    for table in logged.values():
+        train(table, [4])
+    cut, before = log.cut({}, {}), [table.state() for table in logged.values()]
+    with pytest.raises(DeltaError, match="rows of 'a' are still being copied for a cut; finish it, or abandon it"):
+        DeltaLog(tmp_path, "b").restore(logged)
+    for state, table in zip(before, logged.values(), strict=True):
+        assert all(torch.equal(state[name], value) for name, value in table.state().items())
+    log.write(cut.delta())
+    assert read_log(tmp_path).version == Version(1, 2)
+
+
 def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
     DeltaLog(tmp_path, "b").start({"t": table_of()}, {}, {})
     with pytest.raises(DeltaError, match="table 'user' is unknown; wanted t"):
