@@ -66,6 +66,9 @@ class DeltaLog:
         files: what files are worked on by.
         memory_bytes: for rows that are on their way. A cut of more rows is copied to a file without a name in the
             folder, `append` writes it from the table; files are put together and loaded part by part.
+
+    Raises:
+        DeltaError: `memory_bytes` is no whole number of at least 1.
     """
 
     def __init__(
@@ -77,6 +80,8 @@ class DeltaLog:
         files: Files | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
+        if isinstance(memory_bytes, bool) or not isinstance(memory_bytes, int) or memory_bytes < 1:
+            raise DeltaError(f"memory_bytes={memory_bytes!r}; wanted a whole number of bytes, at least 1")
         self.folder, self.published = Path(folder), None if published is None else Path(published)
         self._bundle, self._files, self._memory_bytes = bundle, or_os(files), memory_bytes
         self._epoch = 0

@@ -330,10 +330,18 @@ def test_misuse_is_refused_by_name(tmp_path: Path) -> None:
         log.write(cut.delta())
 
 
+@pytest.mark.parametrize("memory_bytes", [0, -5, 1.5, float("nan"), "64MB", None, True])
+def test_memory_that_is_no_number_of_bytes_is_refused(memory_bytes: Any, tmp_path: Path) -> None:
+    with pytest.raises(DeltaError, match="memory_bytes=.*; wanted a whole number of bytes, at least 1"):
+        DeltaLog(tmp_path, "b", memory_bytes=memory_bytes)
+
+
 UNWRITABLE: list[tuple[dict[str, Any], str]] = [
     ({"extra": {"x": object()}}, r"extra\['x'\]: .*not JSON serializable; wanted a tensor or a JSON value"),
     ({"extra": {"x": {"a": 1, 2: 3}}}, r"extra\['x'\]: "),
     ({"extra": {"x": [torch.zeros(1)]}}, r"extra\['x'\]: "),
+    ({"extra": {"x": {1: 2}}}, r"extra\['x'\] would be read otherwise than it was written"),
+    ({"extra": {"x": [{"y": (1, 2)}]}}, r"extra\['x'\] would be read otherwise than it was written"),
     ({"extra": {7: "seven"}}, r"extra\[7\]: wanted a name that is a text"),
     ({"extra": {"x": torch.zeros(1, dtype=torch.complex64)}}, "'extra/x' is torch.complex64; wanted one of"),
     ({"extra": {"x": torch.eye(2).to_sparse()}}, "'extra/x' is torch.sparse_coo; wanted a dense tensor"),
