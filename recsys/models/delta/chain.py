@@ -10,9 +10,13 @@ from recsys.models.delta.files import Files, or_os
 
 
 def sequences(folder: Path, files: Files, kind: str) -> list[int]:
-    """Of the files of a kind (base or delta), ascending."""
-    names = [name for name in files.names(folder) if name.startswith(f"{kind}-") and name.endswith(SUFFIX)]
-    return sorted(int(name.removeprefix(f"{kind}-").removesuffix(SUFFIX)) for name in names)
+    """Of the files of a kind (base or delta), ascending; names that no log gives (`base-old.delta`) are passed over."""
+    found = [(name.removeprefix(f"{kind}-").removesuffix(SUFFIX), name) for name in files.names(folder)]
+    return sorted(
+        int(digits)
+        for digits, name in found
+        if digits.isascii() and digits.isdecimal() and name == file_name(int(digits), is_base=kind == "base")
+    )
 
 
 def chain(folder: Path | str, files: Files | None = None, part_bytes: int | None = None) -> Iterator[Delta]:
@@ -38,19 +42,34 @@ def chain(folder: Path | str, files: Files | None = None, part_bytes: int | None
 def deltas_since(folder: Path | str, version: Version | None, files: Files | None = None) -> Iterator[Delta]:
     """What a follower at `version` is to apply, in order; from a base on where deltas are no longer there, or None.
 
+    Where a cut was abandoned, and the deltas do not follow each other, the newest base after that comes in between.
+
     Raises:
-        DeltaError: a file is damaged, or there is no base where one is needed.
+        DeltaError: a file is damaged, there is no base where one is needed, or `version` is none.
         GapError: a file in the middle is missing, or was removed meanwhile: ask again.
     """
     folder, files = Path(folder), or_os(files)
+    if version is not None and not isinstance(version, Version):
+        raise DeltaError(f"version={version!r} is {type(version).__name__}; wanted a Version(epoch, sequence), or None")
     if version is not None:
         found = [n for kind in ("base", "delta") for n in sequences(folder, files, kind) if n > version.sequence]
         if not found:
             return
         if version.sequence + 1 in sequences(folder, files, "delta"):
-            yield from _after(folder, files, version)
-            return
+            try:
+                for delta in _after(folder, files, version):
+                    yield delta
+                    version = delta.version
+            except GapError:
+                if not _is_base_after(version, folder, files):
+                    raise
+            if not _is_base_after(version, folder, files):
+                return
     yield from chain(folder, files)
+
+
+def _is_base_after(version: Version, folder: Path, files: Files) -> bool:
+    return any(number > version.sequence for number in sequences(folder, files, "base"))
 
 
 def _newest_base(folder: Path, files: Files, part_bytes: int | None) -> Delta:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, BinaryIO
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary, finalize, ref
 
 import torch
 from torch import Tensor
@@ -89,7 +89,7 @@ class Cut:
         return replace(self._delta, tables=tables, stored=stored)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Followed:
     """A table, and where it stood at the last cut: its tick, parts and unknown vector, and how often ticks were
     renumbered.
@@ -109,15 +109,23 @@ class Tracker:
         sources: by name.
         bundle: sha256 of the bundle that the model began with.
         memory_bytes: rows of a cut that are more are copied to files.
+        place: of the log, to be named.
+
+    Raises:
+        DeltaError: a source is no table, or stands there twice; the message names it.
     """
 
-    def __init__(self, sources: Mapping[str, Source], bundle: str, memory_bytes: int = MEMORY_BYTES) -> None:
-        self._bundle, self._memory_bytes = bundle, memory_bytes
+    def __init__(
+        self, sources: Mapping[str, Source], bundle: str, memory_bytes: int = MEMORY_BYTES, place: str = ""
+    ) -> None:
+        check_sources(sources)
+        self._bundle, self._memory_bytes, self.place = bundle, memory_bytes, place
         self._followed = {name: _Followed(source) for name, source in sources.items()}
         self._dense: dict[str, Tensor] = {}
         self._version: Version | None = None  # of the last cut; None: the next is a base
         self._copies: WeakValueDictionary[str, RowCopy] = WeakValueDictionary()  # of the last cut, while it is there
         self._is_abandoned = False  # it is lost, and the next is a base
+        finalize(self, _cancel_all, self._copies)
 
     @property
     def version(self) -> Version | None:
@@ -128,14 +136,18 @@ class Tracker:
         """Go on from a version that was loaded into the tables."""
         self._version, self._dense = version, dict(dense)
         for name, followed in self._followed.items():
-            followed.parts, followed.unknown = dict(parts[name]), unknown_of(followed.source)
-            self._mark(followed)
+            self._followed[name] = _marked(followed.source, dict(parts[name]), unknown_of(followed.source))
+        self._claim()
 
     def abandon(self) -> None:
-        """The last cut will never be written: its copies end, and the next cut is a base."""
-        for copy in self._copies.values():
-            copy.cancel()
+        """The last cut will never be written: its copies end, other logs may follow the tables, and the next cut is a
+        base.
+        """
         self._is_abandoned = True
+        _cancel_all(self._copies)
+        for followed in self._followed.values():
+            if _follower_of(followed.source) is self:
+                del _FOLLOWERS[table_of(followed.source)]
 
     def check(
         self, dense: Mapping[Any, Any], extra: Mapping[Any, Any], raw_ids: Mapping[str, Mapping[Any, Any]]
@@ -144,9 +156,15 @@ class Tracker:
 
         Raises:
             DeltaError: a value is none that a file holds, `raw_ids` names an unknown table, gradients wait for a step,
-                or the last cut's rows are still being copied; the message names it.
+                the last cut's rows are still being copied, or another log follows a table; the message names it.
         """
         for name, followed in self._followed.items():
+            other = _follower_of(followed.source)
+            if other is not None and other is not self:
+                raise DeltaError(
+                    f"{name!r} is followed by the log {other.place}, and a table tells one log what changed; "
+                    "call that log's abandon, or let it go, or copy the table"
+                )
             if table_of(followed.source).pages.before_write is not None:
                 raise DeltaError(
                     f"rows of {name!r} are still being copied for another cut; finish it, or abandon it, first"
@@ -202,29 +220,63 @@ class Tracker:
             key: value.clone() if isinstance(value, Tensor) else json.loads(json_of(key, value))
             for key, value in extra.items()
         }
-        since = self._version
-        if any(table_of(f.source).times_renumbered != f.times_renumbered for f in self._followed.values()):
-            since = None
-        if self._is_abandoned:
-            since = None
+        since = None if self._is_base_next else self._version
         touched = {name: self._touched(followed, since is None) for name, followed in self._followed.items()}
         num_rows = {name: len(rows) for name, (rows, _) in touched.items()}
         num_bytes = sum(room_bytes(columns_of(self._pages(name)), count) for name, count in num_rows.items())
         is_large = scratch is not None and num_bytes > self._memory_bytes
         rooms = {name: self._room(name, count, scratch if is_large else None) for name, count in num_rows.items()}
-        tables, copies = {}, {}
+        tables, after, copies = {}, dict[str, _Followed](), {}
         for name, followed in self._followed.items():
             rows, deleted = touched[name]
-            tables[name] = self._cut_of(followed, since is None, rows, deleted, raw_ids.get(name, {}))
+            tables[name], after[name] = _cut_of(followed, since is None, rows, deleted, raw_ids.get(name, {}))
             copies[name] = RowCopy(self._pages(name), rows, rooms[name], part_of(self._memory_bytes))
-        values = {name: value.detach() for name, value in dense.items()}
         moved = {
-            name: value.cpu().clone() for name, value in values.items() if since is None or self._moved(name, value)
+            name: value.detach().cpu().resolve_neg().clone()
+            for name, value in dense.items()
+            if since is None or self._moved(name, value)
         }
-        self._dense |= moved
-        self._version, self._copies, self._is_abandoned = version, WeakValueDictionary(copies), False
         delta = Delta(self._bundle, version.epoch, version.sequence, since, tables, moved, kept)
-        return Cut(delta, copies, num_bytes)
+        cut = Cut(delta, copies, num_bytes)
+        self._go_on(version, after, self._dense | moved, copies)
+        return cut
+
+    @property
+    def _is_base_next(self) -> bool:
+        """Whether changes since the last cut are not all known."""
+        return self._is_abandoned or any(
+            _follower_of(followed.source) is not self
+            or table_of(followed.source).times_renumbered != followed.times_renumbered
+            for followed in self._followed.values()
+        )
+
+    def _go_on(
+        self,
+        version: Version,
+        after: dict[str, _Followed],
+        dense: dict[str, Tensor],
+        copies: Mapping[str, RowCopy],
+    ) -> None:
+        """From a cut; where this is interrupted the cut is abandoned."""
+        before = self._version, self._followed, self._dense
+        try:
+            self._copies.clear()
+            self._copies.update(copies)
+            for copy in copies.values():
+                copy.begin()
+            self._version, self._followed, self._dense = version, after, dense
+            self._claim()
+            for followed in after.values():
+                table_of(followed.source).follow(followed.tick)
+            self._is_abandoned = False
+        except BaseException:
+            self._version, self._followed, self._dense = before
+            self.abandon()
+            raise
+
+    def _claim(self) -> None:
+        for followed in self._followed.values():
+            _FOLLOWERS[table_of(followed.source)] = ref(self)
 
     def _touched(self, followed: _Followed, is_base: bool) -> tuple[Tensor, Tensor]:
         """(M,) int64 rows, ascending, and (K,) int64 deleted ids."""
@@ -243,33 +295,38 @@ class Tracker:
             return None
         return FileRoom(columns, num_rows, scratch(room_bytes(columns, num_rows)), part_of(self._memory_bytes))
 
-    def _cut_of(
-        self, followed: _Followed, is_base: bool, rows: Tensor, deleted: Tensor, raw_ids: Mapping[int, str]
-    ) -> TableDelta:
-        table = table_of(followed.source)
-        if is_base:
-            followed.parts, followed.unknown = {}, None
-        self._mark(followed)
-        now = {name: value.cpu() for name, value in table.state_beside_rows().items()}
-        if isinstance(followed.source, CollisionlessEmbedding):
-            now[GENERATOR] = followed.source.generator.get_state()
-        parts = {name: difference(followed.parts.get(name), value) for name, value in now.items()}
-        followed.parts = now
-        state = RowState(table.num_rows, rows.cpu(), {"ticks": table.pages.ticks.gather(rows).cpu()}, parts)
-        unknown, before = unknown_of(followed.source), followed.unknown
-        followed.unknown = unknown
-        moved = None if before is not None and unknown is not None and torch.equal(before, unknown) else unknown
-        ids = table.ids_of(rows).cpu()
-        return TableDelta(ids, torch.empty(0, 0), deleted.cpu(), dict(raw_ids), state, moved)
-
-    def _mark(self, followed: _Followed) -> None:
-        table = table_of(followed.source)
-        followed.tick = table.follow()
-        table.follow(since=followed.tick)
-        followed.times_renumbered = table.times_renumbered
-
     def _moved(self, name: str, value: Tensor) -> bool:
-        return name not in self._dense or not torch.equal(self._dense[name], value.cpu())
+        return name not in self._dense or not have_same_bits(self._dense[name], value.detach().cpu())
+
+
+# Who follows a table: it keeps the ids that were deleted since one tick, not since several.
+_FOLLOWERS: WeakKeyDictionary[EmbeddingTable, ref[Tracker]] = WeakKeyDictionary()
+
+
+def check_sources(sources: Mapping[str, Source]) -> None:
+    """Whether they are tables, by name, each once.
+
+    Raises:
+        DeltaError: they are not; the message names the one.
+    """
+    if not isinstance(sources, Mapping):
+        raise DeltaError(f"tables is {type(sources).__name__}; wanted tables by name, {{name: table}}")
+    names = dict[int, str]()
+    for name, source in sources.items():
+        if not isinstance(name, str):
+            raise DeltaError(f"tables[{name!r}]: wanted a name that is a text")
+        if not isinstance(source, Source):
+            raise DeltaError(
+                f"tables[{name!r}] is {type(source).__name__}; wanted a CollisionlessEmbedding or an EmbeddingTable"
+            )
+        other = names.setdefault(id(table_of(source)), name)
+        if other != name:
+            raise DeltaError(f"tables[{name!r}] is the same table as tables[{other!r}]; name it once")
+
+
+def have_same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two dense tensors on the CPU are of the same dtype, shape and bits: -0 is not 0, and a NaN is itself."""
+    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(_bytes_of(one), _bytes_of(other))
 
 
 def table_of(source: Source) -> EmbeddingTable:
@@ -288,6 +345,61 @@ def difference(before: Tensor | None, now: Tensor) -> Part:
     if before is None or before.dtype != now.dtype:
         return Part(0, now)
     size = min(len(before), len(now))
-    differing = (before[:size] != now[:size]).nonzero()
+    differing = (_integers(before[:size]) != _integers(now[:size])).nonzero()
     kept = int(differing[0]) if len(differing) else size
     return Part(kept, now[kept:])
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+
+
+def _integers(numbers: Tensor) -> Tensor:
+    """The bits of floating-point numbers (N,); others as they are."""
+    sizes = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return numbers.view(sizes[numbers.itemsize]) if numbers.is_floating_point() else numbers
+
+
+def _follower_of(source: Source) -> Tracker | None:
+    follower = _FOLLOWERS.get(table_of(source))
+    return None if follower is None else follower()
+
+
+def _cancel_all(copies: Mapping[str, RowCopy]) -> None:
+    for copy in copies.values():
+        copy.cancel()
+
+
+def _marked(source: Source, parts: dict[str, Tensor], unknown: Tensor | None) -> _Followed:
+    """A table that is followed from here on."""
+    table = table_of(source)
+    table.follow()
+    return _Followed(source, table.follow(table.tick), parts, unknown, table.times_renumbered)
+
+
+def _cut_of(
+    followed: _Followed, is_base: bool, rows: Tensor, deleted: Tensor, raw_ids: Mapping[int, str]
+) -> tuple[TableDelta, _Followed]:
+    """A table's part of a cut, and where the next begins; the table is as it was."""
+    source, table = followed.source, table_of(followed.source)
+    earlier, before = ({}, None) if is_base else (followed.parts, followed.unknown)
+    now = _beside_rows(table)
+    if isinstance(source, CollisionlessEmbedding):
+        now[GENERATOR] = source.generator.get_state()
+    parts = {name: difference(earlier.get(name), value) for name, value in now.items()}
+    state = RowState(table.num_rows, rows.cpu(), {"ticks": table.pages.ticks.gather(rows).cpu()}, parts)
+    unknown = unknown_of(source)
+    moved = None if before is not None and unknown is not None and have_same_bits(before, unknown) else unknown
+    ids = table.ids_of(rows).cpu()
+    of_table = TableDelta(ids, torch.empty(0, 0), deleted.cpu(), dict(raw_ids), state, moved)
+    return of_table, _Followed(source, table.tick, now, unknown, table.times_renumbered)
+
+
+def _beside_rows(table: EmbeddingTable) -> dict[str, Tensor]:
+    """What of the table's state is no row's once it is followed from this tick on: deleted ids of before are gone."""
+    state = {name: value.cpu() for name, value in table.state_beside_rows().items()}
+    ticks, sizes = state["deleted.ticks"], state["deleted.sizes"]
+    is_late = ticks >= table.tick
+    ids = state["deleted.ids"][torch.repeat_interleave(is_late, sizes)]
+    late = {"since": torch.tensor([table.tick]), "ticks": ticks[is_late], "sizes": sizes[is_late], "ids": ids}
+    return state | {f"deleted.{name}": value for name, value in late.items()}

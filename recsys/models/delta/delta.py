@@ -237,12 +237,26 @@ def json_of(name: str, value: Any) -> str:
     """The text of a value of `extra`.
 
     Raises:
-        DeltaError: it is no JSON value; the message names it.
+        DeltaError: it is no JSON value, or has tuples, or keys that are no texts; the message names it.
     """
     try:
-        return json.dumps(value, sort_keys=True)
+        text = json.dumps(value, sort_keys=True)
+        is_kept = _is_json(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise DeltaError(f"extra[{name!r}]: {error}; wanted a tensor or a JSON value") from error
+    if not is_kept:
+        raise DeltaError(
+            f"extra[{name!r}] would be read otherwise than it was written; wanted a tensor or a JSON value: "
+            "lists for tuples, and keys that are texts"
+        )
+    return text
+
+
+def _is_json(value: Any) -> bool:
+    """Whether JSON brings a value back that it can write."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(item) for key, item in value.items())
+    return not isinstance(value, tuple) and (not isinstance(value, list) or all(map(_is_json, value)))
 
 
 def row_key(number: int, column: str) -> str:

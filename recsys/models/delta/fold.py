@@ -93,6 +93,19 @@ class FoldedTable:
         rows = is_live.nonzero().squeeze(1)
         return {**state, IDS: state[IDS][rows], ROWS: rows}
 
+    def outline_of_none(self) -> dict[str, Tensor]:
+        """`outline` without rows: the columns' types and widths, and what belongs to no row."""
+        none = torch.empty(0, dtype=torch.int64)
+        columns = {
+            name: torch.empty(0, *column.shape[1:], dtype=column.dtype) for name, column in self._columns.items()
+        }
+        return {**self.parts, **columns, "free": none}
+
+    @property
+    def num_ids(self) -> int:
+        """How many ids have a row."""
+        return self._num_rows - len(self.parts["free"])
+
     def blocks(self, table: EmbeddingTable) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """The first row, and vectors and states from there on, of all rows in their order."""
         blocks = self._blocks()

@@ -17,7 +17,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,12 +27,12 @@ from torch import Tensor
 from recsys.errors import DeltaError, StaleError
 from recsys.files import storage_errors
 from recsys.models.delta.chain import chain, sequences
-from recsys.models.delta.cut import GENERATOR, Cut, Source, Tracker, table_of, unknown_of
+from recsys.models.delta.cut import GENERATOR, Cut, Source, Tracker, check_sources, table_of, unknown_of
 from recsys.models.delta.delta import Delta, Version, file_name
 from recsys.models.delta.files import Files, drafted, or_os, put_in_place, write_durably
 from recsys.models.delta.fold import Folded
 from recsys.models.delta.rows import MEMORY_BYTES, part_of
-from recsys.models.embedding_table import CollisionlessEmbedding
+from recsys.models.embedding_table import CollisionlessEmbedding, EmbeddingTable
 
 EPOCH_FILE = "epoch.json"
 WAITS = "the delta waits in memory; free some disk space and call flush"
@@ -66,6 +66,9 @@ class DeltaLog:
         files: what files are worked on by.
         memory_bytes: for rows that are on their way. A cut of more rows is copied to a file without a name in the
             folder, `append` writes it from the table; files are put together and loaded part by part.
+
+    Raises:
+        DeltaError: `memory_bytes` is no whole number of at least 1.
     """
 
     def __init__(
@@ -77,6 +80,8 @@ class DeltaLog:
         files: Files | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
+        if isinstance(memory_bytes, bool) or not isinstance(memory_bytes, int) or memory_bytes < 1:
+            raise DeltaError(f"memory_bytes={memory_bytes!r}; wanted a whole number of bytes, at least 1")
         self.folder, self.published = Path(folder), None if published is None else Path(published)
         self._bundle, self._files, self._memory_bytes = bundle, or_os(files), memory_bytes
         self._epoch = 0
@@ -99,12 +104,14 @@ class DeltaLog:
         """Write all there is as the base.
 
         Raises:
-            DeltaError: there is a log here already, or `cut` would refuse this.
+            DeltaError: there is a log here already, another log follows a table, or `cut` would refuse this. The tables
+                are as they were.
             StorageError: the disk is full or failed.
         """
         if not self.is_empty:
             raise DeltaError(f"{self.folder}: holds deltas; restore from them, or name another folder")
         tracker = self._new_tracker(tables)
+        self._tracker.abandon()
         tracker.check(dense, extra, {})
         for folder in self._folders:
             self._files.make_folder(folder)
@@ -117,11 +124,13 @@ class DeltaLog:
         """Load the last durable version into tables of the same configuration, and begin an epoch.
 
         Raises:
-            DeltaError: a file is damaged, of another bundle, or names other tables; or a table's state does not fit.
+            DeltaError: a file is damaged, of another bundle, or names other tables; or one table's state does not fit:
+                then all tables are as they were.
             GapError: a delta in the middle is missing.
         """
         if self.is_empty:
             raise DeltaError(f"{self.folder}: no base here; `start` writes one")
+        check_sources(tables)
         with self._files.locked(self.folder):  # an older trainer writes before it, or not at all
             folded = self._folded(tables)
             self._begin_epoch()
@@ -147,14 +156,18 @@ class DeltaLog:
 
         Raises:
             DeltaError: the log was neither started nor restored, a value is none that a file holds, gradients wait
-                for a step, or the last cut's rows are still being copied. Nothing is changed.
+                for a step, the last cut's rows are still being copied, or another log follows a table meanwhile.
+                Nothing is changed.
             StorageError: the rows are more than `memory_bytes`, and the disk has no room for them. Nothing is changed.
         """
         with storage_errors(self.folder, NO_CUT):
             return self._cut(dense, extra, raw_ids, lambda size: self._files.scratch(self.folder, size))
 
     def abandon(self) -> None:
-        """The last cut is lost, or will not be written: the next one is a base, and follows whatever was written."""
+        """The last cut is lost, or will not be written: the next one is a base, and follows whatever was written.
+
+        Until then another log may `start` on the tables, which are no longer this one's.
+        """
         self._tracker.abandon()
 
     def append(
@@ -220,7 +233,7 @@ class DeltaLog:
         return [self.folder] if self.published is None else [self.folder, self.published]
 
     def _new_tracker(self, tables: Mapping[str, Source]) -> Tracker:
-        return Tracker(tables, self._bundle, self._memory_bytes)
+        return Tracker(tables, self._bundle, self._memory_bytes, str(self.folder))
 
     def _cut(
         self,
@@ -282,6 +295,8 @@ class DeltaLog:
         assert folded.version is not None
         if folded.tables.keys() != tables.keys():
             raise DeltaError(f"{self.folder}: has tables {sorted(folded.tables)}; wanted {sorted(tables)}")
+        for name, source in tables.items():
+            check_fit(folded, name, source)
         for name, source in tables.items():
             load(folded, name, source)
         for number in sequences(self.folder, self._files, "delta"):
@@ -356,15 +371,8 @@ def load(folded: Folded, name: str, source: Source) -> None:
     Raises:
         DeltaError: it does not fit; the source is as it was.
     """
+    check_fit(folded, name, source)
     of_log, table = folded.tables[name], table_of(source)
-    if isinstance(source, CollisionlessEmbedding) and GENERATOR not in of_log.parts:
-        raise DeltaError(f"the log's {name!r} is of a table; wanted one of a CollisionlessEmbedding")
-    has_learned = unknown_of(source) is not None
-    if has_learned != (of_log.unknown is not None):
-        has, wanted = ("no", "one") if has_learned else ("a", "none")
-        raise DeltaError(
-            f"the log's {name!r} has {has} learned unknown vector; wanted {wanted}, as what it is loaded into"
-        )
     state = of_log.outline(table)
     try:
         table.load_state({part: value for part, value in state.items() if part != GENERATOR}, of_log.blocks(table))
@@ -376,3 +384,33 @@ def load(folded: Folded, name: str, source: Source) -> None:
         if source.unknown is not None and of_log.unknown is not None:
             with torch.no_grad():
                 source.unknown.copy_(of_log.unknown)
+
+
+def check_fit(folded: Folded, name: str, source: Source) -> None:
+    """Whether a folded table can be loaded into a table or a module; both are as they were.
+
+    Raises:
+        DeltaError: it does not fit.
+    """
+    of_log, table = folded.tables[name], table_of(source)
+    if isinstance(source, CollisionlessEmbedding) and GENERATOR not in of_log.parts:
+        raise DeltaError(f"the log's {name!r} is of a table; wanted one of a CollisionlessEmbedding")
+    has_learned = unknown_of(source) is not None
+    if has_learned != (of_log.unknown is not None):
+        has, wanted = ("no", "one") if has_learned else ("a", "none")
+        raise DeltaError(
+            f"the log's {name!r} has {has} learned unknown vector; wanted {wanted}, as what it is loaded into"
+        )
+    if table.pages.before_write is not None:
+        raise DeltaError(f"rows of {name!r} are still being copied for a cut; finish it, or abandon it, first")
+    capacity = table.config.capacity
+    if capacity is not None and of_log.num_ids > capacity:
+        raise DeltaError(
+            f"the log's {name!r} does not fit: there are {of_log.num_ids} ids; wanted at most capacity={capacity}"
+        )
+    # A table of the same configuration takes all but the rows, and refuses what this one would refuse.
+    other = EmbeddingTable(replace(table.config, expected=0, hot_rows=None, cold_file=None), page_rows=1)
+    try:
+        other.load_state({part: value for part, value in of_log.outline_of_none().items() if part != GENERATOR})
+    except ValueError as error:
+        raise DeltaError(f"the log's {name!r} does not fit: {error}") from error

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from recsys.errors import DeltaError
 from recsys.kernels.row_pages import RowPages
 from recsys.kernels.row_pages.column import Column
 from recsys.models.delta.row_room import MemoryRoom, RowRoom, room_bytes
@@ -42,9 +43,12 @@ class RowCopy:
         self._early_bytes = 0
         self._is_waiting = torch.zeros(pages.num_rows, dtype=torch.bool, device=rows.device)
         self._is_waiting[rows] = True
-        self._at = 0
-        if len(rows):
-            pages.before_write = self._before_write
+        self._at, self._is_cancelled = 0, False
+
+    def begin(self) -> None:
+        """From here on rows are copied before they are written."""
+        if not self.is_done:
+            self._pages.before_write = self._before_write
 
     @property
     def is_done(self) -> bool:
@@ -52,7 +56,12 @@ class RowCopy:
         return self._at == len(self._rows)
 
     def copy(self, num_rows: int) -> int:
-        """Copy at most so many rows; how many it were."""
+        """Copy at most so many rows; how many it were.
+
+        Raises:
+            DeltaError: the table was let go before.
+        """
+        self._check()
         start, stop = self._at, min(self._at + num_rows, len(self._rows))
         while self._at < stop:
             self._copy_part(min(self._at + self._step, stop))
@@ -71,15 +80,21 @@ class RowCopy:
         """(M, …) by name, read from the table part by part: of this moment as long as none is written."""
         size = len(self._rows)
         cuts = [*range(0, size, self._step), size]  # a row in a cold file is read whole, for any column
+        self._check()
         return {
             name: Rows(column.dtype, (size, column.width), partial(self._gathered, name), cuts)
             for name, column in self._columns.items()
         }
 
     def cancel(self) -> None:
-        """Let the table go."""
+        """Let the table go; rows that are left can be copied no more."""
+        self._is_cancelled = True
         if self._pages.before_write == self._before_write:
             self._pages.before_write = None
+
+    def _check(self) -> None:
+        if self._is_cancelled and not self.is_done:
+            raise DeltaError("this cut was abandoned before all its rows were copied; cut again")
 
     def _gathered(self, name: str, start: int, stop: int) -> Tensor:
         values = self._columns[name].gather(self._rows[start:stop]).cpu()

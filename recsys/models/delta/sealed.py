@@ -187,12 +187,14 @@ def check(name: str, tensor: Tensor | Rows) -> None:
     """Whether a file can hold the tensor.
 
     Raises:
-        DeltaError: it is sparse, or its dtype is not one of DTYPES; the message names it.
+        DeltaError: it is sparse, has no numbers, or its dtype is not one of DTYPES; the message names it.
     """
     if tensor.dtype not in DTYPES:
         raise DeltaError(f"{name!r} is {tensor.dtype}; wanted one of {', '.join(map(str, DTYPES))}")
     if isinstance(tensor, Tensor) and tensor.layout != torch.strided:
         raise DeltaError(f"{name!r} is {tensor.layout}; wanted a dense tensor")
+    if isinstance(tensor, Tensor) and tensor.is_meta:
+        raise DeltaError(f"{name!r} is on the device meta, and has no numbers; wanted it on cpu or cuda")
 
 
 def _seal(num_bytes: int, digest: str) -> bytes:

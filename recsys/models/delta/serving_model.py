@@ -138,6 +138,7 @@ class ServingModel:
             time.sleep(BREATH_S)
 
     def _is_next(self, delta: Delta) -> bool:
+        _check_version(delta)
         if delta.bundle != self._bundle:
             raise DeltaError(f"delta {delta.version} is of bundle {delta.bundle}; wanted {self._bundle}")
         at = self.at
@@ -165,7 +166,7 @@ class ServingModel:
             for name, table in delta.tables.items():
                 if name not in self._tables:
                     raise DeltaError(f"table {name!r} is unknown; wanted {', '.join(sorted(self._tables))}")
-                if len(table.ids) and table.vectors.shape[1] != self._tables[name].width:
+                if table.vectors.shape[1] != self._tables[name].width:
                     raise DeltaError(
                         f"vectors of {name!r} have {table.vectors.shape[1]} numbers; wanted {self._tables[name].width}"
                     )
@@ -176,17 +177,42 @@ class ServingModel:
         return {name: ServingTable(width, self._page_rows) for name, width in widths.items()}
 
 
+def _check_version(delta: Delta) -> None:
+    numbers = [delta.epoch, delta.sequence, *([] if delta.since is None else delta.since)]
+    if any(isinstance(number, bool) or not isinstance(number, int) for number in numbers):
+        raise DeltaError(
+            f"a delta has epoch={delta.epoch!r}, sequence={delta.sequence!r} and since={delta.since!r}; "
+            "wanted whole numbers"
+        )
+
+
 def _check(name: str, table: TableDelta, width: int | None) -> None:
+    _check_tensor(name, "ids", table.ids, torch.int64)
+    _check_tensor(name, "deleted", table.deleted, torch.int64)
+    _check_tensor(name, "vectors", table.vectors, torch.float32)
     if table.ids.dim() != 1 or table.vectors.dim() != 2 or len(table.ids) != len(table.vectors):
         raise DeltaError(
             f"{name!r} has ids of the shape {tuple(table.ids.shape)} and vectors of {tuple(table.vectors.shape)}; "
             "wanted (M,) and (M, width)"
         )
+    if table.deleted.dim() != 1:
+        raise DeltaError(f"{name!r} has deleted ids of the shape {tuple(table.deleted.shape)}; wanted (K,)")
     width = table.vectors.shape[1] if width is None else width
-    if table.unknown is not None and table.unknown.shape != (width,):
-        raise DeltaError(
-            f"the unknown vector of {name!r} is of the shape {tuple(table.unknown.shape)}; wanted ({width},)"
-        )
+    if table.unknown is not None:
+        _check_tensor(name, "unknown", table.unknown, torch.float32)
+        if table.unknown.shape != (width,):
+            raise DeltaError(
+                f"the unknown vector of {name!r} is of the shape {tuple(table.unknown.shape)}; wanted ({width},)"
+            )
     both = torch.cat([table.ids, table.deleted])
     if len(torch.unique(both)) < len(both):
         raise DeltaError(f"an id of {name!r} stands twice in one delta; wanted each once, touched or deleted")
+
+
+def _check_tensor(name: str, part: str, values: Tensor, dtype: torch.dtype) -> None:
+    if not isinstance(values, Tensor):
+        raise DeltaError(f"{part} of {name!r} is {type(values).__name__}; wanted a tensor of {dtype}")
+    if values.dtype != dtype or values.device.type != "cpu":
+        raise DeltaError(f"{part} of {name!r} is of {values.dtype} on {values.device}; wanted {dtype} on the CPU")
+    if dtype == torch.float32 and not bool(torch.isfinite(values).all()):
+        raise DeltaError(f"{part} of {name!r} has numbers that are NaN or infinite; restore the trainer, or mend it")

@@ -330,10 +330,18 @@ def test_misuse_is_refused_by_name(tmp_path: Path) -> None:
         log.write(cut.delta())
 
 
+@pytest.mark.parametrize("memory_bytes", [0, -5, 1.5, float("nan"), "64MB", None, True])
+def test_memory_that_is_no_number_of_bytes_is_refused(memory_bytes: Any, tmp_path: Path) -> None:
+    with pytest.raises(DeltaError, match="memory_bytes=.*; wanted a whole number of bytes, at least 1"):
+        DeltaLog(tmp_path, "b", memory_bytes=memory_bytes)
+
+
 UNWRITABLE: list[tuple[dict[str, Any], str]] = [
     ({"extra": {"x": object()}}, r"extra\['x'\]: .*not JSON serializable; wanted a tensor or a JSON value"),
     ({"extra": {"x": {"a": 1, 2: 3}}}, r"extra\['x'\]: "),
     ({"extra": {"x": [torch.zeros(1)]}}, r"extra\['x'\]: "),
+    ({"extra": {"x": {1: 2}}}, r"extra\['x'\] would be read otherwise than it was written"),
+    ({"extra": {"x": [{"y": (1, 2)}]}}, r"extra\['x'\] would be read otherwise than it was written"),
     ({"extra": {7: "seven"}}, r"extra\[7\]: wanted a name that is a text"),
     ({"extra": {"x": torch.zeros(1, dtype=torch.complex64)}}, "'extra/x' is torch.complex64; wanted one of"),
     ({"extra": {"x": torch.eye(2).to_sparse()}}, "'extra/x' is torch.sparse_coo; wanted a dense tensor"),
@@ -494,6 +502,39 @@ def test_a_table_that_does_not_fit_is_refused_as_a_delta_error(config: Any, mess
         DeltaLog(tmp_path, "b").restore({"t": other})
     assert all(torch.equal(before[name], value) for name, value in other.state().items())
     assert log.append({}, {}) == Version(1, 2)
+
+
+@pytest.mark.parametrize(("config", "message"), MISFITS)
+def test_a_restore_that_one_table_refuses_changes_none(config: Any, message: str, tmp_path: Path) -> None:
+    log, logged = DeltaLog(tmp_path, "b"), {"a": table_of(**LOGGED), "b": table_of(**LOGGED)}
+    log.start(logged, {}, {})
+    for table in logged.values():
+        train(table, [1, 2, 3])
+    log.append({}, {})
+    others = {"a": table_of(**LOGGED), "b": table_of(**{**LOGGED, **config})}
+    train(others["a"], [8, 9])
+    before = others["a"].state()
+    with pytest.raises(DeltaError, match=f"the log's 'b' does not fit: .*{message}"):
+        DeltaLog(tmp_path, "b").restore(others)
+    assert all(torch.equal(before[name], value) for name, value in others["a"].state().items())
+    assert log.append({}, {}) == Version(1, 2)
+
+
+def test_a_restore_into_a_table_that_is_copied_for_a_cut_is_refused(tmp_path: Path) -> None:
+    log, logged = DeltaLog(tmp_path, "b"), {"a": table_of(), "b": table_of()}
+    log.start(logged, {}, {})
+    for table in logged.values():
+        train(table, [1, 2, 3])
+    log.append({}, {})
+    for table in logged.values():
+        train(table, [4])
+    cut, before = log.cut({}, {}), [table.state() for table in logged.values()]
+    with pytest.raises(DeltaError, match="rows of 'a' are still being copied for a cut; finish it, or abandon it"):
+        DeltaLog(tmp_path, "b").restore(logged)
+    for state, table in zip(before, logged.values(), strict=True):
+        assert all(torch.equal(state[name], value) for name, value in table.state().items())
+    log.write(cut.delta())
+    assert read_log(tmp_path).version == Version(1, 2)
 
 
 def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:

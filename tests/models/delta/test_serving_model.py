@@ -213,6 +213,41 @@ def test_another_bundle_or_shape_is_refused() -> None:
         ServingModel("b", page_rows=3)
 
 
+IDS_1, NONE = torch.tensor([3]), torch.empty(0, dtype=torch.int64)
+ONE = torch.ones(1, 2)
+ODD: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
+    ((IDS_1.int(), ONE, NONE), {}, "ids of 't' is of torch.int32 on cpu; wanted torch.int64"),
+    (([3], ONE, NONE), {}, "ids of 't' is list; wanted a tensor of torch.int64"),
+    ((IDS_1, ONE, torch.tensor([1]).int()), {}, "deleted of 't' is of torch.int32"),
+    ((IDS_1, ONE, torch.tensor([[1]])), {}, r"'t' has deleted ids of the shape \(1, 1\); wanted \(K,\)"),
+    ((IDS_1, ONE.double(), NONE), {}, "vectors of 't' is of torch.float64 on cpu; wanted torch.float32"),
+    ((IDS_1, ONE.long(), NONE), {}, "vectors of 't' is of torch.int64"),
+    ((IDS_1, ONE / 0, NONE), {}, "vectors of 't' has numbers that are NaN or infinite"),
+    ((IDS_1, ONE * float("nan"), NONE), {}, "vectors of 't' has numbers that are NaN or infinite"),
+    ((NONE, torch.ones(0, 9), NONE), {}, "vectors of 't' have 9 numbers; wanted 2"),
+    ((IDS_1, ONE, NONE), {"unknown": torch.ones(2).double()}, "unknown of 't' is of torch.float64"),
+    ((IDS_1, ONE, NONE), {"unknown": torch.ones(2) / 0}, "unknown of 't' has numbers that are NaN or infinite"),
+]
+
+
+@pytest.mark.parametrize(("parts", "more", "message"), ODD)
+def test_a_delta_of_other_types_is_refused_and_changes_nothing(parts: Any, more: Any, message: str) -> None:
+    model = model_at(1)
+    held = model.version()
+    with pytest.raises(DeltaError, match=message):
+        model.apply(Delta("b", 1, 2, Version(1, 1), {"t": TableDelta(*parts, **more)}))
+    assert model.version() is held
+    assert model.apply(change(2, [5]))
+
+
+@pytest.mark.parametrize(("epoch", "sequence"), [(1, 1.5), (1, "2"), (1.0, 2), (True, 2)])
+def test_a_version_that_is_no_whole_number_is_refused(epoch: Any, sequence: Any) -> None:
+    model = model_at(1)
+    with pytest.raises(DeltaError, match="wanted whole numbers"):
+        model.apply(Delta("b", epoch, sequence, Version(1, 1), change(2, [5]).tables))
+    assert model.at == Version(1, 1)
+
+
 def test_rollback_is_to_a_retained_version_and_brings_all_of_it_back() -> None:
     model = model_at(5, retained=3)
     assert model.retained == (Version(1, 3), Version(1, 4), Version(1, 5))
