@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.models.embedding_table.config import TableConfig
+from recsys.models.embedding_table.ids import check_ids
 from recsys.models.embedding_table.table import EmbeddingTable
 from recsys.models.table_module import TableModule
 
@@ -57,7 +58,7 @@ class CollisionlessEmbedding(TableModule):
         Raises:
             ValueError: `ids` is no tensor of int64.
         """
-        _check_ids(ids)
+        check_ids(ids)
         flat = ids.reshape(-1)
         rows = self.rows_of(flat)
         if self.training and self.config.id_dropout:
@@ -135,7 +136,7 @@ class CollisionlessEmbedding(TableModule):
 
     def erase(self, ids: Tensor) -> int:
         """How many of the ids (…) int64 had a row, and have none from here on."""
-        _check_ids(ids)
+        check_ids(ids)
         return int((self.table.erase(ids.reshape(-1)) >= 0).sum())
 
     def gauges(self) -> dict[str, float]:
@@ -194,12 +195,6 @@ class CollisionlessEmbedding(TableModule):
         """Shape and policies."""
         config = self.config
         return f"{len(self.table)} ids, width={config.width}, {config.optimizer.name}, eviction={config.eviction}"
-
-
-def _check_ids(ids: Tensor) -> None:
-    if not isinstance(ids, Tensor) or ids.dtype != torch.int64:
-        given = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
-        raise ValueError(f"ids is {given}; wanted a tensor of int64; strings become ids by string_ids")
 
 
 @dataclass(frozen=True)
