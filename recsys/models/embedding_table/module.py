@@ -10,7 +10,6 @@ parameter, `unknown`, and belongs to the optimizer of the rest.
 Paper: Liu et al. 2022, arXiv:2209.07663.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recsys.config import finite
 from recsys.models.embedding_table.config import TableConfig
 from recsys.models.embedding_table.ids import check_ids
 from recsys.models.embedding_table.table import EmbeddingTable
@@ -87,12 +87,13 @@ class CollisionlessEmbedding(TableModule):
         """Apply the gradients of all look-ups since the last step, and begin the next one.
 
         Raises:
-            ValueError: `lr` is negative or no number; nothing is applied.
+            ValueError: `lr` is negative or no finite number; nothing is applied.
         """
-        if not 0 <= lr < math.inf:
-            raise ValueError(f"lr={lr}; wanted at least 0")
+        rate = finite(lr)
+        if not rate >= 0:
+            raise ValueError(f"lr={lr}; wanted a number of at least 0")
         if self._waiting:
-            self.table.update(*self._gradients(), lr)
+            self.table.update(*self._gradients(), rate)
         self.drop_gradients()
         self.table.advance()
 
