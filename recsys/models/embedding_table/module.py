@@ -127,7 +127,7 @@ class CollisionlessEmbedding(TableModule):
         """Say what time it is, for last touch and time to live; without it the machine's clock is read.
 
         Raises:
-            ValueError: it was later before.
+            ValueError: it was later before, or it is no number of seconds up to the year 9999.
         """
         self.table.clock.set(seconds)
 
