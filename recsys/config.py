@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import functools
 import json
+import math
 import re
 import types
 import typing
@@ -120,6 +121,65 @@ def schema(cls: type) -> dict[str, Any]:
         else:
             required.append(field.name)
     return {"type": "object", "additionalProperties": False, "properties": properties, "required": required}
+
+
+def check_types(config: Any, where: str = "") -> None:
+    """Nothing, for a dataclass whose fields hold what their annotations say; `load` checks the same on its way.
+
+    A whole number stands for a float, a bool for neither, and a float is finite. Annotations may be scalars,
+    `X | None`, `Literal`, mappings and dataclasses.
+
+    Args:
+        config: an instance; to be called first in its `__post_init__`.
+        where: prefix of the field's name in the message.
+
+    Raises:
+        ValueError: a field holds something else; it, its value and what was wanted are named in one line.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if not _fits(hints[field.name], value):
+            told = " ".join(repr(value).split())
+            raise ValueError(f"{where}{field.name}={told}; wanted {_wanted(hints[field.name])}")
+
+
+def finite(value: object) -> float:
+    """The number as a float; NaN for all that is no finite number: texts, bools, None, infinities, more than fits."""
+    if isinstance(value, str | bytes | bool):
+        return math.nan
+    try:
+        number = float(value)  # type: ignore[arg-type]  # numbers of numpy and torch are none of Python's
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(argument, value) for argument in arguments)
+    if origin is typing.Literal:
+        return any(type(value) is type(argument) and value == argument for argument in arguments)
+    if origin is not None:
+        assert issubclass(origin, Mapping), hint
+        key_hint, value_hint = arguments
+        return isinstance(value, Mapping) and all(_fits(key_hint, k) and _fits(value_hint, v) for k, v in value.items())
+    if hint is float:
+        return isinstance(value, int | float) and not math.isnan(finite(value))
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _wanted(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return ", or ".join(map(_wanted, arguments))
+    if origin is typing.Literal:
+        return ", ".join(map(str, arguments))
+    if origin is not None:
+        return f"a mapping of {_wanted(arguments[0])} to {_wanted(arguments[1])}"
+    names = {int: "a whole number", float: "a finite number", str: "a text", type(None): "null"}
+    return names.get(hint) or f"an instance of {hint.__name__}"
 
 
 def _plain(value: Any) -> Any:

@@ -1,10 +1,14 @@
 import dataclasses
 import json
 import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -192,3 +196,56 @@ def test_the_schema_names_every_setting_its_default_and_what_is_required() -> No
 def test_a_prefix_that_ends_in_a_colon_stands_before_the_reason_once() -> None:
     with pytest.raises(ConfigError, match=r"^model sasrec: max_len=-3 must be"):
         full_config("sasrec", {"max_len": -3})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checked:
+    size: int = 1
+    share: float = 0.5
+    name: str | None = None
+    kind: Literal["a", 1] = "a"
+    quick: bool = False
+    by_number: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+
+    def __post_init__(self) -> None:
+        config.check_types(self, "part ")
+
+
+def test_fields_of_their_types_are_taken() -> None:
+    Checked(size=-3, share=2, name="x", kind=1, quick=True, by_number={1: 2, 3: 0.5}, optimizer=Optimizer(lr=1.0))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": 1.0}, "part size=1.0; wanted a whole number"),
+        ({"size": False}, "part size=False; wanted a whole number"),
+        ({"share": True}, "part share=True; wanted a finite number"),
+        ({"share": "1"}, "part share='1'; wanted a finite number"),
+        ({"share": math.nan}, "part share=nan; wanted a finite number"),
+        ({"share": -math.inf}, "part share=-inf; wanted a finite number"),
+        ({"share": 10**309}, f"part share={10**309}; wanted a finite number"),
+        ({"name": 7}, "part name=7; wanted a text, or null"),
+        ({"kind": "b"}, "part kind='b'; wanted a, 1"),
+        ({"kind": True}, "part kind=True; wanted a, 1"),
+        ({"quick": 1}, "part quick=1; wanted an instance of bool"),
+        ({"by_number": {1: "2"}}, "part by_number={1: '2'}; wanted a mapping of a whole number to a finite number"),
+        ({"by_number": None}, "part by_number=None; wanted a mapping of a whole number to a finite number"),
+        ({"optimizer": {"lr": 1.0}}, "part optimizer={'lr': 1.0}; wanted an instance of Optimizer"),
+        ({"size": torch.zeros(2, 1)}, "part size=tensor([[0.], [0.]]); wanted a whole number"),
+    ],
+)
+def test_a_field_of_another_type_is_refused_in_one_line(fields: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Checked(**fields)
+
+
+@pytest.mark.parametrize("value", [3, 0.25, -1e300, np.float32(0.25), np.int64(7), torch.tensor(0.5)])
+def test_a_number_is_the_same_as_a_float(value: Any) -> None:
+    assert config.finite(value) == float(value)
+
+
+@pytest.mark.parametrize("value", ["1", b"1", True, None, [1.0], math.inf, math.nan, 10**400, torch.zeros(2), 1j])
+def test_what_is_no_finite_number_is_nan(value: Any) -> None:
+    assert math.isnan(config.finite(value))

@@ -35,6 +35,8 @@ except ImportError as error:
 
 MOST_BUCKETS = 1024  # torchrec writes so many down
 
+_BUFFERS = ("_row_ids", "_row_last_use", "_row_counts", "_current_iter_tensor", "_output_segments_tensor")
+
 _log = logging.getLogger("recsys.models")
 
 
@@ -199,11 +201,35 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
     def validate_state(self) -> None:
         """Look through what was loaded, and take it up.
 
+        `load_state_dict` has looked through it before it came into the buffers; torchrec calls this after it, and what
+        `torch.distributed.checkpoint` wrote into the buffers themselves is looked through here alone.
+
         Raises:
             ValueError: it is not the state of a table with these buckets.
         """
-        self._table = None
-        segments = self._output_segments_tensor
+        self._table = self._checked({name: getattr(self, name) for name in _BUFFERS})
+        self._left = []
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """As nn.Module has it; a state that a table cannot have changes no buffer.
+
+        Raises:
+            ValueError: it is not the state of a table with these buckets.
+        """
+        held = {name: getattr(self, name) for name in _BUFFERS}
+        self._checked({name: state_dict.get(prefix + name, tensor) for name, tensor in held.items()})
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _checked(self, given: Mapping[str, Tensor]) -> BoundedRows:
+        """The rows of these buffers."""
+        for name, tensor in given.items():
+            wanted_shape = getattr(self, name).shape
+            if tensor.dtype != torch.int64 or tensor.shape != wanted_shape:
+                raise ValueError(
+                    f"{self._title}: {name} is {tensor.dtype} of the shape {tuple(tensor.shape)}; wanted torch.int64 "
+                    f"of {tuple(wanted_shape)}"
+                )
+        segments = given["_output_segments_tensor"]
         found = segments[segments >= 0].tolist()
         wanted = [bucket * self._bucket_size for bucket in range(self.buckets() + 1)]
         if found != wanted:
@@ -211,13 +237,14 @@ class CollisionlessManagedCollisionModule(ManagedCollisionModule):  # type: igno
                 f"{self._title} has {self.buckets()} buckets of {self._bucket_size} rows, what is loaded has "
                 f"{len(found) - 1} of {found[1] if len(found) > 1 else 0}; build it with the same"
             )
-        latest = int(self._row_last_use.max())
-        if latest > int(self._current_iter_tensor):
-            raise ValueError(
-                f"{self._title}: a row was used in call {latest}, of {int(self._current_iter_tensor)}; it is damaged"
-            )
-        self._left = []
-        assert self.table is not None
+        latest, calls = int(given["_row_last_use"].max()), int(given["_current_iter_tensor"])
+        if latest > calls:
+            raise ValueError(f"{self._title}: a row was used in call {latest}, of {calls}; it is damaged")
+        state = RowState(given["_row_ids"], given["_row_last_use"], given["_row_counts"])
+        try:
+            return BoundedRows(state, self._bucket_range, self._eviction)
+        except ValueError as error:
+            raise ValueError(f"{self._title}: {error}") from error
 
     def rebuild_with_output_id_range(
         self,

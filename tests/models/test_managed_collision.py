@@ -287,6 +287,49 @@ def test_a_state_with_a_use_in_the_future_is_refused() -> None:
         CollisionlessManagedCollisionModule(4).load_state_dict(state)
 
 
+@pytest.mark.parametrize(
+    ("name", "row", "number", "message"),
+    [
+        ("_row_counts", 0, -1, "row 0 was asked for -1 times; wanted 0 or more"),
+        ("_row_counts", 0, 0, "row 0 is free before one that is taken; wanted no gaps"),
+        ("_row_counts", 1, 0, "row 1 is free or shared, but has the id 6 and was last used in call 1; wanted 0 for"),
+        ("_row_last_use", 0, -1, "row 0 was last used in call -1; wanted 0 or more"),
+        ("_row_last_use", 3, -1, "row 3 was last used in call -1; wanted 0 or more"),
+        ("_row_last_use", 1, 3, "a row was used in call 3, of 2; it is damaged"),
+        ("_row_last_use", 2, 1, "row 2 is free or shared, but has the id 0 and was last used in call 1; wanted 0 for"),
+        ("_row_ids", 2, -1, "row 2 is free or shared, but has the id -1 and was last used in call 0; wanted 0 for"),
+        ("_row_ids", 3, 9, "row 3 is free or shared, but has the id 9 and was last used in call 0; wanted 0 for"),
+        ("_row_ids", 1, 5, "id 5 has the rows 0 and 1; wanted one"),
+        ("_current_iter_tensor", 0, -1, "a row was used in call 2, of -1; it is damaged"),
+        ("_output_segments_tensor", 1, 2, "1 buckets of 4 rows, what is loaded has 1 of 2; build it with the same"),
+    ],
+)
+def test_a_damaged_state_is_refused_and_the_module_goes_on(name: str, row: int, number: int, message: str) -> None:
+    module = CollisionlessManagedCollisionModule(4, name="clicks")
+    rows_of(module, [5, 6])
+    rows_of(module, [5])
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    damaged = {key: value.clone() for key, value in before.items()}
+    damaged[name][row] = number
+    with pytest.raises(ValueError, match=f"table 'clicks'.*{message}"):
+        torch.nn.ModuleDict({"held": module}).load_state_dict({f"held.{key}": t for key, t in damaged.items()})
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    assert rows_of(module, [6, 5, 7]) == [1, 0, 2]
+
+
+def test_a_state_of_another_type_or_size_is_refused() -> None:
+    module = CollisionlessManagedCollisionModule(4, name="clicks")
+    rows_of(module, [2**60 + 1])
+    narrow = {name: tensor.float() if name == "_row_ids" else tensor for name, tensor in module.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"'clicks': _row_ids is torch.float32 of the shape \(4,\); wanted torch.int64"
+    ):
+        module.load_state_dict(narrow)
+    with pytest.raises(ValueError, match=r"'clicks': _row_ids is torch.int64 of the shape \(5,\); wanted .* \(4,\)"):
+        module.load_state_dict(CollisionlessManagedCollisionModule(5).state_dict())
+    assert rows_of(module, [2**60 + 1]) == [0]
+
+
 @pytest.mark.parametrize("buckets", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bool])
 def test_ids_that_are_no_integers_are_refused(buckets: int, dtype: torch.dtype) -> None:

@@ -14,6 +14,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from recsys.config import check_types
+
 Name = Literal["sgd", "row_wise_adagrad", "adagrad", "adam"]
 NAMES: tuple[Name, ...] = get_args(Name)
 
@@ -40,6 +42,7 @@ class RowOptimizer:
     def __post_init__(self) -> None:
         if self.name not in NAMES:
             raise ValueError(f"optimizer {self.name!r}; wanted {', '.join(NAMES)}")
+        check_types(self)
         for field, is_right, wanted in (
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("eps", self.eps > 0, "above 0"),

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from recsys.config import check_types
 from recsys.kernels.hash_table import HashTable
 
 Mode = Literal["all", "threshold", "probability"]
@@ -39,6 +40,7 @@ class AdmissionConfig:
     def __post_init__(self) -> None:
         if self.mode not in ("all", "threshold", "probability"):
             raise ValueError(f"admission mode {self.mode!r}; wanted all, threshold or probability")
+        check_types(self, "admission ")
         if self.threshold < 1:
             raise ValueError(f"admission threshold={self.threshold}; wanted at least 1")
         if self.mode == "all" and self.threshold != 1:

@@ -184,6 +184,9 @@ class BoundedRows:
         if bool((state.counts < 0).any()):
             row = int((state.counts < 0).nonzero()[0])
             raise ValueError(f"row {row} was asked for {int(state.counts[row])} times; wanted 0 or more")
+        if bool((state.last_use < 0).any()):
+            row = int((state.last_use < 0).nonzero()[0])
+            raise ValueError(f"row {row} was last used in call {int(state.last_use[row])}; wanted 0 or more")
         is_taken = self._is_taken()
         by_bucket = is_taken.view(self._num, self._size)
         used = by_bucket.sum(1)
@@ -191,6 +194,13 @@ class BoundedRows:
         if bool(gaps.any()):
             bucket, row = gaps.nonzero()[0].tolist()
             raise ValueError(f"row {bucket * self._size + row} is free before one that is taken; wanted no gaps")
+        nobodys = ((state.ids != 0) | (state.last_use != 0)) & ~is_taken
+        if bool(nobodys.any()):
+            row = int(nobodys.nonzero()[0])
+            raise ValueError(
+                f"row {row} is free or shared, but has the id {int(state.ids[row])} and was last used in call "
+                f"{int(state.last_use[row])}; wanted 0 for both"
+            )
         rows = is_taken.nonzero().squeeze(1)
         strange = (self._bucket_of(state.ids[rows]) != rows // self._size).nonzero()
         if len(strange):

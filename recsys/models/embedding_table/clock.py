@@ -13,8 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.config import finite
+
 LONG = 1 << 17  # seconds that are written down before any is forgotten
 MOST_TICKS = 2**31 - 2
+LATEST_S = 253_402_300_800.0  # the end of the year 9999, and as many seconds before 1970
 
 
 class Clock:
@@ -35,17 +38,24 @@ class Clock:
         return time.time() if self._given is None else self._given
 
     def set(self, seconds: float) -> None:
-        """Say what time it is.
+        """Say what time it is; after the machine's clock, any time from the second in which the last step ended.
 
         Raises:
-            ValueError: it was later before.
+            ValueError: it was later before, or it is no number of seconds up to the year 9999.
         """
-        if not math.isfinite(seconds):
+        now_s = finite(seconds)
+        if math.isnan(now_s):
             raise ValueError(f"the clock is set to {seconds}; wanted a number of seconds")
-        stood_at = self._given if self._given is not None else self._seconds[-1] if self._seconds else seconds
-        if seconds < stood_at:
-            raise ValueError(f"the clock is set to {seconds}, but stood at {stood_at}; time may not go back")
-        self._given = seconds
+        if abs(now_s) > LATEST_S:
+            raise ValueError(f"the clock is set to {now_s}; wanted seconds since 1970, at most {LATEST_S:.0f}")
+        if self._given is not None:
+            stood_at, is_past = self._given, now_s < self._given
+        else:  # seconds are written down rounded up
+            stood_at = self._seconds[-1] if self._seconds else now_s
+            is_past = math.ceil(now_s) < stood_at
+        if is_past:
+            raise ValueError(f"the clock is set to {now_s}, but stood at {stood_at}; time may not go back")
+        self._given = now_s
 
     def advance(self) -> int:
         """The next tick; the one that ends belongs to this second.

@@ -1,11 +1,10 @@
 """How an embedding table is to behave."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
-from recsys.config import MAX_SEED
+from recsys.config import MAX_SEED, check_types
 from recsys.kernels.row_pages import RowOptimizer
 from recsys.models.embedding_table.admission import AdmissionConfig
 
@@ -35,6 +34,9 @@ class TableConfig:
         hot_rows: most rows in memory, the others lie in `cold_file`; null keeps all in memory. Every other setting is
             of all rows.
         cold_file: path of the file of the rows that are not in memory; one table alone may have it open.
+
+    Raises:
+        ValueError: a field holds another type than it should, or a value out of range.
     """
 
     width: int
@@ -54,14 +56,11 @@ class TableConfig:
     cold_file: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.width, int) or self.width < 1:
-            raise ValueError(f"width={self.width}; wanted a whole number of at least 1")
-        if not 0 <= self.init_std < math.inf:
+        check_types(self)
+        if self.width < 1:
+            raise ValueError(f"width={self.width}; wanted at least 1")
+        if self.init_std < 0:
             raise ValueError(f"init_std={self.init_std}; wanted at least 0")
-        if self.eviction not in get_args(Eviction):
-            raise ValueError(f"eviction={self.eviction!r}; wanted {', '.join(get_args(Eviction))}")
-        if self.unknown not in get_args(Unknown):
-            raise ValueError(f"unknown={self.unknown!r}; wanted {', '.join(get_args(Unknown))}")
         if self.eviction != "none" and self.capacity is None:
             raise ValueError(f"eviction={self.eviction} without a capacity; set capacity, at which it begins")
         if self.capacity is not None and self.capacity < 1:
@@ -72,7 +71,7 @@ class TableConfig:
             ("ttl_s", self.ttl_s),
             *((f"feature_ttl_s[{k}]", v) for k, v in self.feature_ttl_s.items()),
         ):
-            if seconds is not None and not 0 < seconds < math.inf:
+            if seconds is not None and seconds <= 0:
                 raise ValueError(f"{name}={seconds}; wanted above 0, or null")
         wrong = [number for number in self.feature_ttl_s if not 0 <= number < 1 << self.feature_bits]
         if wrong:

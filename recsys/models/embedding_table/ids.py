@@ -40,6 +40,17 @@ def string_ids(strings: Iterable[str]) -> Tensor:
     return torch.from_numpy(np.frombuffer(digests, dtype="<i8").astype(np.int64))
 
 
+def check_ids(ids: Tensor) -> None:
+    """Nothing, for ids of 64 bits.
+
+    Raises:
+        ValueError: `ids` is no tensor of int64.
+    """
+    if not isinstance(ids, Tensor) or ids.dtype != torch.int64:
+        given = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+        raise ValueError(f"ids is {given}; wanted a tensor of int64; strings become ids by string_ids")
+
+
 class FeatureIds:
     """Ids that carry their feature's number in their upper bits.
 
@@ -48,12 +59,14 @@ class FeatureIds:
         bits: for the number.
 
     Raises:
-        ValueError: a name stands there twice, or the bits are too few.
+        ValueError: a name stands there twice, `features` is one string alone, or the bits are too few.
     """
 
     def __init__(self, features: Sequence[str], bits: int = 10) -> None:
-        if not 1 <= bits <= 32:
-            raise ValueError(f"bits={bits}; wanted 1 to 32")
+        if isinstance(features, str):
+            raise ValueError(f"features={features!r} is one string; wanted several: [{features!r}]")
+        if type(bits) is not int or not 1 <= bits <= 32:
+            raise ValueError(f"bits={bits!r}; wanted a whole number from 1 to 32")
         if len(features) > 1 << bits:
             raise ValueError(f"{len(features)} features do not fit {bits} bits; wanted at most {1 << bits}")
         self.numbers = {name: number for number, name in enumerate(features)}
@@ -65,8 +78,10 @@ class FeatureIds:
         """(…) int64 table ids of a feature's own ids, which lie in [0, 2^(64 - bits)): exact.
 
         Raises:
-            ValueError: unknown feature, or an id does not fit.
+            ValueError: unknown feature, an id does not fit, or `ids` is no tensor of int64: the feature's number would
+                not fit beside narrower ids.
         """
+        check_ids(ids)
         most = 1 << self._below
         if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= most):
             raise ValueError(
@@ -76,7 +91,12 @@ class FeatureIds:
         return ids | self._upper(feature)
 
     def hashed(self, feature: str, ids: Tensor) -> Tensor:
-        """(…) int64 table ids of any ids, mixed to 64 - bits bits: two of n share one with odds n^2 / 2^(65-bits)."""
+        """(…) int64 table ids of any ids, mixed to 64 - bits bits: two of n share one with odds n^2 / 2^(65-bits).
+
+        Raises:
+            ValueError: unknown feature, or `ids` is no tensor of int64.
+        """
+        check_ids(ids)
         return shifted(mixed(ids), self.bits) | self._upper(feature)
 
     def _upper(self, feature: str) -> int:

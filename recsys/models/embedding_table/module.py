@@ -10,7 +10,6 @@ parameter, `unknown`, and belongs to the optimizer of the rest.
 Paper: Liu et al. 2022, arXiv:2209.07663.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recsys.config import finite
 from recsys.models.embedding_table.config import TableConfig
+from recsys.models.embedding_table.ids import check_ids
 from recsys.models.embedding_table.table import EmbeddingTable
 from recsys.models.table_module import TableModule
 
@@ -57,7 +58,7 @@ class CollisionlessEmbedding(TableModule):
         Raises:
             ValueError: `ids` is no tensor of int64.
         """
-        _check_ids(ids)
+        check_ids(ids)
         flat = ids.reshape(-1)
         rows = self.rows_of(flat)
         if self.training and self.config.id_dropout:
@@ -86,12 +87,13 @@ class CollisionlessEmbedding(TableModule):
         """Apply the gradients of all look-ups since the last step, and begin the next one.
 
         Raises:
-            ValueError: `lr` is negative or no number; nothing is applied.
+            ValueError: `lr` is negative or no finite number; nothing is applied.
         """
-        if not 0 <= lr < math.inf:
-            raise ValueError(f"lr={lr}; wanted at least 0")
+        rate = finite(lr)
+        if not rate >= 0:
+            raise ValueError(f"lr={lr}; wanted a number of at least 0")
         if self._waiting:
-            self.table.update(*self._gradients(), lr)
+            self.table.update(*self._gradients(), rate)
         self.drop_gradients()
         self.table.advance()
 
@@ -125,7 +127,7 @@ class CollisionlessEmbedding(TableModule):
         """Say what time it is, for last touch and time to live; without it the machine's clock is read.
 
         Raises:
-            ValueError: it was later before.
+            ValueError: it was later before, or it is no number of seconds up to the year 9999.
         """
         self.table.clock.set(seconds)
 
@@ -135,7 +137,7 @@ class CollisionlessEmbedding(TableModule):
 
     def erase(self, ids: Tensor) -> int:
         """How many of the ids (…) int64 had a row, and have none from here on."""
-        _check_ids(ids)
+        check_ids(ids)
         return int((self.table.erase(ids.reshape(-1)) >= 0).sum())
 
     def gauges(self) -> dict[str, float]:
@@ -194,12 +196,6 @@ class CollisionlessEmbedding(TableModule):
         """Shape and policies."""
         config = self.config
         return f"{len(self.table)} ids, width={config.width}, {config.optimizer.name}, eviction={config.eviction}"
-
-
-def _check_ids(ids: Tensor) -> None:
-    if not isinstance(ids, Tensor) or ids.dtype != torch.int64:
-        given = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
-        raise ValueError(f"ids is {given}; wanted a tensor of int64; strings become ids by string_ids")
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from recsys.kernels.mixing import mixed_bits
+from recsys.models.embedding_table.ids import check_ids
 
 State = dict[str, Tensor]
 
@@ -56,9 +57,14 @@ _SALT = np.uint64(0x5851F42D4C957F2D)  # so that the ids of a shard are no patte
 
 
 def shard_of(ids: Tensor, num_shards: int) -> Tensor:
-    """(N,) int64 in [0, num_shards): the shard of ids (N,) int64, by their hash; the same everywhere."""
-    if num_shards < 1:
-        raise ValueError(f"num_shards={num_shards}; wanted at least 1")
+    """(N,) int64 in [0, num_shards): the shard of ids (N,) int64, by their hash; the same everywhere.
+
+    Raises:
+        ValueError: `ids` is no tensor of int64, or there is no such number of shards.
+    """
+    check_ids(ids)
+    if type(num_shards) is not int or num_shards < 1:
+        raise ValueError(f"num_shards={num_shards!r}; wanted a whole number of at least 1")
     hashes = mixed_bits(ids.cpu().numpy().astype(np.uint64) ^ _SALT)
     return torch.from_numpy((hashes % np.uint64(num_shards)).astype(np.int64)).to(ids.device)
 

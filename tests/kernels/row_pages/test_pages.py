@@ -1,5 +1,6 @@
 """Rows in pages: both paths against the definition, which knows no pages."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -144,6 +145,12 @@ def test_what_are_no_pages_is_refused(arguments: Any, message: str) -> None:
         ({"eps": 0.0}, "eps=0.0; wanted above 0"),
         ({"beta2": 1.0}, r"beta2=1.0; wanted in \[0, 1\)"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1; wanted at least 0"),
+        ({"weight_decay": math.inf}, "weight_decay=inf; wanted a finite number"),
+        ({"eps": math.inf}, "eps=inf; wanted a finite number"),
+        ({"eps": "a"}, "eps='a'; wanted a finite number"),
+        ({"beta1": True}, "beta1=True; wanted a finite number"),
+        ({"initial_accumulator": math.inf}, "initial_accumulator=inf; wanted a finite number"),
+        ({"initial_accumulator": 10**400}, "initial_accumulator=10+; wanted a finite number"),
     ],
 )
 def test_what_is_no_optimizer_is_refused(arguments: Any, message: str) -> None:

@@ -1,5 +1,7 @@
 """Counting and chance: who gets a row."""
 
+import math
+
 import pytest
 import torch
 
@@ -109,6 +111,12 @@ def test_a_threshold_of_one_lets_all_in() -> None:
         ({"threshold": 5}, "admission threshold=5 with mode=all; set mode=threshold, or probability"),
         ({"splits": 1}, "admission splits=1; wanted at least 2"),
         ({"capacity": 3}, "admission capacity=3; wanted at least splits=4"),
+        ({"mode": "threshold", "threshold": math.nan}, "admission threshold=nan; wanted a whole number"),
+        ({"mode": "threshold", "threshold": 2.5}, r"admission threshold=2\.5; wanted a whole number"),
+        ({"mode": "threshold", "threshold": True}, "admission threshold=True; wanted a whole number"),
+        ({"mode": "probability", "threshold": math.inf}, "admission threshold=inf; wanted a whole number"),
+        ({"splits": 2.5}, r"admission splits=2\.5; wanted a whole number"),
+        ({"capacity": "9"}, "admission capacity='9'; wanted a whole number"),
     ],
 )
 def test_what_is_no_admission_is_refused(settings: dict[str, object], message: str) -> None:

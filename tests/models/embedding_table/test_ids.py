@@ -34,6 +34,24 @@ def test_an_id_that_does_not_fit_is_refused(wrong: int) -> None:
         features.of("user", torch.tensor([wrong]))
 
 
+@pytest.mark.parametrize(
+    ("ids", "given"),
+    [
+        (torch.tensor([1], dtype=torch.int32), "torch.int32"),
+        (torch.tensor([1], dtype=torch.uint8), "torch.uint8"),
+        (torch.tensor([True]), "torch.bool"),
+        (torch.tensor([1.0]), "torch.float32"),
+        ([1], "list"),
+        (None, "NoneType"),
+    ],
+)
+def test_ids_of_another_type_would_lose_their_feature_and_are_refused(ids: Any, given: str) -> None:
+    features = FeatureIds(["user", "item"])
+    for call in (features.of, features.hashed):
+        with pytest.raises(ValueError, match=f"^ids is {given}; wanted a tensor of int64"):
+            call("item", ids)
+
+
 def test_features_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="3 features do not fit 1 bits; wanted at most 2"):
         FeatureIds(["a", "b", "c"], bits=1)
@@ -41,6 +59,11 @@ def test_features_that_cannot_be_are_refused() -> None:
         FeatureIds(["a", "a"])
     with pytest.raises(ValueError, match="feature 'x' is unknown; wanted a, b"):
         FeatureIds(["a", "b"]).of("x", torch.tensor([1]))
+    with pytest.raises(ValueError, match=r"features='user' is one string; wanted several: \['user'\]"):
+        FeatureIds("user")
+    for bits in (0, 33, 2.5, True):
+        with pytest.raises(ValueError, match=f"bits={bits}; wanted a whole number from 1 to 32"):
+            FeatureIds(["a"], bits=bits)  # type: ignore[arg-type]  # what no type checker has seen comes here too
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,11 +181,11 @@ def test_what_are_no_ids_is_refused(ids: Any) -> None:
             call(ids)
 
 
-@pytest.mark.parametrize("lr", [-0.1, float("nan"), float("inf")])
-def test_what_is_no_rate_is_refused_and_applies_nothing(lr: float) -> None:
+@pytest.mark.parametrize("lr", [-0.1, float("nan"), float("inf"), None, "a", "1", True, 10**400, [0.1]])
+def test_what_is_no_rate_is_refused_and_applies_nothing(lr: Any) -> None:
     embedding = embedding_of(init_std=0.0)
     embedding(torch.tensor([1])).sum().backward()
-    with pytest.raises(ValueError, match=f"lr={lr}; wanted at least 0"):
+    with pytest.raises(ValueError, match=re.escape(f"lr={lr}; wanted a number of at least 0")):
         embedding.step(lr)
     embedding.step(1.0)
     assert embedding(torch.tensor([1])).tolist() == [[-1.0] * 4]

@@ -73,8 +73,12 @@ def test_shards_are_alike_in_size_and_the_same_everywhere() -> None:
     some = [0, 1, 2, -1, 2**63 - 1, -(2**63)]
     assert shard_of(torch.tensor(some), 7).tolist() == [splitmix(id_ ^ 0x5851F42D4C957F2D) % 7 for id_ in some]
     assert not shard_of(ids, 1).any()
-    with pytest.raises(ValueError, match="num_shards=0; wanted at least 1"):
-        shard_of(ids, 0)
+    for number in (0, -1, 1.5, None):
+        with pytest.raises(ValueError, match=f"num_shards={number}; wanted a whole number of at least 1"):
+            shard_of(ids, number)  # type: ignore[arg-type]  # what no type checker has seen comes here too
+    for strange in (ids.int(), ids.float(), [1], None):
+        with pytest.raises(ValueError, match=r"^ids is .*; wanted a tensor of int64"):
+            shard_of(strange, 2)  # type: ignore[arg-type]  # as above
 
 
 @pytest.mark.parametrize("eviction", ["none", "lru", "lfu", "ttl"])

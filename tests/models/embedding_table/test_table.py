@@ -336,6 +336,28 @@ def test_a_state_that_does_not_fit_is_refused_by_name(settings: Any, message: st
         ({"id_dropout": 0.1}, "id_dropout=0.1 with unknown=zero"),
         ({"expected": 9, "capacity": 3}, "expected=9; wanted at least 0 and at most capacity=3"),
         ({"unknown": "one"}, "unknown='one'; wanted zero, learned"),
+        ({"width": 0}, "width=0; wanted at least 1"),
+        ({"width": True}, "width=True; wanted a whole number"),
+        ({"width": 4.0}, r"width=4\.0; wanted a whole number"),
+        ({"init_std": -1}, "init_std=-1; wanted at least 0"),
+        ({"init_std": float("inf")}, "init_std=inf; wanted a finite number"),
+        ({"capacity": 1.5}, r"capacity=1\.5; wanted a whole number, or null"),
+        ({"capacity": True}, "capacity=True; wanted a whole number, or null"),
+        ({"capacity": "9"}, "capacity='9'; wanted a whole number, or null"),
+        ({"ttl_s": True}, "ttl_s=True; wanted a finite number, or null"),
+        ({"ttl_s": "5"}, "ttl_s='5'; wanted a finite number, or null"),
+        ({"ttl_s": float("nan")}, "ttl_s=nan; wanted a finite number, or null"),
+        ({"feature_bits": 3.5}, r"feature_bits=3\.5; wanted a whole number"),
+        ({"feature_ttl_s": [5.0]}, r"feature_ttl_s=\[5\.0\]; wanted a mapping of a whole number to a finite number"),
+        ({"feature_ttl_s": {"0": 5.0}}, "feature_ttl_s={'0': 5.0}; wanted a mapping of a whole number"),
+        ({"feature_ttl_s": {0: -1}}, r"feature_ttl_s\[0\]=-1; wanted above 0"),
+        ({"expected": 1.5}, r"expected=1\.5; wanted a whole number"),
+        ({"seed": 1.5}, r"seed=1\.5; wanted a whole number"),
+        ({"seed": None}, "seed=None; wanted a whole number"),
+        ({"hot_rows": 1.5, "cold_file": "rows"}, r"hot_rows=1\.5; wanted a whole number, or null"),
+        ({"hot_rows": 2, "cold_file": 7}, "cold_file=7; wanted a text, or null"),
+        ({"optimizer": "adam"}, "optimizer='adam'; wanted an instance of RowOptimizer"),
+        ({"admission": "threshold"}, "admission='threshold'; wanted an instance of AdmissionConfig"),
     ],
 )
 def test_what_is_no_configuration_is_refused(settings: Any, message: str) -> None:
@@ -473,16 +495,42 @@ def test_seconds_that_no_row_was_touched_in_are_forgotten(monkeypatch: pytest.Mo
     assert table.clock.seconds_of(table.pages.ticks.gather(table.index.find(ids_of(4))).squeeze(1)).tolist() == [599]
 
 
-@pytest.mark.parametrize("second", [float("nan"), float("inf")])
-def test_what_is_no_time_is_refused(second: float) -> None:
+@pytest.mark.parametrize("second", [float("nan"), float("inf"), None, "5", True])
+def test_what_is_no_time_is_refused(second: Any) -> None:
     with pytest.raises(ValueError, match=f"the clock is set to {second}; wanted a number of seconds"):
         table_of().clock.set(second)
+
+
+@pytest.mark.parametrize("second", [1e300, -1e300, 2**63, 253_402_300_801, 1_700_000_000_000])
+def test_an_absurd_time_is_refused_and_the_table_goes_on(second: float) -> None:
+    table = table_of()
+    with pytest.raises(ValueError, match=r"the clock is set to .*; wanted seconds since 1970, at most 253402300800$"):
+        table.clock.set(second)
+    touch(table, 1, second=253_402_300_800)
+    assert table.clock.now_s == 253_402_300_800
+
+
+def test_after_the_machines_clock_its_current_second_may_be_set_and_none_before() -> None:
+    table = EmbeddingTable(TableConfig(width=WIDTH, ttl_s=5.0), page_rows=8)
+    table.look_up(ids_of(1))
+    table.advance()
+    ended = int(table.clock.seconds_of(torch.tensor([0])))
+    with pytest.raises(ValueError, match=f"is set to {ended - 1}.0, but stood at {ended}; time may not go back"):
+        table.clock.set(ended - 1)
+    table.clock.set(ended - 0.75)
+    table.advance()
+    with pytest.raises(ValueError, match=f"is set to {ended - 0.875}, but stood at {ended - 0.75}; time may not"):
+        table.clock.set(ended - 0.875)
+    table.clock.set(ended + 4.5)
+    assert table.expire() == 0
+    table.clock.set(ended + 5)
+    assert table.expire() == 1
 
 
 def test_time_may_not_go_back() -> None:
     table = table_of()
     table.clock.set(5)
-    with pytest.raises(ValueError, match="the clock is set to 4, but stood at 5; time may not go back"):
+    with pytest.raises(ValueError, match=r"the clock is set to 4\.0, but stood at 5\.0; time may not go back"):
         table.clock.set(4)
 
 
