@@ -66,6 +66,7 @@ def pauses(num_rows: int, width: int, folder: Path) -> dict[str, Any]:
         "copy_ms_all": _ms(sum(chunks)),
         "chunks": len(chunks),
         "update_ms_while_copied": _ms(float(np.median(steps))),
+        "update_ms_most_while_copied": _ms(max(steps)),
         "update_ms_after": _ms(float(np.median(free))),
         "delta_mb": round(delta.num_bytes / 1e6, 1),
         "served_mb": round(delta.without_state().num_bytes / 1e6, 1),

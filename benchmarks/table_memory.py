@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.support.number_arguments import MOST_WIDTH, refuse_beyond_memory, whole
 from benchmarks.support.record import append
 from recsys.models.delta import DeltaLog
 from recsys.models.embedding_table import EmbeddingTable, RowOptimizer, TableConfig
@@ -114,9 +115,9 @@ def measured_apart(num_rows: int, width: int, hot_rows: int, folder: Path) -> di
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2_000_000)
-    parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--hot", type=int, default=20_000, help="rows in memory where the others are in a file")
+    parser.add_argument("--rows", type=whole(), default=2_000_000)
+    parser.add_argument("--width", type=whole(1, MOST_WIDTH), default=32)
+    parser.add_argument("--hot", type=whole(), default=20_000, help="rows in memory where the others are in a file")
     parser.add_argument("--no-record", action="store_true", help="write no line of results")
     parser.add_argument("--part", choices=["written", "read"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -126,6 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         part = {"written": written, "read": read}[given.part]
         print(json.dumps(part(given.rows, given.width, given.hot, given.folder)))
         return
+    if given.hot >= given.rows:
+        parser.error(f"argument --hot: {given.hot}; wanted fewer than --rows {given.rows}")
+    refuse_beyond_memory(parser, given.rows * (12 * given.width + 150), "--rows and --width")
     figures: dict[str, Any] = {name: getattr(given, name) for name in ("rows", "width", "hot")}
     figures["state_mb"] = round(given.rows * 4 * (3 * given.width + 1) / 1e6, 1)
     for name, hot_rows in (("in_memory", 0), ("in_file", given.hot)):

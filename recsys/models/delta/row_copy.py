@@ -1,7 +1,7 @@
 """Rows of a table as they stood at one moment, copied while the table trains on.
 
 Between steps so many rows are copied as the caller has time for; rows that a step is about to write are copied before.
-So the copy is of one moment, and no step waits for more than its own rows.
+So the copy is of one moment, and no step waits for more than its own rows, nor writes others to a file.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class RowCopy:
         pages: of the table.
         rows: (M,) int64, ascending.
         room: for the copies; None: in memory, once it is asked for.
-        part_bytes: copied in one go, and at most so many of those that steps asked for before they go to the room.
+        part_bytes: copied in one go.
 
     Raises:
         ValueError: another copy of these pages is under way.
@@ -36,11 +36,9 @@ class RowCopy:
     def __init__(self, pages: RowPages, rows: Tensor, room: RowRoom | None = None, part_bytes: int = 1 << 22) -> None:
         if pages.before_write is not None:
             raise ValueError("another copy of this table is under way; finish it first")
-        self._pages, self._rows, self._room, self._part_bytes = pages, rows, room, part_bytes
+        self._pages, self._rows, self._room = pages, rows, room
         self._columns = columns_of(pages)
         self._step = max(1, part_bytes // max(1, room_bytes(self._columns, 1)))
-        self._early: list[tuple[Tensor, dict[str, Tensor]]] = []  # places, and what was copied before it was written to
-        self._early_bytes = 0
         self._is_waiting = torch.zeros(pages.num_rows, dtype=torch.bool, device=rows.device)
         self._is_waiting[rows] = True
         self._at, self._is_cancelled = 0, False
@@ -73,7 +71,6 @@ class RowCopy:
         """(M, …) by name, on the CPU or in a file; rows that are left are copied first. On any thread, if none are."""
         if not self.is_done:
             self.copy(len(self._rows))
-        self._settle()
         return self._held().columns()
 
     def in_place(self) -> dict[str, Rows]:
@@ -103,43 +100,31 @@ class RowCopy:
 
     def _copy_part(self, stop: int) -> None:
         """To row `stop` of those that are copied."""
-        start, room = self._at, self._held()
-        rows = self._rows[start:stop]
+        start = self._at
+        rows, places = self._rows[start:stop], slice(start, stop)
         is_waiting = self._is_waiting[rows]
-        is_whole = bool(is_waiting.all())
-        for name, column in self._columns.items():
-            values = column.gather(rows)
-            if not is_whole:  # the others were copied before, and may be in the room already
-                values = torch.where(is_waiting[:, None], values, room.read(name, start, stop).to(values.device))
-            room.put(name, start, values)
+        if bool(is_waiting.all()):
+            self._put(rows, places)
+        elif bool(is_waiting.any()):
+            self._put(rows[is_waiting], is_waiting.nonzero().squeeze(1) + start)
         _let_go(self._pages)
-        self._is_waiting[rows] = False
         self._at = stop
+
+    def _put(self, rows: Tensor, places: Tensor | slice) -> None:
+        self._held().put(places, {name: column.gather(rows) for name, column in self._columns.items()})
+        self._is_waiting[rows] = False
 
     def _held(self) -> RowRoom:
         if self._room is None:
             self._room = MemoryRoom(self._columns, len(self._rows))
         return self._room
 
-    def _settle(self) -> None:
-        """What steps asked for goes to the room."""
-        for places, values in self._early:
-            for name in self._columns:
-                self._held().put_at(name, places, values[name])
-        self._early.clear()
-        self._early_bytes = 0
-
     def _before_write(self, rows: Tensor) -> None:
         rows = rows[(rows >= 0) & (rows < len(self._is_waiting))]
         rows = rows[self._is_waiting[rows]]
         if len(rows):
             rows = torch.unique(rows)
-            values = {name: column.gather(rows) for name, column in self._columns.items()}
-            self._early.append((torch.searchsorted(self._rows, rows), values))
-            self._early_bytes += sum(value.nbytes for value in values.values())
-            self._is_waiting[rows] = False
-            if self._early_bytes > self._part_bytes:
-                self._settle()
+            self._put(rows, torch.searchsorted(self._rows, rows))
 
 
 def columns_of(pages: RowPages) -> Mapping[str, Column]:

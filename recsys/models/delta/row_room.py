@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Mapping
 from functools import partial
+from itertools import pairwise
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -16,17 +17,11 @@ from recsys.models.delta.rows import Rows, rows_by
 class RowRoom(Protocol):
     """Columns of so many rows."""
 
-    def put(self, name: str, start: int, values: Tensor) -> None:
-        """Rows (N, width) from `start` on."""
-
-    def put_at(self, name: str, places: Tensor, values: Tensor) -> None:
-        """Rows (N, width) at places (N,) int64, ascending."""
-
-    def read(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows from `start` to `stop`, on the CPU or where `put` had them."""
+    def put(self, places: Tensor | slice, values: Mapping[str, Tensor]) -> None:
+        """All columns (N, width) of rows at N places, ascending; each row is put once."""
 
     def columns(self) -> dict[str, Tensor | Rows]:
-        """All by name, for the CPU."""
+        """All by name, for the CPU, once all rows are there."""
 
 
 class MemoryRoom:
@@ -40,25 +35,21 @@ class MemoryRoom:
     def __init__(self, columns: Mapping[str, Column], num_rows: int) -> None:
         self._columns = {name: _room(num_rows, column) for name, column in columns.items()}
 
-    def put(self, name: str, start: int, values: Tensor) -> None:
-        """Rows (N, width) from `start` on."""
-        self._columns[name][start : start + len(values)] = values
-
-    def put_at(self, name: str, places: Tensor, values: Tensor) -> None:
-        """Rows (N, width) at places (N,) int64, ascending."""
-        self._columns[name][places] = values
-
-    def read(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows from `start` to `stop`."""
-        return self._columns[name][start:stop]
+    def put(self, places: Tensor | slice, values: Mapping[str, Tensor]) -> None:
+        """All columns (N, width) of rows at N places, ascending; each row is put once."""
+        for name, column in self._columns.items():
+            column[places] = values[name]
 
     def columns(self) -> dict[str, Tensor | Rows]:
-        """All by name, on the CPU."""
+        """All by name, on the CPU, once all rows are there."""
         return {name: values.cpu() for name, values in self._columns.items()}
 
 
 class FileRoom:
-    """In a file, column after column. One thread at a time.
+    """In a file, column after column, each in the order in which rows were put: one write a column for all of a call.
+
+    What is read is put in the order of its rows; of each call that put some of them, it is one piece of the file.
+    One thread at a time.
 
     Args:
         columns: of the table, by name.
@@ -74,37 +65,46 @@ class FileRoom:
         for name, column in columns.items():
             self._starts[name] = at
             at += num_rows * _row_bytes(column)
+        self._slots = torch.empty(num_rows, dtype=torch.int32)  # of each row, in its column
+        self._end = 0
 
-    def put(self, name: str, start: int, values: Tensor) -> None:
-        """Rows (N, width) from `start` on."""
-        self._file.seek(self._starts[name] + start * _row_bytes(self._columns[name]))
-        self._file.write(_bytes_of(values))
+    def put(self, places: Tensor | slice, values: Mapping[str, Tensor]) -> None:
+        """All columns (N, width) of rows at N places, ascending; each row is put once."""
+        end = self._end + len(values["vectors"])
+        assert end <= self._num_rows, (end, self._num_rows)
+        for name, column in self._columns.items():
+            if column.width:
+                self._seek(name, self._end)
+                self._file.write(_bytes_of(values[name]))
+        self._slots[places.cpu() if isinstance(places, Tensor) else places] = torch.arange(
+            self._end, end, dtype=torch.int32
+        )
+        self._end = end
 
-    def put_at(self, name: str, places: Tensor, values: Tensor) -> None:
-        """Rows (N, width) at places (N,) int64, ascending."""
-        edges = (places[1:] != places[:-1] + 1).nonzero().squeeze(1) + 1
-        bounds = [0, *edges.tolist(), len(places)]
-        values = values.cpu()
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True):
-            if last > first:
-                self.put(name, int(places[first]), values[first:last])
+    def columns(self) -> dict[str, Tensor | Rows]:
+        """All by name, once all rows are there; they lie in the file."""
+        assert self._end == self._num_rows, (self._end, self._num_rows)
+        return {
+            name: rows_by(self._part_bytes, column.dtype, (self._num_rows, column.width), partial(self._read, name))
+            for name, column in self._columns.items()
+        }
 
-    def read(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows from `start` to `stop`."""
+    def _read(self, name: str, start: int, stop: int) -> Tensor:
         column = self._columns[name]
         out = torch.empty(stop - start, column.width, dtype=column.dtype)
         if out.numel():
-            self._file.seek(self._starts[name] + start * _row_bytes(column))
-            found = self._file.readinto(_bytes_of(out))  # type: ignore[attr-defined]  # files that are open to read have it
-            assert found == out.nbytes, (found, out.nbytes)
+            slots, order = self._slots[start:stop].sort()
+            edges = [0, *((slots.diff() != 1).nonzero().squeeze(1) + 1).tolist(), len(slots)]
+            for first, last in pairwise(edges):
+                self._seek(name, int(slots[first]))
+                found = self._file.readinto(_bytes_of(out[first:last]))  # type: ignore[attr-defined]  # files that are open to read have it
+                assert found == out[first:last].nbytes, (found, out[first:last].nbytes)
+            if not torch.equal(slots, self._slots[start:stop]):
+                out = torch.empty_like(out).index_copy_(0, order, out)
         return out
 
-    def columns(self) -> dict[str, Tensor | Rows]:
-        """All by name; they lie in the file."""
-        return {
-            name: rows_by(self._part_bytes, column.dtype, (self._num_rows, column.width), partial(self.read, name))
-            for name, column in self._columns.items()
-        }
+    def _seek(self, name: str, slot: int) -> None:
+        self._file.seek(self._starts[name] + slot * _row_bytes(self._columns[name]))
 
 
 def room_bytes(columns: Mapping[str, Column], num_rows: int) -> int:
