@@ -14,6 +14,7 @@ Differs: look-up in training gives the row at once, where Monolith's gives zeros
 counts are exact; expiry is in seconds; what is deleted is told to those who follow.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -186,7 +187,12 @@ class EmbeddingTable:
 
         Rows below 0 and free ones are left out. Where a row was freed and given again since its look-up it is another
         id's; `times_freed` and `ids_of` tell.
+
+        Raises:
+            ValueError: `lr` is negative or no number, or rows and gradients do not fit; nothing is applied.
         """
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"lr={lr}; wanted at least 0")
         self.pages.update(rows, gradients, lr, self.clock.tick)
 
     def advance(self) -> None:
