@@ -288,8 +288,9 @@ class EmbeddingTable:
                 an exception the table is empty.
 
         Raises:
-            ValueError: the width, the optimizer's state or what is counted is another, or there are more ids than the
-                capacity; the message names it.
+            ValueError: the width, the optimizer's state or what is counted is another, there are more ids than the
+                capacity, a part of the state cannot be, or the rows are being copied for a delta; the message names it.
+            StorageError: the disk of the cold file is full; nothing is changed.
         """
         table_state.load(self, state, blocks)
 
