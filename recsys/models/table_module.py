@@ -46,12 +46,17 @@ class TableModule(nn.Module):
         start = prefix + PART
         others = {key: value for key, value in state_dict.items() if not key.startswith(start)}
         state = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
-        if missing := [name for name in self.needed if name not in state]:
-            missing_keys.extend(start + name for name in missing)
-            return
-        try:
-            self.load_table_state(state)
-        except ValueError as error:
-            error_msgs.append(f"{start}: {error}")
-            return
+        missing = [start + name for name in self.needed if name not in state]
+        missing_keys.extend(missing)
+        if not missing and self._fits(others, prefix):
+            try:
+                self.load_table_state(state)
+            except ValueError as error:
+                error_msgs.append(f"{start}: {error}")
+                return
         super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+
+    def _fits(self, others: Mapping[str, Any], prefix: str) -> bool:
+        """Whether the parameters and buffers are of the shapes here; torch says which are not."""
+        own = {**dict(self.named_parameters(recurse=False)), **dict(self.named_buffers(recurse=False))}
+        return all(others[prefix + name].shape == value.shape for name, value in own.items() if prefix + name in others)

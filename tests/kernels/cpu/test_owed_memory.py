@@ -1,5 +1,11 @@
 """Memory that is zero, and begins where a large page does."""
 
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from recsys.kernels.cpu.owed_memory import LARGE_PAGE_BYTES, owed_memory
@@ -23,3 +29,29 @@ def test_it_stays_while_a_part_of_it_is_held() -> None:
     part[:] = 1
     assert not any(other.any() for other in others)
     assert part.all()
+
+
+@pytest.mark.parametrize("rest", [0, 100_000, LARGE_PAGE_BYTES - 4096])
+def test_what_is_written_takes_no_more_memory_than_it_is(rest: int) -> None:
+    size, times = LARGE_PAGE_BYTES + rest, 32
+    before = resident_bytes()
+    held = [owed_memory(size) for _ in range(times)]
+    for part in held:
+        part[:] = 1
+    assert resident_bytes() - before < times * size + (8 << 20)
+    assert np.all([part[-1] for part in held])
+
+
+def test_memory_that_is_not_to_be_had_is_a_memory_error() -> None:
+    code = (
+        "import resource; from recsys.kernels.cpu.owed_memory import owed_memory\n"
+        f"resource.setrlimit(resource.RLIMIT_AS, ({4 << 30}, {4 << 30}))\n"
+        "try:\n    owed_memory(1 << 40)\n"
+        "except MemoryError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("1,099,511,627,776 bytes of memory are wanted, and not to be had: ")
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
