@@ -16,6 +16,9 @@ from torch import Tensor
 
 from recsys.config import check_types
 from recsys.kernels.hash_table import HashTable
+from recsys.models.embedding_table.table_state import check_range, tensor_of
+
+MOST_COUNT = 2**31 - 1
 
 Mode = Literal["all", "threshold", "probability"]
 
@@ -63,6 +66,9 @@ class Admission(Protocol):
 
     def state(self) -> dict[str, Tensor]:
         """What must be kept for exactly the same answers later."""
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Whether `load_state` would take it."""
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
@@ -126,6 +132,21 @@ class SlidingCounter:
             "sizes": torch.tensor([len(ids) for ids, _ in parts]),
         }
 
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Whether `load_state` would take it.
+
+        Raises:
+            ValueError: its parts do not fit each other, or are no counts.
+        """
+        ids, sizes = tensor_of(state, "ids"), tensor_of(state, "sizes")
+        check_range("counts", tensor_of(state, "counts", len(ids)), 1, MOST_COUNT)
+        check_range("sizes", sizes, 0, len(ids))
+        if len(sizes) == 0 or int(sizes.sum()) != len(ids):
+            raise ValueError(f"sizes are {sizes.tolist()}; wanted at least one, and a sum of {len(ids)}, as ids has")
+        for part in torch.split(ids, sizes.tolist()):
+            if len(torch.unique(part)) < len(part):
+                raise ValueError("ids holds an id twice in one part of the window; wanted each once")
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
         sizes = state["sizes"].tolist()
@@ -159,7 +180,7 @@ class _Split:
         if len(self._table) > len(self._counts):
             more = len(self._table) + len(self._table) // 4 - len(self._counts)
             self._counts = torch.cat([self._counts, self._counts.new_zeros(more)])
-        self._counts[rows] = counts.int()
+        self._counts[rows] = counts.clamp(max=MOST_COUNT).int()
 
     def export(self) -> tuple[Tensor, Tensor]:
         if self._exported is None:
@@ -187,6 +208,14 @@ class ThresholdAdmission:
         """The counts."""
         return self._counter.state()
 
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Whether `load_state` would take it.
+
+        Raises:
+            ValueError: it is no window's.
+        """
+        self._counter.check_state(state)
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
         self._counter.load_state(state)
@@ -213,6 +242,17 @@ class ChanceAdmission:
         """The state of the random numbers."""
         return {"generator": self._generator.get_state()}
 
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Whether `load_state` would take it.
+
+        Raises:
+            ValueError: it is no state of random numbers.
+        """
+        try:
+            torch.Generator().set_state(tensor_of(state, "generator", dtype=torch.uint8).cpu())
+        except RuntimeError as error:
+            raise ValueError(f"generator is no state of random numbers: {str(error).splitlines()[0]}") from error
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
-        self._generator.set_state(state["generator"])
+        self._generator.set_state(state["generator"].cpu())

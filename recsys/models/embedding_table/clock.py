@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recsys.config import finite
+from recsys.models.embedding_table.table_state import check_range, tensor_of
 
 LONG = 1 << 17  # seconds that are written down before any is forgotten
 MOST_TICKS = 2**31 - 2
@@ -111,6 +112,27 @@ class Clock:
             "starts": torch.tensor(self._starts, dtype=torch.int64),
             "seconds": torch.tensor(self._seconds, dtype=torch.int64),
         }
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Whether `load_state` would take it.
+
+        Raises:
+            ValueError: it is no clock's.
+        """
+        check_range("tick", tensor_of(state, "tick", 1), 0, MOST_TICKS)
+        starts, seconds = tensor_of(state, "starts"), tensor_of(state, "seconds")
+        if len(starts) != len(seconds):
+            raise ValueError(f"starts has {len(starts)} elements, seconds has {len(seconds)}; they must be equal")
+        check_range("starts", starts, 0, int(state["tick"][0]) - 1)
+        check_range("seconds", seconds, -int(LATEST_S), int(LATEST_S))
+        for name, values in (("starts", starts), ("seconds", seconds)):
+            if bool((values[1:] <= values[:-1]).any()):
+                raise ValueError(f"{name} do not ascend; wanted each above the one before it")
+        now = tensor_of(state, "now", dtype=torch.float64).tolist()
+        if len(now) > 1 or not all(abs(value) <= LATEST_S for value in now):
+            raise ValueError(f"now is {now}; wanted one number of seconds, or none")
+        if now and len(seconds) and math.ceil(now[0]) < int(seconds[-1]):
+            raise ValueError(f"now is {now[0]}, but steps ended in second {int(seconds[-1])}; wanted no earlier one")
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""

@@ -45,6 +45,7 @@ HEADER_BYTES = 4096
 HEAD_WORDS = 4  # of 4 bytes: checksum and id
 CHUNK_BYTES = 1 << 26
 MOST_VERSION_BYTES = 1024
+MOST_CHUNK_SLOTS = 1 << 31
 PART_SLOTS = 1 << 16  # read in one go where all are
 PROBED = 16  # slots that are touched to see whether the disk is needed
 
@@ -82,13 +83,16 @@ class Mark:
 class ColdFile:
     """Slots in a file that this process alone has open. One thread writes at a time, any number read.
 
+    A process that is forked shares the file and its lock: there every use is refused.
+
     Args:
         path: of the file; made if it is not there.
         width, state_width: numbers of a row's vector and of its optimizer's state.
         chunk_slots: by so many the file grows, a power of two; by default as many as 64 MB hold.
 
     Raises:
-        CheckpointError: the file is none of this kind, or of another format or other widths, or is open elsewhere.
+        CheckpointError: the file is none of this kind, or of another format or other widths, or its header is damaged,
+            or it is open elsewhere.
         StorageError: it cannot be opened.
     """
 
@@ -99,15 +103,16 @@ class ColdFile:
         if chunk_slots is None:
             chunk_slots = 1 << (max(1, CHUNK_BYTES // self.slot_bytes).bit_length() - 1)
         self._descriptor = _opened(self.path)
-        self._close = weakref.finalize(self, _closed, self._descriptor)
+        self._process = os.getpid()
+        self._close = weakref.finalize(self, _closed, self._descriptor, self._process)
         try:
             header = self._header()
+            if header is not None:
+                chunk_slots = self._chunk_slots_of(header)
+            self.mark = None if header is None else self._mark_of(header)
         except CheckpointError:
             self._close()
             raise
-        if header is not None:
-            chunk_slots = int(header["chunk_slots"])
-        self.mark = None if header is None or header["mark"] is None else Mark(**header["mark"])
         self.chunk_slots = chunk_slots
         self._chunks = _Chunks(self._descriptor, self.slot_bytes, chunk_slots.bit_length() - 1)
         self._keys = mixed_bits(np.arange(self.slot_bytes // 8, dtype=np.uint64)) | np.uint64(1)
@@ -192,6 +197,7 @@ class ColdFile:
 
     def wipe_all(self) -> None:
         """Make all slots hold nothing; what was not taken up stays until the file is written to."""
+        self.check_process()
         if not self.is_taken_up:
             self._chunks.clear()
         elif not self._is_blank:
@@ -240,8 +246,21 @@ class ColdFile:
                 f"cold file {self.path} holds rows that are older than its mark of version {version!r}; {remedy}"
             )
 
+    def check_process(self) -> None:
+        """Whether this process opened the file.
+
+        Raises:
+            ValueError: it was forked from the one that did.
+        """
+        if os.getpid() != self._process:
+            raise ValueError(
+                f"cold file {self.path} was opened by process {self._process}, from which this one ({os.getpid()}) was "
+                "forked; use the table there alone, and load its state() here into one of another cold_file, or of none"
+            )
+
     def take_up(self) -> None:
         """Go on with what the file holds, after `check`; the mark is taken away."""
+        self._check_open()
         assert self.mark is not None
         self.sum, self.is_taken_up = self.mark.sum, True
         self._write_header(None)
@@ -251,10 +270,11 @@ class ColdFile:
 
         Raises:
             StorageError: it could not be made durable, and has no mark.
-            ValueError: the version is longer than 1024 bytes.
+            ValueError: the version is longer than 1024 bytes, or another process opened the file.
         """
         if not self.is_open:
             return
+        self.check_process()
         if version is not None:
             if len(json.dumps(version)) > MOST_VERSION_BYTES:
                 raise ValueError(f"the version has {len(version)} letters; wanted at most {MOST_VERSION_BYTES} bytes")
@@ -307,15 +327,43 @@ class ColdFile:
         (crc,), text = struct.unpack_from("<I", found, len(MAGIC)), found[len(MAGIC) + 4 :]
         if zlib.crc32(text) != crc:
             return None
-        header: dict[str, Any] = json.loads(text.rstrip(b"\0"))
+        try:
+            header = json.loads(text.rstrip(b"\0"))
+        except ValueError as error:
+            raise self._damaged("no JSON") from error
+        if not isinstance(header, dict):
+            raise self._damaged(f"{header!r}, no fields by name")
         wanted = {"format": FORMAT, "width": self.width, "state_width": self.state_width, "slot_bytes": self.slot_bytes}
         for name, value in wanted.items():
-            if header[name] != value:
+            if header.get(name) != value:
                 raise CheckpointError(
-                    f"cold file {self.path} has {name}={header[name]}, wanted {value}; it is of another table: "
+                    f"cold file {self.path} has {name}={header.get(name)}, wanted {value}; it is of another table: "
                     "name another path, or remove the file"
                 )
         return header
+
+    def _chunk_slots_of(self, header: dict[str, Any]) -> int:
+        given = header.get("chunk_slots")
+        if type(given) is not int or not 1 <= given <= MOST_CHUNK_SLOTS or given & (given - 1):
+            raise self._damaged(f"chunk_slots={given!r}, no power of two from 1 to {MOST_CHUNK_SLOTS}")
+        return given
+
+    def _mark_of(self, header: dict[str, Any]) -> Mark | None:
+        given = header.get("mark")
+        if given is None:
+            return None
+        if not isinstance(given, dict) or given.keys() != {"version", "sum"}:
+            raise self._damaged(f"mark={given!r}, not a version and a sum")
+        version, total = given["version"], given["sum"]
+        if not isinstance(version, str) or type(total) is not int or not 0 <= total < 2**64:
+            raise self._damaged(f"mark={given!r}, whose version is no text or whose sum is not below 2^64")
+        return Mark(version, total)
+
+    def _damaged(self, what: str) -> CheckpointError:
+        return CheckpointError(
+            f"the header of cold file {self.path} holds {what}; this package never writes that: "
+            "name another path, or remove the file and load the table from its checkpoint"
+        )
 
     def _write_header(self, mark: Mark | None) -> None:
         header = {
@@ -337,6 +385,7 @@ class ColdFile:
     def _check_open(self) -> None:
         if not self.is_open:
             raise ValueError(f"cold file {self.path} is closed; make a table anew to go on with it")
+        self.check_process()
 
 
 class _Chunks(Column):
@@ -392,8 +441,9 @@ def _opened(path: Path) -> int:
     return descriptor
 
 
-def _closed(descriptor: int) -> None:
-    fcntl.flock(descriptor, fcntl.LOCK_UN)  # a forked process, or a mapping, may hold the descriptor still
+def _closed(descriptor: int, process: int) -> None:
+    if os.getpid() == process:  # one that was forked shares the lock, which stays its parent's
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a forked process, or a mapping, may hold the descriptor still
     os.close(descriptor)
 
 

@@ -253,6 +253,7 @@ class ColdRows(RowPages):
         self.file.grow(num_rows)
         for column in self._kept():
             column.pages.clear()
+            column.read_addresses()
             column.grow(-(-num_rows // self.page_rows))
         self.hot.clear()
         self._forget_hot()

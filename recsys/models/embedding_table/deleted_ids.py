@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from recsys.models.embedding_table.table_state import check_range, tensor_of
+
 
 class DeletedIds:
     """Ids by the tick at which they lost their row."""
@@ -42,7 +44,7 @@ class DeletedIds:
                 f"changes since tick {since} are not known, only those since {self.since}; "
                 "call follow() before the first, and take the whole table once"
             )
-        late = [ids for tick, ids in self._parts if tick >= since]
+        late = [ids.cpu() for tick, ids in self._parts if tick >= since]
         return torch.unique(torch.cat(late)) if late else torch.empty(0, dtype=torch.int64)
 
     def renumber(self, kept: Tensor) -> None:
@@ -60,9 +62,22 @@ class DeletedIds:
             "ids": torch.cat([torch.empty(0, dtype=torch.int64), *(ids.cpu() for _, ids in self._parts)]),
         }
 
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Whether `load_state` would take it.
+
+        Raises:
+            ValueError: its parts do not fit each other.
+        """
+        tensor_of(state, "since", 1)
+        ids, sizes = tensor_of(state, "ids"), tensor_of(state, "sizes")
+        tensor_of(state, "ticks", len(sizes))
+        check_range("sizes", sizes, 0, len(ids))
+        if int(sizes.sum()) != len(ids):
+            raise ValueError(f"sizes are of {int(sizes.sum())} ids; wanted {len(ids)}, as many as ids has")
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
         since = int(state["since"][0])
         self.since = None if since < 0 else since
-        parts = torch.split(state["ids"], state["sizes"].tolist())
+        parts = torch.split(state["ids"].clone(), state["sizes"].tolist())
         self._parts = list(zip(state["ticks"].tolist(), parts, strict=True))

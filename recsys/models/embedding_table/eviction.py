@@ -21,6 +21,7 @@ from torch import Tensor
 from recsys.kernels.row_pages import RowPages
 from recsys.kernels.row_scan import Place
 from recsys.models.embedding_table.oldest_rows import OldestRows
+from recsys.models.embedding_table.table_state import tensor_of
 
 PARTS = 64
 LEAST_SEEN = 1 << 12  # rows that are looked at in one go, so that few calls do
@@ -91,10 +92,21 @@ class EvictionQueue:
             return {"rows": torch.empty(0, dtype=torch.int64), "ticks": torch.empty(0, dtype=torch.int64)}
         return {"rows": self._rows.clone(), "ticks": self._ticks.clone()}
 
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Whether `load_state` would take it.
+
+        Raises:
+            ValueError: it is no queue.
+        """
+        rows = tensor_of(state, "rows")
+        tensor_of(state, "ticks", len(rows))
+        if len(torch.unique(rows)) < len(rows):
+            raise ValueError("rows holds a row twice; wanted each once")
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
         if not self._is_exact:
-            self._rows, self._ticks = state["rows"], state["ticks"]
+            self._rows, self._ticks = state["rows"].clone(), state["ticks"].clone()
 
     def _fill(self, count: int, tick: int, taken: Tensor) -> bool:
         """Whether there are rows, beside those (T,) that were taken and are not freed yet."""

@@ -14,6 +14,7 @@ Differs: look-up in training gives the row at once, where Monolith's gives zeros
 counts are exact; expiry is in seconds; what is deleted is told to those who follow.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -186,7 +187,12 @@ class EmbeddingTable:
 
         Rows below 0 and free ones are left out. Where a row was freed and given again since its look-up it is another
         id's; `times_freed` and `ids_of` tell.
+
+        Raises:
+            ValueError: `lr` is negative or no number, or rows and gradients do not fit; nothing is applied.
         """
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"lr={lr}; wanted at least 0")
         self.pages.update(rows, gradients, lr, self.clock.tick)
 
     def advance(self) -> None:
@@ -282,8 +288,9 @@ class EmbeddingTable:
                 an exception the table is empty.
 
         Raises:
-            ValueError: the width, the optimizer's state or what is counted is another, or there are more ids than the
-                capacity; the message names it.
+            ValueError: the width, the optimizer's state or what is counted is another, there are more ids than the
+                capacity, a part of the state cannot be, or the rows are being copied for a delta; the message names it.
+            StorageError: the disk of the cold file is full; nothing is changed.
         """
         table_state.load(self, state, blocks)
 

@@ -6,24 +6,29 @@
     seed, optimizer, shard, split,         of the whole
       counts_so_far
 
-Everything is checked before anything changes.
+Everything is checked before anything changes: the index is built beside the one that is there, each part says whether
+it can go on from what the state says of it, and only then the new takes the place of the old.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.kernels.hash_table import HashTable
 from recsys.kernels.row_pages.optimizers import NAMES as OPTIMIZERS
+from recsys.kernels.row_pages.pages import FREE
 
 if TYPE_CHECKING:
     from recsys.models.embedding_table.cold_rows import ColdRows
     from recsys.models.embedding_table.table import EmbeddingTable
 
+PRIOR = "prior"
 ANEW = ("eviction.", "prior.", "shard", "split")  # parts of a state that a table can do without
 PLACES = ("ids", "rows", "free")
+SIZES = {"seed": 1, "optimizer": 1, "shard": 2, "split": 1}  # of int64, where they stand
 IN_FILE = ("vectors", "states", "ids")  # columns of cold rows that a state beside the file lacks
 
 Block = tuple[int, Mapping[str, Tensor]]  # the first row, and numbers of it and of those that follow, by column
@@ -37,6 +42,45 @@ class Stateful(Protocol):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
+
+
+@runtime_checkable
+class Checked(Stateful, Protocol):
+    """One that says beforehand whether it can go on from a state."""
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Whether `load_state` would take it; nothing changes.
+
+        Raises:
+            ValueError: it does not fit; the message begins with the tensor's name.
+        """
+
+
+def tensor_of(
+    state: Mapping[str, Tensor], name: str, size: int | None = None, dtype: torch.dtype = torch.int64
+) -> Tensor:
+    """The tensor of that name, (size,), or of one dim.
+
+    Raises:
+        ValueError: it is missing, or of another type or shape.
+    """
+    if name not in state:
+        raise ValueError(f"{name} is missing; wanted what state() of a table gives")
+    given = state[name]
+    if given.dtype != dtype or given.dim() != 1 or (size is not None and len(given) != size):
+        wanted = f"{str(dtype).removeprefix('torch.')} ({'N' if size is None else size},)"
+        raise ValueError(f"{name} is {given.dtype} of the shape {tuple(given.shape)}; wanted {wanted}")
+    return given
+
+
+def check_range(name: str, values: Tensor, least: int, most: int) -> None:
+    """Whether values (N,) lie between these two.
+
+    Raises:
+        ValueError: one does not.
+    """
+    if len(values) and not least <= int(values.min()) <= int(values.max()) <= most:
+        raise ValueError(f"{name} holds {int(values.min())} to {int(values.max())}; wanted {least} to {most}")
 
 
 def state_of(table: "EmbeddingTable") -> dict[str, Tensor]:
@@ -63,15 +107,17 @@ def load(table: "EmbeddingTable", state: Mapping[str, Tensor], blocks: Iterable[
     """Put what `state_of` gave in place of all that the table has, and blocks of the columns that have a shape alone.
 
     Raises:
-        ValueError: it does not fit; nothing is changed.
+        ValueError: it does not fit, or the rows are being copied; nothing is changed.
+        StorageError: the disk is full; nothing is changed.
     """
-    _check(table, state, _columns(table))
+    index = _checked(table, state, _columns(table))
     size = len(state["ticks"])
     if table.cold is not None:  # a full disk ends the call before anything changed
         table.cold.grow(size)
-    table.index.import_(state["ids"], state["rows"], state["free"])
-    table.pages.restore(_values(table, state), size)
+    _load_prior(table, state)
+    table.index = index
     try:
+        table.pages.restore(_values(table, state), size)
         for start, columns in blocks:
             table.pages.fill(start, columns)
     except BaseException:
@@ -99,14 +145,16 @@ def resume(table: "EmbeddingTable", state: Mapping[str, Tensor], version: str) -
     """Put what `close` gave, and the rows in the cold file, in place of all that the table has.
 
     Raises:
-        ValueError: the table has no cold file, or the state does not fit; nothing is changed.
+        ValueError: the table has no cold file, its rows are being copied, or the state does not fit; nothing is
+            changed.
         CheckpointError: the file is not that version's; nothing is changed.
     """
     cold = _cold(table, "resume from")
-    _check(table, state, _columns_beside_file(table))
+    index = _checked(table, state, _columns_beside_file(table))
     cold.file.check(version, state["rows"], state["ids"])
-    table.index.import_(state["ids"], state["rows"], state["free"])
+    _load_prior(table, state)
     cold.resume(_values(table, state), state["rows"], len(state["ticks"]))
+    table.index = index
     _load_rest(table, state)
 
 
@@ -133,8 +181,44 @@ def _with_columns(table: "EmbeddingTable", columns: list[str]) -> dict[str, Tens
     return state | beside_rows(table)
 
 
-def _check(table: "EmbeddingTable", state: Mapping[str, Tensor], columns: list[str]) -> None:
-    """Whether the table can go on from a state with these columns."""
+def _checked(table: "EmbeddingTable", state: Mapping[str, Tensor], columns: list[str]) -> HashTable:
+    """The index of a state with these columns, from all of which the table can go on; nothing is changed."""
+    if table.pages.before_write is not None:
+        raise ValueError("the rows are being copied for a delta; finish, or cancel, that copy first")
+    if table.cold is not None:
+        table.cold.file.check_process()
+    _check_names(table, state, columns)
+    _check_columns(table, state, columns)
+    for part, of_part in table.parts().items():
+        if isinstance(of_part, Checked) and (kept := _of_part(state, part)):
+            try:
+                of_part.check_state(kept)
+            except ValueError as error:
+                raise ValueError(f"{part}.{error}") from error
+    index = HashTable(max_rows=table.config.capacity, device=table.device)
+    index.import_(state["ids"], state["rows"], state["free"])
+    index.num_refused = table.index.num_refused
+    _check_touches(table, state)
+    return index
+
+
+def _check_touches(table: "EmbeddingTable", state: Mapping[str, Tensor]) -> None:
+    """Every touch, count and deletion of a state whose rows are checked lies where its clock and rows have been."""
+    tick = int(state["clock.tick"][0])
+    ticks = state["ticks"].squeeze(1)
+    check_range("ticks of rows with an id", ticks[state["rows"].to(ticks.device)], 0, tick)
+    check_range("ticks of free rows", ticks[state["free"].to(ticks.device)], FREE, FREE)
+    if table.pages.counts is not None:
+        check_range("counts", state["counts"].squeeze(1), 0, torch.iinfo(torch.int32).max)
+    check_range("deleted.since", state["deleted.since"], -1, tick)
+    check_range("deleted.ticks", state["deleted.ticks"], 0, tick)
+    if table.config.eviction != "none" and _of_part(state, "eviction"):
+        check_range("eviction.rows", state["eviction.rows"], 0, len(ticks) - 1)
+        check_range("eviction.ticks", state["eviction.ticks"], 0, tick - 1)
+
+
+def _check_names(table: "EmbeddingTable", state: Mapping[str, Tensor], columns: list[str]) -> None:
+    """Whether a state has all that the table has, and no more, and that which is of the whole fits."""
     beside = beside_rows(table)
     for name in (*columns, "ids", "rows", *(name for name in beside if not name.startswith(ANEW))):
         if name not in state:
@@ -145,15 +229,25 @@ def _check(table: "EmbeddingTable", state: Mapping[str, Tensor], columns: list[s
     for name in state:
         if name not in beside and not name.startswith((*ANEW, "counts")) and name not in (*columns, *IN_FILE, "rows"):
             raise ValueError(f"the state has {name!r}, which a table with this configuration has not")
+    for name in PLACES:
+        tensor_of(state, name)
+    if state["ticks"].dim() != 2:
+        raise ValueError(f"'ticks' is of the shape {tuple(state['ticks'].shape)}; wanted (N, 1)")
     if len(state["rows"]) != len(state["ids"]) or len(state["ids"]) + len(state["free"]) != len(state["ticks"]):
         raise ValueError(
             f"the state has {len(state['ids'])} ids, {len(state['rows'])} rows and {len(state['free'])} free ones, "
             f"but {len(state['ticks'])} ticks; wanted a tick for each"
         )
+    for name in SIZES:
+        if name in state:
+            tensor_of(state, name, SIZES[name])
+    check_range("counts_so_far", tensor_of(state, "counts_so_far", len(vars(table.counts))), 0, 2**63 - 1)
+    if "shard" in state and not 0 <= int(state["shard"][0]) < int(state["shard"][1]):
+        raise ValueError(f"shard is {state['shard'].tolist()}; wanted its number from 0, and of how many")
+    check_range("optimizer", state["optimizer"], 0, len(OPTIMIZERS) - 1)
     kind = OPTIMIZERS[int(state["optimizer"][0])]
     if kind != table.config.optimizer.name:
         raise ValueError(f"the state's rows were trained by {kind}, this table's are by {table.config.optimizer.name}")
-    _check_columns(table, state, columns)
 
 
 def _check_columns(table: "EmbeddingTable", state: Mapping[str, Tensor], columns: list[str]) -> None:
@@ -191,6 +285,23 @@ def _load_rest(table: "EmbeddingTable", state: Mapping[str, Tensor]) -> None:
     split = int(state["split"][0]) if "split" in state else None
     table.begin_anew(seed, shard, split, type(table.counts)(*state["counts_so_far"].tolist()))
     for part, of_part in table.parts().items():
-        start = f"{part}."
-        if kept := {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}:
+        if part != PRIOR and (kept := _of_part(state, part)):
             of_part.load_state(kept)
+
+
+def _load_prior(table: "EmbeddingTable", state: Mapping[str, Tensor]) -> None:
+    """The prior, which is the caller's and may know of no check: while all else can be left as it is."""
+    kept = _of_part(state, PRIOR)
+    if table.prior is None or not kept:
+        return
+    before = table.prior.state()
+    try:
+        table.prior.load_state(kept)
+    except (KeyError, IndexError, TypeError, RuntimeError, ValueError) as error:
+        table.prior.load_state(before)
+        raise ValueError(f"the prior does not take what the state says of it: {error!r}") from error
+
+
+def _of_part(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    start = f"{part}."
+    return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}

@@ -2,16 +2,19 @@
 
 import copy
 import gc
+import json
 import logging
 import os
 import pickle
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,7 @@ from recsys.models.embedding_table import (
     TableConfig,
     cold_rows,
 )
+from recsys.models.embedding_table.cold_file import HEADER_BYTES, MAGIC
 from recsys.models.embedding_table.cold_rows import ColdRows
 
 WIDTH = 5
@@ -454,6 +458,44 @@ def test_a_torn_header_is_no_mark(tmp_path: Path) -> None:
     assert_same(hot, cold)
 
 
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"chunk_slots": 0}, "chunk_slots=0, no power of two"),
+        ({"chunk_slots": 3}, "chunk_slots=3, no power of two"),
+        ({"chunk_slots": -4}, "chunk_slots=-4, no power of two"),
+        ({"chunk_slots": 1 << 62}, f"chunk_slots={1 << 62}, no power of two"),
+        ({"chunk_slots": "8"}, "chunk_slots='8', no power of two"),
+        ({"chunk_slots": None}, "chunk_slots=None, no power of two"),
+        ({"mark": {"version": "5"}}, "mark=.*, not a version and a sum"),
+        ({"mark": {"version": "5", "sum": 1, "more": 1}}, "mark=.*, not a version and a sum"),
+        ({"mark": 5}, "mark=5, not a version and a sum"),
+        ({"mark": {"version": 5, "sum": 1}}, "mark=.*, whose version is no text"),
+        ({"mark": {"version": "5", "sum": -1}}, "mark=.*, whose version is no text or whose sum"),
+        ({"format": None}, "has format=None, wanted 1"),
+        ([1], r"holds \[1\], no fields by name"),
+        ("{", "holds no JSON"),
+    ],
+)
+def test_a_header_of_odd_values_is_refused_and_the_file_stays(tmp_path: Path, header: Any, message: str) -> None:
+    hot, cold = both(tmp_path / "rows")
+    rest = cold.close("5")
+    held = (tmp_path / "rows").read_bytes()
+    start = len(MAGIC) + 4
+    said = json.loads(held[start:HEADER_BYTES].rstrip(b"\0"))
+    text = header if isinstance(header, str) else json.dumps(said | header if isinstance(header, dict) else header)
+    block = text.encode().ljust(HEADER_BYTES - start, b"\0")
+    odd = MAGIC + struct.pack("<I", zlib.crc32(block)) + block + held[HEADER_BYTES:]
+    (tmp_path / "rows").write_bytes(odd)
+    with pytest.raises(CheckpointError, match=message):
+        table_of(tmp_path / "rows")
+    assert (tmp_path / "rows").read_bytes() == odd
+    (tmp_path / "rows").write_bytes(held)
+    cold = table_of(tmp_path / "rows")
+    cold.resume(rest, "5")
+    assert_same(hot, cold)
+
+
 def limited(size: int, run: Callable[[], object]) -> None:
     """Call with files of at most so many bytes, as on a disk that is full there."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -519,6 +561,63 @@ for step in range(10**9):
     if step % 50 == 49:
         print(step, int(table.gauges()["spills"]), flush=True)
 """
+
+
+PARENT = """
+import os, sys
+import torch
+from recsys.models.embedding_table import CollisionlessEmbedding, TableConfig
+
+torch.set_num_threads(1)
+config = TableConfig(width=4, hot_rows=10, cold_file=sys.argv[1])
+embedding = CollisionlessEmbedding(config)
+
+def train():
+    embedding(torch.arange(100)).square().sum().backward()
+    embedding.step(lr=0.1)
+
+def child(use, ends):
+    number = os.fork()
+    if number == 0:
+        try:
+            use()
+        except ValueError as error:
+            print("refused" if "was opened by process" in str(error) else error, flush=True)
+        else:
+            print("used", flush=True)
+        ends(0)
+    os.waitpid(number, 0)
+
+train()
+state = embedding.table.state()
+less = {name: value.clone() for name, value in CollisionlessEmbedding(TableConfig(width=4)).table.state().items()}
+for use in (
+    train,
+    lambda: embedding.eval()(torch.arange(100)),
+    lambda: embedding.erase(torch.arange(100)),
+    lambda: embedding.table.load_state(less),
+    lambda: embedding.table.close("5"),
+    embedding.table.close,
+):
+    child(use, sys.exit)
+    child(use, os._exit)
+try:
+    CollisionlessEmbedding(config)
+    print("opened twice")
+except ValueError:
+    print("locked")
+print(all(torch.equal(value, state[name]) for name, value in embedding.table.state().items()))
+train()
+embedding.table.close()
+CollisionlessEmbedding(config)
+print("opened")
+"""
+
+
+def test_a_forked_process_neither_uses_the_file_nor_unlocks_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PARENT, str(tmp_path / "rows")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split("\n") == [*["refused"] * 12, "locked", "True", "opened", ""], done.stderr
 
 
 def test_a_killed_process_leaves_a_file_that_is_refused_and_rebuilt_exactly(tmp_path: Path) -> None:

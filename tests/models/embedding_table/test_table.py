@@ -439,6 +439,16 @@ def test_an_update_that_does_not_fit_is_refused(rows: list[int], gradients: torc
         table.update(ids_of(*rows), gradients, lr=0.1)
 
 
+@pytest.mark.parametrize("lr", [float("nan"), float("inf"), -0.1])
+def test_a_learning_rate_that_is_none_is_refused_and_nothing_is_applied(lr: float) -> None:
+    table = table_of()
+    touch(table, 1, 2)
+    before = table.pages.gather(ids_of(0, 1))
+    with pytest.raises(ValueError, match=f"lr={lr}; wanted at least 0"):
+        table.update(ids_of(0, 1), torch.ones(2, WIDTH), lr=lr)
+    assert torch.equal(table.pages.gather(ids_of(0, 1)), before)
+
+
 def test_narrow_gradients_are_taken() -> None:
     table = table_of(init_std=0.0)
     table.update(table.look_up(ids_of(1)), torch.ones(1, WIDTH, dtype=torch.bfloat16), lr=1.0)
