@@ -39,6 +39,14 @@ def test_parameters_stay_where_the_table_does_not_fit(strict: bool) -> None:
     assert torch.equal(embedding.state_dict()["unknown"], before)
 
 
+@pytest.mark.parametrize("numbers", [torch.zeros(3, dtype=torch.uint8), torch.zeros(5056), torch.zeros(0)])
+def test_random_numbers_that_are_none_change_nothing(numbers: torch.Tensor) -> None:
+    embedding = trained(0)
+    with pytest.raises(RuntimeError, match="'generator' is no state of torch's random numbers"):
+        embedding.load_state_dict(trained(100).state_dict() | {"table.generator": numbers})
+    assert ids_of(embedding) == list(range(10))
+
+
 def test_parameters_alone_are_loaded_where_that_is_asked_for() -> None:
     embedding = trained(0)
     found = embedding.load_state_dict({"unknown": torch.ones(4)}, strict=False)

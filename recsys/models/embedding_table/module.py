@@ -167,8 +167,14 @@ class CollisionlessEmbedding(TableModule):
         Raises:
             ValueError: it does not fit the table; nothing is changed.
         """
+        generator = torch.Generator()
+        try:
+            generator.set_state(state["generator"].cpu())
+        except (RuntimeError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"'generator' is no state of torch's random numbers: {reason}") from error
         self.table.load_state({name: value for name, value in state.items() if name != "generator"})
-        self.generator.set_state(state["generator"].cpu())
+        self.generator = generator
         self.drop_gradients()
 
     def _apply(self, fn: Any, recurse: bool = True) -> "CollisionlessEmbedding":

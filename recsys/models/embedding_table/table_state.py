@@ -118,14 +118,25 @@ def load(table: "EmbeddingTable", state: Mapping[str, Tensor], blocks: Iterable[
     table.index = index
     try:
         table.pages.restore(_values(table, state), size)
-        for start, columns in blocks:
-            table.pages.fill(start, columns)
+        _fill(table, blocks, size if any(value.is_meta for value in state.values()) else 0)
     except BaseException:
         _empty(table)
         raise
     if table.cold is None:
         table.pages.grow(table.config.expected)
     _load_rest(table, state)
+
+
+def _fill(table: "EmbeddingTable", blocks: Iterable[Block], size: int) -> None:
+    """Put blocks of so many rows, which follow each other, in their places."""
+    at = 0
+    for start, columns in blocks:
+        if start != at:
+            raise ValueError(f"a block of rows begins at {start}; wanted one from {at} on")
+        table.pages.fill(start, columns)
+        at += len(next(iter(columns.values())))
+    if at != size:
+        raise ValueError(f"the blocks hold {at} rows; wanted {size}")
 
 
 def close(table: "EmbeddingTable", version: str | None) -> dict[str, Tensor]:

@@ -244,6 +244,15 @@ def test_a_table_whose_blocks_end_amid_is_empty(is_cold: bool, tmp_path: Path) -
     assert len(other) == 0
     assert other.find(torch.arange(100)).max() == -1
     train(other, 0, 20)
+    for some, message in (
+        (list(blocks(50))[:-1], "the blocks hold 49 rows; wanted 50"),
+        ([], "the blocks hold 0 rows"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            other.load_state(outline, some)
+        assert len(other) == 0
+    with pytest.raises(ValueError, match="a block of rows begins at 14; wanted one from 7 on"):
+        other.load_state(outline, [block for block in blocks(50) if block[0] != 7])
     other.load_state(outline, blocks(50))
     assert_same(table, other)
 
