@@ -61,6 +61,7 @@ def test_steps_between_never_change_what_is_copied(room: Room, part_bytes: int) 
     pages, draw = table(), torch.Generator().manual_seed(0)
     expected = held(pages)
     copy = RowCopy(pages, ROWS, room(pages), part_bytes)
+    copy.begin()
     while not copy.is_done:
         step(pages, torch.randint(0, SIZE, (40,), generator=draw))
         assert copy.copy(90) in (90, len(ROWS) % 90)
@@ -77,6 +78,7 @@ def test_a_step_writes_its_own_rows_to_a_file_once_a_column_whatever_earlier_ste
     pages, draw = table(), torch.Generator().manual_seed(0)
     file, room = file_of(pages)
     copy = RowCopy(pages, ROWS, room, part_bytes=500)
+    copy.begin()
     columns, is_copied = columns_of(pages), torch.zeros(SIZE, dtype=torch.bool)
     is_copied[torch.arange(SIZE) % 7 == 3] = True  # no rows of the cut
     for _ in range(30):

@@ -199,6 +199,7 @@ def test_nothing_is_loaded_while_rows_are_being_copied(tmp_path: Path, is_cold: 
     train(table, torch.arange(100))
     held = copied(table.state())
     copy = RowCopy(table.pages, table.live_rows())
+    copy.begin()
     with pytest.raises(ValueError, match="the rows are being copied for a delta; finish, or cancel, that copy first"):
         table.load_state(other.state())
     assert is_same(table.state(), held)
@@ -216,6 +217,7 @@ def test_nothing_is_resumed_while_rows_are_being_copied(tmp_path: Path) -> None:
     table = table_of(**cold)
     train(table, torch.arange(5))
     copy = RowCopy(table.pages, table.live_rows())
+    copy.begin()
     with pytest.raises(ValueError, match="the rows are being copied for a delta"):
         table.resume(rest, "v1")
     assert len(table) == 5
