@@ -31,6 +31,7 @@ BATCH = 1 << 15
 ROWS_A_COPY = 50_000
 LOOK_S = 0.005
 WARM_ROWS = 3_000
+HOT_ROWS = 20_000
 
 
 def table_of(width: int, hot_rows: int, folder: Path) -> EmbeddingTable:
@@ -105,9 +106,9 @@ def measured_apart(num_rows: int, width: int, hot_rows: int, folder: Path) -> di
     """All four; the process that reads is another than the one that wrote."""
     found: dict[str, dict[str, float]] = {}
     for part in ("written", "read"):
-        sizes = map(str, (num_rows, width, hot_rows))
+        sizes = {"--rows": num_rows, "--width": width} | ({"--hot": hot_rows} if hot_rows else {})
         line = [sys.executable, "-m", "benchmarks.table_memory", "--part", part, "--folder", str(folder)]
-        line += [word for pair in zip(("--rows", "--width", "--hot"), sizes, strict=True) for word in pair]
+        line += [str(word) for pair in sizes.items() for word in pair]
         found |= json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE).stdout)
     return found
 
@@ -117,16 +118,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=whole(), default=2_000_000)
     parser.add_argument("--width", type=whole(1, MOST_WIDTH), default=32)
-    parser.add_argument("--hot", type=whole(), default=20_000, help="rows in memory where the others are in a file")
+    parser.add_argument("--hot", type=whole(), help=f"rows in memory where the others are in a file; {HOT_ROWS:,}")
     parser.add_argument("--no-record", action="store_true", help="write no line of results")
     parser.add_argument("--part", choices=["written", "read"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.part:
-        _warm(given.width, given.hot)
+        hot_rows = given.hot or 0
+        _warm(given.width, hot_rows)
         part = {"written": written, "read": read}[given.part]
-        print(json.dumps(part(given.rows, given.width, given.hot, given.folder)))
+        print(json.dumps(part(given.rows, given.width, hot_rows, given.folder)))
         return
+    given.hot = HOT_ROWS if given.hot is None else given.hot
     if given.hot >= given.rows:
         parser.error(f"argument --hot: {given.hot}; wanted fewer than --rows {given.rows}")
     refuse_beyond_memory(parser, given.rows * (12 * given.width + 150), "--rows and --width")

@@ -136,7 +136,7 @@ def test_it_learns_that_each_item_is_followed_by_the_next(case: tuple[str, dict[
             parameter.data.normal_(std=0.2)
     optimizer = torch.optim.Adam(module.parameters(), lr=5e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(80 if name == "sasrec" else 300):
+    for _ in range(80 if name == "sasrec" else 450):
         starts = torch.randint(0, V, (24,), generator=generator).tolist()
         batch = batch_of(*[[(start + i) % V + 1 for i in range(8)] for start in starts])
         optimizer.zero_grad()
