@@ -142,8 +142,8 @@ def recorded_launches(target: str) -> Iterator[Recording]:
 
 
 class _ZerosForEmpty(TorchFunctionMode):
-    """What a launch that is not made would have written is zeros, never what happens to be in memory: a wrapper that
-    reads it goes the same way each time."""
+    """What a launch that is not made would have written is zeros, or 0, 1, 2, … where it may be ids, never what happens
+    to be in memory: a wrapper that reads it goes the same way each time."""
 
     ZEROS: ClassVar[dict[Any, Any]] = {
         torch.empty: torch.zeros,
@@ -152,7 +152,10 @@ class _ZerosForEmpty(TorchFunctionMode):
     }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self.ZEROS.get(func, func)(*args, **(kwargs or {}))
+        made = self.ZEROS.get(func, func)(*args, **(kwargs or {}))
+        if func in self.ZEROS and made.dtype == torch.int64 and made.dim() == 1:
+            made.copy_(torch.arange(len(made)))  # ids: of equal ones a table refuses many
+        return made
 
 
 @contextmanager
