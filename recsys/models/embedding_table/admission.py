@@ -88,7 +88,7 @@ class SlidingCounter:
 
     The window is a ring of splits. An id is counted in the newest; when it is seen again there, its count comes along
     from the older split where it stood. When the newest is full, amid a call too, the oldest is forgotten: so an id is
-    forgotten only if it was not seen while others were seen capacity * (splits - 1) / splits times, and no more ids
+    forgotten only if it was not seen while others were seen capacity // splits * (splits - 1) times, and no more ids
     are counted than the capacity. A call's sightings are added to what was known before it.
     """
 
