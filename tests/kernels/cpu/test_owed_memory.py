@@ -1,13 +1,12 @@
 """Memory that is zero, and begins where a large page does."""
 
-import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.table_soak import resident_bytes
 from recsys.kernels.cpu.owed_memory import LARGE_PAGE_BYTES, owed_memory
 
 
@@ -51,7 +50,3 @@ def test_memory_that_is_not_to_be_had_is_a_memory_error() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("1,099,511,627,776 bytes of memory are wanted, and not to be had: ")
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
