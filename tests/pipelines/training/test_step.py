@@ -145,12 +145,15 @@ def test_bf16_gives_nearly_the_same_loss_and_gradient_and_keeps_float32_weights(
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_bf16_run_ends_near_the_float32_run(circle: PreparedDataset, tmp_path: Path, name: str) -> None:
-    keys = {"epochs": 15 if name == "sasrec" else 40, "patience": None, "validate_every": 5}
+    """Both trained until they know the circle: on the way there the two differ by as much as two seeds do."""
+    keys = {"epochs": 15} if name == "sasrec" else {"epochs": 80, "lr": 3e-3}
     figures = [
-        train(config_of(circle, name, precision=precision, **keys), tmp_path / precision).validation["ndcg@10"]
+        train(
+            config_of(circle, name, precision=precision, patience=None, validate_every=2, **keys), tmp_path / precision
+        ).validation["ndcg@10"]
         for precision in ("float32", "bf16")
     ]
-    assert figures[0] > 0.7
+    assert figures[0] > 0.85
     assert abs(figures[0] - figures[1]) < 0.05
 
 
