@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from recsys.config import finite
 from recsys.kernels.mixing import mixed, shifted
 from recsys.kernels.row_pages import RowOptimizer, RowPages
 from recsys.models.table_module import TableModule
@@ -80,12 +81,19 @@ class HashedEmbedding(TableModule):
         return vectors.view(*ids.shape, self.width)
 
     def step(self, lr: float) -> None:
-        """Update the rows by the gradients of the lookups since the last step."""
+        """Update the rows by the gradients of the lookups since the last step.
+
+        Raises:
+            ValueError: `lr` is negative or no finite number; nothing is applied.
+        """
+        rate = finite(lr)
+        if not rate >= 0:
+            raise ValueError(f"lr={lr}; wanted a number of at least 0")
         looked_up = [(rows, vectors.grad) for rows, vectors in self._looked_up if vectors.grad is not None]
         self._looked_up.clear()
         if looked_up:
             self._pages.update(
-                torch.cat([rows for rows, _ in looked_up]), torch.cat([part for _, part in looked_up]), lr, 0
+                torch.cat([rows for rows, _ in looked_up]), torch.cat([part for _, part in looked_up]), rate, 0
             )
 
     def clock(self, seconds: float) -> None:

@@ -1,5 +1,6 @@
 import io
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -78,6 +79,17 @@ def test_a_saved_table_goes_on_as_if_it_had_not_stopped() -> None:
     other = HashedEmbedding(4, 11, RowOptimizer("adam"), seed=9)
     other.load_state_dict(torch.load(file))
     assert torch.equal(trained(other, 3).eval()(torch.arange(30)), whole.eval()(torch.arange(30)))
+
+
+@pytest.mark.parametrize("lr", [-0.1, math.nan, math.inf, "0.1"])
+def test_a_learning_rate_that_is_none_is_refused_and_the_gradients_wait(lr: Any) -> None:
+    table = HashedEmbedding(2, 5, SGD).train()
+    before = table(torch.tensor([1])).detach().clone()
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match="wanted a number of at least 0"):
+        table.step(lr)
+    table.step(0.5)
+    torch.testing.assert_close(table(torch.tensor([1])), before - 0.5)
 
 
 def test_a_state_of_another_size_is_refused() -> None:

@@ -12,6 +12,7 @@ from numba import carray, njit
 
 from recsys.kernels.cpu.memory import pointer, prefetch
 from recsys.kernels.row_pages.initial_rows import MEAN
+from recsys.kernels.row_pages.pages import MOST_COUNT
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -201,7 +202,8 @@ def update(
             continue
         touched[0] = tick
         if counts.size > 0:
-            carray(pointer(address_of(row, counts, log_page, 4)), (1,), np.int32)[0] += 1
+            count = carray(pointer(address_of(row, counts, log_page, 4)), (1,), np.int32)
+            count[0] += count[0] < MOST_COUNT
         if kept != 1:
             for d in range(width):
                 vector[d] *= kept

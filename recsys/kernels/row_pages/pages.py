@@ -21,6 +21,7 @@ from recsys.kernels.row_pages.optimizers import RowOptimizer
 
 MAX_TRITON_WIDTH = 1024  # a program holds whole rows; wider ones are updated by torch
 FREE = -1  # tick of a row that is no id's
+MOST_COUNT = 2**31 - 1  # of touches: an int32
 
 
 class RowPages:
@@ -182,10 +183,14 @@ class RowPages:
             self.ticks.put(rows, ticks[:, None])
 
     def count(self, rows: Tensor) -> None:
-        """Count one touch of every row of rows (N,) int64 that is not below 0, where touches are counted."""
+        """Count one touch of every row of rows (N,) int64 that is not below 0, where touches are counted.
+
+        A count of 2^31 - 1 stays: one that went on would be the lowest of all.
+        """
         if self.counts is not None:
             touched = torch.unique(rows[rows >= 0])
-            self.counts.put(touched, self.counts.gather(touched) + 1)
+            counts = self.counts.gather(touched)
+            self.counts.put(touched, counts + (counts < MOST_COUNT).int())
 
     def restore(self, values: Mapping[str, Tensor], num_rows: int) -> None:
         """Take the first rows of columns, (num_rows, width) by name, in place of all here; `fill` brings others."""

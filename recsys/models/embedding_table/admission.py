@@ -16,9 +16,8 @@ from torch import Tensor
 
 from recsys.config import check_types
 from recsys.kernels.hash_table import HashTable
+from recsys.kernels.row_pages.pages import MOST_COUNT
 from recsys.models.embedding_table.table_state import check_range, tensor_of
-
-MOST_COUNT = 2**31 - 1
 
 Mode = Literal["all", "threshold", "probability"]
 

@@ -386,6 +386,12 @@ class ColdFile:
         if not self.is_open:
             raise ValueError(f"cold file {self.path} is closed; make a table anew to go on with it")
         self.check_process()
+        wanted, there = HEADER_BYTES + self.num_slots * self.slot_bytes, os.fstat(self._descriptor).st_size
+        if self.num_slots and there < wanted:  # mapped memory behind the file's end would end the process
+            raise StorageError(
+                f"cold file {self.path} has {there:,} bytes; wanted {wanted:,}: something cut it short; "
+                "load the table from its last checkpoint"
+            )
 
 
 class _Chunks(Column):

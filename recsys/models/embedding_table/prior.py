@@ -23,6 +23,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from recsys.models.embedding_table.table_state import tensor_of
+
 MOST_FITTED = 1 << 17  # rows that are read: a step waits for no more, however large the table is
 GROWTH = 1.25  # of the rows, from where on the sums are taken anew
 
@@ -85,10 +87,33 @@ class _Fitted:
         """What was fitted, and when."""
         return {"fitted_at": self._fitted_at.clone(), **{name: value.clone() for name, value in self._numbers.items()}}
 
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Whether `load_state` would take it; nothing changes.
+
+        Raises:
+            ValueError: it is no state of such a prior; the message begins with the tensor's name.
+        """
+        step, rows = tensor_of(state, "fitted_at", 2).tolist()
+        if step < -1 or rows < 0:
+            raise ValueError(f"fitted_at holds {step} and {rows}; wanted a step of at least -1, and at least 0 rows")
+        numbers = {name: value for name, value in state.items() if name != "fitted_at"}
+        for name, value in numbers.items():
+            if value.dtype != torch.float64 or not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name} is {value.dtype}; wanted finite numbers of torch.float64")
+        self._check_shapes(numbers)
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what `state` gave."""
+        """Take up what `state` gave.
+
+        Raises:
+            ValueError: it is no state of such a prior; nothing changes.
+        """
+        self.check_state(state)
         self._fitted_at = state["fitted_at"].cpu()
         self._numbers = {name: value for name, value in state.items() if name != "fitted_at"}
+
+    def _check_shapes(self, numbers: Mapping[str, Tensor]) -> None:
+        raise NotImplementedError
 
     def _fit(self, ids: Tensor, vectors: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -141,6 +166,12 @@ class CategoryPrior(_Fitted):
         found["line"] = torch.stack([y.mean() - slope * x.mean(), slope])
         found["logs"] = self._means(ids[known], x[:, None])
         return found
+
+    def _check_shapes(self, numbers: Mapping[str, Tensor]) -> None:
+        wanted: dict[str, tuple[int | None, ...]] = {"means": (self.num_categories, None)} if numbers else {}
+        if self.popularity_of is not None and not numbers.keys().isdisjoint(("line", "logs")):
+            wanted |= {"line": (2,), "logs": (self.num_categories, 1)}
+        _check(numbers, wanted)
 
     def _means(self, ids: Tensor, values: Tensor) -> Tensor:
         """(K, …) smoothed means of values (M, …) by category."""
@@ -211,10 +242,28 @@ class TextPrior(_Fitted):
         square = centred.T @ centred + weight * torch.eye(texts.shape[1], dtype=torch.float64, device=texts.device)
         return {"map": torch.linalg.solve(square, centred.T @ (rows - mean)), "middle": middle, "mean": mean}
 
+    def _check_shapes(self, numbers: Mapping[str, Tensor]) -> None:
+        if not numbers:
+            return
+        _check(numbers, {"map": (None, None), "middle": (None,), "mean": (None,)})
+        sizes = len(numbers["middle"]), len(numbers["mean"])
+        if numbers["map"].shape != sizes:
+            raise ValueError(f"map has the shape {tuple(numbers['map'].shape)}; wanted {sizes}, of middle and mean")
+
     def _of(self, ids: Tensor) -> Tensor:
         texts = self.vector_of(ids).double()
         starts = self._numbers["mean"] + (texts - self._numbers["middle"]) @ self._numbers["map"]
         return torch.where(texts.isnan().any(1, keepdim=True), 0.0, starts)
+
+
+def _check(numbers: Mapping[str, Tensor], wanted: Mapping[str, tuple[int | None, ...]]) -> None:
+    """Whether these are there and no others, of shapes in which None is any size."""
+    if numbers.keys() != wanted.keys():
+        raise ValueError(f"{', '.join(sorted(numbers)) or 'nothing'} is there; wanted {', '.join(sorted(wanted))}")
+    for name, shape in wanted.items():
+        found = numbers[name].shape
+        if len(found) != len(shape) or any(size not in (None, have) for size, have in zip(shape, found, strict=True)):
+            raise ValueError(f"{name} has the shape {tuple(found)}; wanted {shape}, None being any")
 
 
 def _mean_over(categories: Tensor, means: Tensor) -> Tensor:

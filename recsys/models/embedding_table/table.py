@@ -359,6 +359,10 @@ class EmbeddingTable:
     def _begin(self, rows: Tensor, ids: Tensor) -> None:
         """Make rows (N,) those of new ids (N,): noise, and where they start."""
         starts = None if self.prior is None else self.prior.starts(ids, self)
+        if starts is not None and starts.shape != (len(ids), self.config.width):
+            raise ValueError(
+                f"the prior gave {tuple(starts.shape)} numbers for new rows; wanted {(len(ids), self.config.width)}"
+            )
         self.pages.begin(rows, ids, self.seed, self.config.init_std, self.clock.tick)
         if starts is not None:
             self.pages.vectors.put(rows, self.pages.gather(rows) + starts)

@@ -10,7 +10,7 @@ import torch
 from recsys.kernels.cpu.owed_memory import owed_memory
 from recsys.kernels.row_pages import RowOptimizer, RowPages, column
 from recsys.kernels.row_pages.optimizers import NAMES
-from recsys.kernels.row_pages.pages import FREE
+from recsys.kernels.row_pages.pages import FREE, MOST_COUNT
 
 WIDTH = 12
 
@@ -67,6 +67,17 @@ def test_a_row_is_touched_once_a_step_however_often_it_stands_there() -> None:
     assert rows.counts is not None
     counts = rows.counts.gather(torch.arange(20)).squeeze(1)
     assert counts.tolist() == [{3: 1, 9: 2}.get(row, 0) for row in range(20)]
+
+
+def test_a_count_that_is_full_stays() -> None:
+    rows = RowPages(WIDTH, RowOptimizer("sgd"), page_rows=8, are_counted=True)
+    rows.grow(2)
+    rows.write(torch.arange(2), torch.zeros(2, WIDTH), None, 1)
+    assert rows.counts is not None
+    rows.counts.put(torch.arange(2), torch.tensor([[MOST_COUNT - 1], [5]], dtype=torch.int32))
+    for _ in range(3):
+        rows.update(torch.arange(2), torch.ones(2, WIDTH), lr=0.1, tick=2)
+    assert rows.counts.gather(torch.arange(2)).squeeze(1).tolist() == [MOST_COUNT, 8]
 
 
 @pytest.mark.parametrize("name", NAMES)

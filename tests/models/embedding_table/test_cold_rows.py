@@ -367,6 +367,21 @@ def test_a_file_that_is_not_taken_up_is_written_anew_with_a_warning(
     assert "of version '5' was not taken up; its rows are dropped, it is written anew" in caplog.text
 
 
+def test_a_file_that_was_cut_short_is_named_where_its_memory_would_end_the_process(tmp_path: Path) -> None:
+    hot, cold = both(tmp_path / "rows")
+    content = (tmp_path / "rows").read_bytes()
+    os.truncate(tmp_path / "rows", 4096)
+    message = f"has 4,096 bytes; wanted {len(content):,}: something cut it short"
+    with pytest.raises(StorageError, match=message):
+        cold.pages.gather(torch.arange(12))
+    with pytest.raises(StorageError, match=message):
+        train(cold, ids_of(*range(12)), 30)
+    (tmp_path / "rows").write_bytes(content)
+    train(hot, ids_of(3, 5), 30)
+    train(cold, ids_of(3, 5), 30)
+    assert_same(hot, cold)
+
+
 def _flip(path: Path, at: int) -> None:
     with path.open("r+b") as file:
         file.seek(at)

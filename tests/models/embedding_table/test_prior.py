@@ -1,6 +1,7 @@
 """Where new rows start."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -152,6 +153,54 @@ def test_what_is_told_of_ids_is_checked(prior: CategoryPrior, message: str) -> N
     embedding(torch.tensor([0]))
     with pytest.raises(ValueError, match=message):
         embedding(torch.tensor([9]))
+
+
+@pytest.mark.parametrize("starts", [(1, 3), (2, WIDTH), (1, 1), (WIDTH,)])
+def test_starts_of_another_shape_are_refused_and_the_id_has_no_row(
+    starts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedding = embedding_of(TextPrior(by_ten))
+    monkeypatch.setattr(TextPrior, "starts", lambda *_: torch.zeros(starts))
+    with pytest.raises(ValueError, match="the prior gave .* numbers for new rows; wanted"):
+        embedding(torch.tensor([9]))
+    assert embedding.table.find(torch.tensor([9])).tolist() == [-1]
+
+
+def texts_of(ids: Tensor) -> Tensor:
+    return torch.stack([ids.double(), ids.double() ** 2], 1)
+
+
+PRIORS: dict[str, Callable[[], CategoryPrior | TextPrior]] = {
+    "category": lambda: CategoryPrior(by_ten, 4, popularity_of=lambda ids: ids.double()),
+    "text": lambda: TextPrior(texts_of),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(PRIORS))
+def test_a_damaged_state_is_refused_by_name_and_nothing_changes(kind: str) -> None:
+    embedding = embedding_of(PRIORS[kind]())
+    put(embedding, torch.arange(30), torch.randn(30, WIDTH, generator=torch.Generator().manual_seed(0)))
+    embedding(torch.tensor([9, 31]))
+    whole, other = embedding.table.prior.state(), PRIORS[kind]()  # type: ignore[union-attr]  # put there above
+    assert len(whole) == 4
+    before = other.state()
+    for name, value in whole.items():
+        wrong = [value[:-1], value[None], value.float(), torch.full_like(value, -2)]
+        wrong += [] if name == "fitted_at" else [value.clone().fill_(math.nan)]
+        for damaged in wrong if name == "fitted_at" else wrong[:3] + wrong[4:]:
+            is_free = damaged.shape[1:] == value.shape[1:] and damaged.dtype == value.dtype and name == "mean"
+            with pytest.raises(ValueError, match="mean" if is_free else name):
+                other.load_state(whole | {name: damaged})
+    for state in ({}, {"fitted_at": whole["fitted_at"], "else": whole["fitted_at"].double()}):
+        with pytest.raises(ValueError, match=r"fitted_at is missing|else is there; wanted"):
+            other.load_state(state)
+    for name in whole:
+        with pytest.raises(ValueError, match=rf"{name} is missing|is there; wanted .*{name}"):
+            other.load_state({part: value for part, value in whole.items() if part != name})
+    assert other.state().keys() == before.keys()
+    assert torch.equal(other.state()["fitted_at"], before["fitted_at"])
+    other.load_state(whole)
+    assert other.state().keys() == whole.keys()
 
 
 def test_settings_out_of_range_are_refused() -> None:
