@@ -16,6 +16,7 @@ from recsys.models.delta.delta import file_name
 from recsys.models.delta.log import load
 from recsys.models.delta.row_copy import RowCopy
 from recsys.models.embedding_table import CollisionlessEmbedding, EmbeddingTable, TableConfig
+from tests.models.tables import assert_same
 
 IDS = torch.arange(12)
 
@@ -29,12 +30,6 @@ def module_of() -> CollisionlessEmbedding:
 def train(module: CollisionlessEmbedding, ids: torch.Tensor) -> None:
     module(ids).square().sum().backward()
     module.step(0.1)
-
-
-def assert_same(one: CollisionlessEmbedding, other: CollisionlessEmbedding) -> None:
-    ours, theirs = one.table.state(), other.table.state()
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
 def assert_followed(modules: dict[str, CollisionlessEmbedding], folder: Path) -> None:

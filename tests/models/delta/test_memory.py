@@ -19,6 +19,7 @@ from recsys.models.delta import Delta, DeltaLog, ServingModel, Version, deltas_s
 from recsys.models.delta.delta import file_name
 from recsys.models.delta.rows import MEMORY_BYTES
 from recsys.models.embedding_table import EmbeddingTable, RowOptimizer, TableConfig
+from tests.models.tables import assert_same
 
 WIDTH = 4
 ROWS = 200
@@ -35,13 +36,6 @@ def train(table: EmbeddingTable, first: int, count: int) -> None:
     ids = torch.arange(first, first + count)
     table.update(table.look_up(ids), torch.arange(count * WIDTH, dtype=torch.float32).view(count, WIDTH).cos(), 0.1)
     table.advance()
-
-
-def assert_same(one: EmbeddingTable, other: EmbeddingTable) -> None:
-    ours, theirs = one.state(), other.state()
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        assert torch.equal(ours[name], theirs[name]), name
 
 
 def live(table: EmbeddingTable, log: DeltaLog) -> None:
