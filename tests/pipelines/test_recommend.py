@@ -1,7 +1,6 @@
 import asyncio
 import itertools
 import os
-import resource
 from pathlib import Path
 
 import httpx
@@ -25,6 +24,7 @@ from recsys.pipelines.recommend import recommend_sequence, recommend_users
 from recsys.serving.app import create_app
 from recsys.serving.settings import ServingSettings
 from recsys.serving.state import RankingService
+from tests.full_disk import most_bytes_of_a_file
 
 CONFIG = {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 16, "max_len": 8}
 COLUMNS = ["user_id", "item_id", "score", "rank", "source"]
@@ -239,15 +239,9 @@ def test_a_full_disk_is_no_fault_of_the_caller_and_keeps_the_older_file(
 ) -> None:
     out = tmp_path / f"out{suffix}"
     out.write_text("older")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
-    try:
-        with pytest.raises(
-            StorageError, match=r"cannot be written \(.*File too large.*\); free space or name"
-        ) as caught:
-            recommend_users(bundle, None, circle.path, None, 20, out)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    message = r"cannot be written \(.*File too large.*\); free space or name"
+    with most_bytes_of_a_file(1_000), pytest.raises(StorageError, match=message) as caught:
+        recommend_users(bundle, None, circle.path, None, 20, out)
     assert not isinstance(caught.value, InputError)
     assert out.read_text() == "older"
     assert os.listdir(tmp_path) == [out.name]

@@ -18,6 +18,7 @@ from recsys.features.leakage import find_leaks
 from recsys.features.preparation.append import append
 from recsys.features.preparation.policies import EventConfig
 from recsys.features.prepare import FilterConfig, PrepareConfig, ReadConfig, SplitConfig, prepare
+from tests.full_disk import most_bytes_of_a_file
 
 START = 1_500_000_000
 EVENT = st.tuples(st.integers(1, 6), st.integers(1, 8), st.integers(0, 40), st.sampled_from("vb"))
@@ -356,18 +357,12 @@ def test_a_kill_at_any_moment_loses_nothing(moment: int, tmp_path: Path) -> None
 
 
 def test_a_full_disk_leaves_the_old_dataset(tmp_path: Path) -> None:
-    import resource
-
     first, _ = _days(tmp_path)
     many = _write(tmp_path / "many.csv", [(u, u % 50, 2000 + u, "v") for u in range(2000)])
     wanted = prepare(first, tmp_path / "data", PrepareConfig()).data_hash
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, limit[1]))
-    try:
-        with pytest.raises(StorageError, match=r"data: cannot be written \(.+\); free space or name"):
-            append(many, tmp_path / "data")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    message = r"data: cannot be written \(.+\); free space or name"
+    with most_bytes_of_a_file(4_000), pytest.raises(StorageError, match=message):
+        append(many, tmp_path / "data")
     assert PreparedDataset.open(tmp_path / "data").data_hash == wanted
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "first.csv", "many.csv", "second.csv"]
 

@@ -2,10 +2,7 @@
 
 import os
 import random
-import resource
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from recsys.errors import DataError, InputError, StorageError
 from recsys.features.dataset import PreparedDataset
 from recsys.features.prepare import PrepareConfig, SplitConfig, prepare
 from tests.features.logs import START, bytes_of, write_log
+from tests.full_disk import most_bytes_of_a_file
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "shards/mine.csv", "data.csv"])
@@ -43,17 +41,6 @@ def test_an_empty_folder_is_taken_and_a_file_is_not(tmp_path: Path) -> None:
         prepare(log, log, PrepareConfig())
 
 
-@contextmanager
-def small_files() -> Iterator[None]:
-    """Inside, no file may grow beyond 2,000 bytes, as on a full disk; pytest's own output may be such a file."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_forbidden_folder_is_the_callers_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"data: cannot be written \(Not a directory\); name another place"):
@@ -65,7 +52,7 @@ def test_a_full_disk_leaves_the_old_dataset(tmp_path: Path) -> None:
     before = bytes_of(prepare(log, tmp_path / "data", PrepareConfig()).path)
     with (
         pytest.raises(StorageError, match=r"data: cannot be written \(.+\); free space or name") as caught,
-        small_files(),
+        most_bytes_of_a_file(2_000),
     ):
         prepare(other, tmp_path / "data", PrepareConfig())
     assert not isinstance(caught.value, InputError)
@@ -77,7 +64,7 @@ def test_rejected_lines_that_a_full_disk_cannot_hold_are_one_line(tmp_path: Path
     rng = random.Random(0)
     text = "".join(f"u{n},{rng.randbytes(20).hex()}\n" for n in range(400))
     (tmp_path / "log.csv").write_text(f"user,item,ts\nu,1,{START}\n" + text)
-    with pytest.raises(StorageError, match=r"data: cannot be written \(.*File too large"), small_files():
+    with pytest.raises(StorageError, match=r"data: cannot be written \(.*File too large"), most_bytes_of_a_file(2_000):
         prepare(tmp_path / "log.csv", tmp_path / "data", PrepareConfig())
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 

@@ -2,11 +2,9 @@
 
 import gc
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from recsys.models.delta import Delta, DeltaLog, ServingModel, Version, deltas_s
 from recsys.models.delta.delta import file_name
 from recsys.models.delta.rows import MEMORY_BYTES
 from recsys.models.embedding_table import EmbeddingTable, RowOptimizer, TableConfig
+from tests.full_disk import most_bytes_of_a_file
 from tests.models.tables import assert_same
 
 WIDTH = 4
@@ -56,16 +55,6 @@ def live(table: EmbeddingTable, log: DeltaLog) -> None:
     train(table, 5, 10)
     table.erase(torch.arange(8, 12))  # their rows stay free
     log.append({"w": torch.zeros(3)}, {})
-
-
-@contextmanager
-def most_bytes_of_a_file(count: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("memory_bytes", [1, 5_000])

@@ -4,14 +4,12 @@ import gc
 import json
 import logging
 import os
-import resource
 import signal
 import struct
 import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from recsys.models.embedding_table import (
 )
 from recsys.models.embedding_table.cold_file import HEADER_BYTES, MAGIC
 from recsys.models.embedding_table.cold_rows import ColdRows
+from tests.full_disk import most_bytes_of_a_file
 from tests.models.embedding_table.cold_tables import both, ids_of, table_of, train
 from tests.models.tables import assert_same
 
@@ -228,28 +227,15 @@ def test_a_header_of_odd_values_is_refused_and_the_file_stays(tmp_path: Path, he
     assert_same(hot, cold)
 
 
-def limited(size: int, run: Callable[[], object]) -> None:
-    """Call with files of at most so many bytes, as on a disk that is full there."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        run()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("eviction", ["none", "lru"])
 def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path, eviction: str) -> None:
     hot, cold = both(tmp_path / "rows", most=14, capacity=40, eviction=eviction)
     before = cold.state()
 
-    def look_up() -> None:
-        message = r"rows cannot grow from 4,992 to 5,440 bytes: File too large; nothing was lost: make room"
-        with pytest.raises(StorageError, match=message):
-            cold.look_up(torch.arange(20))
-
+    message = r"rows cannot grow from 4,992 to 5,440 bytes: File too large; nothing was lost: make room"
     for _ in range(2):
-        limited(5000, look_up)
+        with most_bytes_of_a_file(5000), pytest.raises(StorageError, match=message):
+            cold.look_up(torch.arange(20))
         after = cold.state()
         assert all(torch.equal(before[name], after[name]) for name in before)
     assert cold.gauges()["file_bytes"] == 4992
@@ -260,12 +246,8 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path, eviction: str)
 def test_a_full_disk_at_a_reload_changes_nothing(tmp_path: Path) -> None:
     larger, _ = both(tmp_path / "others", most=30, steps=40)
     hot, cold = both(tmp_path / "rows")
-
-    def load() -> None:
-        with pytest.raises(StorageError, match="rows cannot grow"):
-            cold.load_state(larger.state())
-
-    limited(5000, load)
+    with most_bytes_of_a_file(5000), pytest.raises(StorageError, match="rows cannot grow"):
+        cold.load_state(larger.state())
     assert_same(hot, cold)
 
 
