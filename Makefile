@@ -5,15 +5,18 @@ BIN := .venv/bin
 export RECSYS_DATA ?=
 export MLFLOW_DISABLE_TELEMETRY := true
 
+# A file of tests stays in one process, and so do the fixtures that its tests share.
+EVERY_CORE := -n logical --maxprocesses 8 --dist loadfile
+
 .PHONY: demo test test-kernels test-gpu check format bench train-quality peers constraints clean setup
 .DEFAULT_GOAL := demo
 
 demo: setup  ## The whole path on a simulated shop, in under two minutes
 	@$(BIN)/recsys demo $(ARGS)
 
-test: setup  ## All tests; those of the Triton kernels run in its interpreter, in a process of their own
-	@$(BIN)/pytest $(ARGS)
-	@[ -n "$(ARGS)" ] || TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels/interp
+test: setup  ## All tests, a process a core; those of the Triton kernels in its interpreter. ARGS: what pytest is told
+	@$(BIN)/pytest $(or $(ARGS),$(EVERY_CORE))
+	@[ -n "$(ARGS)" ] || TRITON_INTERPRET=1 $(BIN)/pytest $(EVERY_CORE) tests/kernels/interp
 
 test-kernels: setup build/triton-3.6.0/.installed  ## The kernels: interpreted, and every launch compiled by two Tritons
 	@TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels/interp

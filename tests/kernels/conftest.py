@@ -15,7 +15,7 @@ from recsys.kernels.jagged import JaggedMeta
 Attend = Callable[..., list[Tensor]]
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _poison_empty_memory() -> Iterator[None]:
     """`torch.empty`, `empty_like` and `new_empty` give NaN to our package, so a slot that is read unwritten shows."""
     with pytest.MonkeyPatch.context() as patch:

@@ -109,8 +109,8 @@ class _Fitted:
             ValueError: it is no state of such a prior; nothing changes.
         """
         self.check_state(state)
-        self._fitted_at = state["fitted_at"].cpu()
-        self._numbers = {name: value for name, value in state.items() if name != "fitted_at"}
+        self._fitted_at = state["fitted_at"].cpu().clone()
+        self._numbers = {name: value.clone() for name, value in state.items() if name != "fitted_at"}
 
     def _check_shapes(self, numbers: Mapping[str, Tensor]) -> None:
         raise NotImplementedError
