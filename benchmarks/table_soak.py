@@ -5,9 +5,10 @@
 Ever new ids come in; rows are admitted, trained, evicted and expire; deltas are cut, written, compacted and followed by
 a server. Resident memory is read twice a second, and every half minute once more after the allocator gave back what is
 free: what it keeps for later goes up and down by tens of megabytes, and hides what grows. Prints both slopes after the
-warm-up by least squares, with its standard error. Exit code 1 where the slope of what is held lies above 1 MB/h by
-more than two errors, or is told so well that two errors are below 1 MB/h and it is above. A short run tells little: its
-error says how little. Appends a line to benchmarks/results/table_soak.jsonl.
+warm-up by least squares, with its standard error, and the medians of each tenth of that time, which tell a step from a
+slope. Exit code 1 where the slope of what is held lies above 1 MB/h by more than two errors, or is told so well that
+two errors are below 1 MB/h and it is above. A short run tells little: its error says how little. Appends a line to
+benchmarks/results/table_soak.jsonl.
 """
 
 import argparse
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "mb_last": round(late.sizes[-1] / 1e6, 1),
             "mb_an_hour": round(slope, 2),
             "standard_error": round(error, 2),
+            "mb_by_tenths": [round(size / 1e6, 1) for size in medians(late.sizes)],
         }
     if not given.no_record:
         append("table_soak", figures)
@@ -164,6 +166,11 @@ def resident_bytes() -> int:
     """Of this process."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def medians(sizes: Sequence[float], parts: int = 10) -> list[float]:
+    """Of so many parts, or fewer, in their order: a step is told from a slope by them."""
+    return [float(np.median(part)) for part in np.array_split(np.array(sizes), min(parts, len(sizes)))]
 
 
 def slope_of(x: Floats, y: Floats) -> tuple[float, float]:

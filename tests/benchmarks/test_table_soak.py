@@ -5,7 +5,7 @@ import mmap
 import numpy as np
 import pytest
 
-from benchmarks.table_soak import Samples, resident_bytes, slope_of
+from benchmarks.table_soak import Samples, medians, resident_bytes, slope_of
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.5, 40.0])
@@ -28,6 +28,12 @@ def test_resident_memory_grows_with_what_is_held() -> None:
     with mmap.mmap(-1, 40_000_000) as held:  # of the machine, not of what this process once freed
         held.write(b"1" * 40_000_000)
         assert 30e6 < resident_bytes() - before < 120e6
+
+
+def test_medians_tell_a_step_from_a_slope() -> None:
+    assert medians([5] * 50 + [7] * 50) == [5] * 5 + [7] * 5
+    assert medians(range(100)) == [4.5 + 10 * part for part in range(10)]
+    assert medians([3, 1]) == [3, 1]
 
 
 def test_samples_of_the_warm_up_are_left_out() -> None:
