@@ -92,6 +92,15 @@ def test_a_learning_rate_that_is_none_is_refused_and_the_gradients_wait(lr: Any)
     torch.testing.assert_close(table(torch.tensor([1])), before - 0.5)
 
 
+def test_a_learning_rate_of_zero_moves_nothing_and_is_a_step() -> None:
+    table = HashedEmbedding(2, 5, SGD).train()
+    before = table(torch.tensor([1])).detach().clone()
+    table(torch.tensor([1])).sum().backward()
+    table.step(0)
+    table.step(0.5)
+    assert torch.equal(table(torch.tensor([1])), before)
+
+
 def test_a_state_of_another_size_is_refused() -> None:
     with pytest.raises(RuntimeError, match=r"wanted \(5, 2\)"):
         HashedEmbedding(2, 5, SGD).load_state_dict(HashedEmbedding(2, 6, SGD).state_dict())

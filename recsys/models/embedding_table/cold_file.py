@@ -137,7 +137,7 @@ class ColdFile:
         Raises:
             StorageError: the disk is full; nothing changed.
         """
-        self._check_open()
+        self.check_open()
         if not self.is_taken_up:
             self._begin_anew()
         if num_slots <= self.num_slots:
@@ -156,7 +156,7 @@ class ColdFile:
 
     def write(self, slots: Tensor, ids: Tensor, vectors: Tensor, states: Tensor, old_sums: Tensor) -> None:
         """Fill slots (N,) int64, each once, of ids (N,); `old_sums` (N,) are the checksums of what they held."""
-        self._check_open()
+        self.check_open()
         words = torch.zeros(len(slots), self.slot_bytes // 4, dtype=torch.int32)
         head, end = words.view(torch.int64), HEAD_WORDS + self.width
         head[:, 1] = ids
@@ -174,7 +174,7 @@ class ColdFile:
         Raises:
             StorageError: a slot does not hold what was written for its id.
         """
-        self._check_open()
+        self.check_open()
         self._ask_for(slots)
         words = self._chunks.gather(slots)
         head, end = words.view(torch.int64), HEAD_WORDS + self.width
@@ -190,7 +190,7 @@ class ColdFile:
 
     def wipe(self, slots: Tensor) -> None:
         """Make slots (N,) int64, each once, hold nothing."""
-        self._check_open()
+        self.check_open()
         self._ask_for(slots)
         self._add(torch.zeros(1, dtype=torch.int64), self._chunks.gather(slots).view(torch.int64)[:, 0])
         self._chunks.put_all(slots, 0)
@@ -198,6 +198,7 @@ class ColdFile:
     def wipe_all(self) -> None:
         """Make all slots hold nothing; what was not taken up stays until the file is written to."""
         self.check_process()
+        self.make_whole()
         if not self.is_taken_up:
             self._chunks.clear()
         elif not self._is_blank:
@@ -215,7 +216,7 @@ class ColdFile:
         Raises:
             CheckpointError: it is not; the message says how.
         """
-        self._check_open()
+        self.check_open()
         remedy = "load the table from its checkpoint, which writes the file anew"
         if self.mark is None:
             raise CheckpointError(
@@ -260,7 +261,7 @@ class ColdFile:
 
     def take_up(self) -> None:
         """Go on with what the file holds, after `check`; the mark is taken away."""
-        self._check_open()
+        self.check_open()
         assert self.mark is not None
         self.sum, self.is_taken_up = self.mark.sum, True
         self._write_header(None)
@@ -382,16 +383,45 @@ class ColdFile:
             raise StorageError(f"the header of cold file {self.path} cannot be written: {error}") from error
         self.mark = mark
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Whether the file is this process's and as long as it was made.
+
+        Raises:
+            ValueError: it is closed, or was opened by another process.
+            StorageError: something cut it short.
+        """
         if not self.is_open:
             raise ValueError(f"cold file {self.path} is closed; make a table anew to go on with it")
         self.check_process()
-        wanted, there = HEADER_BYTES + self.num_slots * self.slot_bytes, os.fstat(self._descriptor).st_size
-        if self.num_slots and there < wanted:  # mapped memory behind the file's end would end the process
+        there, wanted = self._lengths()
+        if there < wanted:  # mapped memory behind the file's end would end the process
             raise StorageError(
                 f"cold file {self.path} has {there:,} bytes; wanted {wanted:,}: something cut it short; "
-                "load the table from its last checkpoint"
+                "load the table from its last checkpoint, by load_state"
             )
+
+    def make_whole(self) -> None:
+        """Give a file that was cut short its length again; slots that were lost are told as damage until written.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        there, wanted = self._lengths()
+        if there < wanted:
+            try:
+                _take_space(self._descriptor, there, wanted - there)
+            except OSError as error:
+                os.ftruncate(self._descriptor, there)
+                raise StorageError(
+                    f"cold file {self.path} was cut short and cannot grow from {there:,} to {wanted:,} bytes again: "
+                    f"{error.strerror}; make room on the disk, and load the table from its last checkpoint"
+                ) from error
+
+    def _lengths(self) -> tuple[int, int]:
+        """The file's bytes, and how many are mapped; neither counts before the first slot, or of a closed file."""
+        if not self.num_slots or not self.is_open:
+            return 0, 0
+        return os.fstat(self._descriptor).st_size, HEADER_BYTES + self.num_slots * self.slot_bytes
 
 
 class _Chunks(Column):

@@ -26,6 +26,7 @@ from torch import Tensor
 from recsys.models.embedding_table.table_state import tensor_of
 
 MOST_FITTED = 1 << 17  # rows that are read: a step waits for no more, however large the table is
+ANEW = "no tensor of the prior at all: it is fitted anew then"
 GROWTH = 1.25  # of the rows, from where on the sums are taken anew
 
 OfIds = Callable[[Tensor], Tensor]
@@ -77,7 +78,8 @@ class _Fitted:
         None where nothing is known of any, as before the first row.
         """
         (tick, size), live = self._fitted_at.tolist(), len(rows) - len(ids)
-        if live and (tick < 0 or rows.tick - tick >= self.every or live >= GROWTH * size):
+        is_old = not 0 <= tick <= rows.tick < tick + self.every  # after a renumbering the step lies ahead
+        if live and (is_old or live >= GROWTH * size):
             known, vectors = rows.live(MOST_FITTED)
             self._numbers = self._fit(known, vectors.double())
             self._fitted_at = torch.tensor([rows.tick, live])
@@ -96,11 +98,7 @@ class _Fitted:
         step, rows = tensor_of(state, "fitted_at", 2).tolist()
         if step < -1 or rows < 0:
             raise ValueError(f"fitted_at holds {step} and {rows}; wanted a step of at least -1, and at least 0 rows")
-        numbers = {name: value for name, value in state.items() if name != "fitted_at"}
-        for name, value in numbers.items():
-            if value.dtype != torch.float64 or not bool(torch.isfinite(value).all()):
-                raise ValueError(f"{name} is {value.dtype}; wanted finite numbers of torch.float64")
-        self._check_shapes(numbers)
+        self._check_numbers(self._used(state))
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave.
@@ -110,9 +108,19 @@ class _Fitted:
         """
         self.check_state(state)
         self._fitted_at = state["fitted_at"].cpu().clone()
-        self._numbers = {name: value.clone() for name, value in state.items() if name != "fitted_at"}
+        self._numbers = {name: value.clone() for name, value in self._used(state).items()}
 
-    def _check_shapes(self, numbers: Mapping[str, Tensor]) -> None:
+    def width_of(self, state: Mapping[str, Tensor]) -> int | None:
+        """Numbers of the rows that a state was fitted to, which `check_state` took; None of one that was not."""
+        numbers = self._used(state)
+        return numbers[self.of_rows].shape[-1] if numbers else None
+
+    of_rows = ""  # which of the numbers has the width of rows
+
+    def _used(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value for name, value in state.items() if name != "fitted_at"}
+
+    def _check_numbers(self, numbers: Mapping[str, Tensor]) -> None:
         raise NotImplementedError
 
     def _fit(self, ids: Tensor, vectors: Tensor) -> dict[str, Tensor]:
@@ -167,9 +175,15 @@ class CategoryPrior(_Fitted):
         found["logs"] = self._means(ids[known], x[:, None])
         return found
 
-    def _check_shapes(self, numbers: Mapping[str, Tensor]) -> None:
+    of_rows = "means"
+
+    def _used(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        unused = ("fitted_at",) if self.popularity_of is not None else ("fitted_at", "line", "logs")
+        return {name: value for name, value in state.items() if name not in unused}
+
+    def _check_numbers(self, numbers: Mapping[str, Tensor]) -> None:
         wanted: dict[str, tuple[int | None, ...]] = {"means": (self.num_categories, None)} if numbers else {}
-        if self.popularity_of is not None and not numbers.keys().isdisjoint(("line", "logs")):
+        if not numbers.keys().isdisjoint(("line", "logs")):
             wanted |= {"line": (2,), "logs": (self.num_categories, 1)}
         _check(numbers, wanted)
 
@@ -210,8 +224,9 @@ class CategoryPrior(_Fitted):
     def _logs(self, ids: Tensor) -> Tensor:
         assert self.popularity_of is not None
         popularity = self.popularity_of(ids).double()
-        if bool((popularity < 0).any()):
-            raise ValueError(f"popularity_of gave {float(popularity.min())}; wanted at least 0, or NaN")
+        wrong = popularity[(popularity < 0) | popularity.isinf()]
+        if len(wrong):
+            raise ValueError(f"popularity_of gave {float(wrong[0])}; wanted a number of at least 0, or NaN")
         return popularity.log1p()
 
 
@@ -219,7 +234,7 @@ class TextPrior(_Fitted):
     """Starts where a linear map takes an id's text vector, fitted to the texts and rows of the ids that live.
 
     Args:
-        vector_of: (N, E) float text vectors of ids (N,) int64; a row with a NaN is not known.
+        vector_of: (N, E) float text vectors of ids (N,) int64; one with a NaN or an infinite number is not known.
         ridge: times the mean square of the text vectors' numbers, so that it has no unit.
         every: steps after which it is fitted anew.
     """
@@ -232,7 +247,7 @@ class TextPrior(_Fitted):
 
     def _fit(self, ids: Tensor, vectors: Tensor) -> dict[str, Tensor]:
         texts = self.vector_of(ids).double()
-        known = ~texts.isnan().any(1)
+        known = texts.isfinite().all(1)
         texts, rows = texts[known], vectors[known]
         if len(texts) == 0:
             return {}
@@ -242,7 +257,9 @@ class TextPrior(_Fitted):
         square = centred.T @ centred + weight * torch.eye(texts.shape[1], dtype=torch.float64, device=texts.device)
         return {"map": torch.linalg.solve(square, centred.T @ (rows - mean)), "middle": middle, "mean": mean}
 
-    def _check_shapes(self, numbers: Mapping[str, Tensor]) -> None:
+    of_rows = "mean"
+
+    def _check_numbers(self, numbers: Mapping[str, Tensor]) -> None:
         if not numbers:
             return
         _check(numbers, {"map": (None, None), "middle": (None,), "mean": (None,)})
@@ -252,18 +269,27 @@ class TextPrior(_Fitted):
 
     def _of(self, ids: Tensor) -> Tensor:
         texts = self.vector_of(ids).double()
+        if texts.shape[1:] != self._numbers["middle"].shape:
+            raise ValueError(
+                f"vector_of gave {tuple(texts.shape)} numbers; the prior was fitted to vectors of "
+                f"{len(self._numbers['middle'])}; load the table with {ANEW}"
+            )
         starts = self._numbers["mean"] + (texts - self._numbers["middle"]) @ self._numbers["map"]
-        return torch.where(texts.isnan().any(1, keepdim=True), 0.0, starts)
+        return torch.where(texts.isfinite().all(1, keepdim=True), starts, 0.0)
 
 
 def _check(numbers: Mapping[str, Tensor], wanted: Mapping[str, tuple[int | None, ...]]) -> None:
-    """Whether these are there and no others, of shapes in which None is any size."""
-    if numbers.keys() != wanted.keys():
-        raise ValueError(f"{', '.join(sorted(numbers)) or 'nothing'} is there; wanted {', '.join(sorted(wanted))}")
+    """Whether these float64 numbers are there and no others, of shapes in which None is any size."""
+    for name in [*wanted, *numbers]:
+        if name not in numbers or name not in wanted:
+            fault = "is missing" if name in wanted else "is not known"
+            raise ValueError(f"{name} {fault}; wanted {', '.join(wanted) or 'nothing'} beside fitted_at, or {ANEW}")
     for name, shape in wanted.items():
-        found = numbers[name].shape
+        found, dtype = numbers[name].shape, numbers[name].dtype
+        if dtype != torch.float64:
+            raise ValueError(f"{name} is {dtype}; wanted torch.float64")
         if len(found) != len(shape) or any(size not in (None, have) for size, have in zip(shape, found, strict=True)):
-            raise ValueError(f"{name} has the shape {tuple(found)}; wanted {shape}, None being any")
+            raise ValueError(f"{name} has the shape {tuple(found)}; wanted {shape}, None being any, or {ANEW}")
 
 
 def _mean_over(categories: Tensor, means: Tensor) -> Tensor:

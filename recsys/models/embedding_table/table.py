@@ -386,6 +386,8 @@ class EmbeddingTable:
             self._spent = limits
 
     def _erased(self, ids: Tensor) -> Tensor:
+        if self.cold is not None:  # before ids go whose rows could not be wiped
+            self.cold.file.check_open()
         rows = self.index.erase(ids)
         is_gone = rows >= 0
         if bool(is_gone.any()):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from recsys.kernels.hash_table import HashTable
 from recsys.kernels.row_pages.optimizers import NAMES as OPTIMIZERS
-from recsys.kernels.row_pages.pages import FREE
+from recsys.kernels.row_pages.pages import FREE, MOST_COUNT
 
 if TYPE_CHECKING:
     from recsys.models.embedding_table.cold_rows import ColdRows
@@ -54,6 +54,14 @@ class Checked(Stateful, Protocol):
         Raises:
             ValueError: it does not fit; the message begins with the tensor's name.
         """
+
+
+@runtime_checkable
+class OfWidth(Protocol):
+    """One whose state is of rows of a width."""
+
+    def width_of(self, state: Mapping[str, Tensor]) -> int | None:
+        """That width; None where the state does not say."""
 
 
 def tensor_of(
@@ -113,6 +121,7 @@ def load(table: "EmbeddingTable", state: Mapping[str, Tensor], blocks: Iterable[
     index = _checked(table, state, _columns(table))
     size = len(state["ticks"])
     if table.cold is not None:  # a full disk ends the call before anything changed
+        table.cold.file.make_whole()
         table.cold.grow(size)
     _load_prior(table, state)
     table.index = index
@@ -206,6 +215,12 @@ def _checked(table: "EmbeddingTable", state: Mapping[str, Tensor], columns: list
                 of_part.check_state(kept)
             except ValueError as error:
                 raise ValueError(f"{part}.{error}") from error
+            width = of_part.width_of(kept) if isinstance(of_part, OfWidth) else None
+            if width not in (None, table.config.width):
+                raise ValueError(
+                    f"the state's {part} was fitted to rows of {width} numbers; wanted {table.config.width}, or none "
+                    f"of the tensors that begin with {part}.: it is fitted anew then"
+                )
     index = HashTable(max_rows=table.config.capacity, device=table.device)
     index.import_(state["ids"], state["rows"], state["free"])
     index.num_refused = table.index.num_refused
@@ -220,7 +235,7 @@ def _check_touches(table: "EmbeddingTable", state: Mapping[str, Tensor]) -> None
     check_range("ticks of rows with an id", ticks[state["rows"].to(ticks.device)], 0, tick)
     check_range("ticks of free rows", ticks[state["free"].to(ticks.device)], FREE, FREE)
     if table.pages.counts is not None:
-        check_range("counts", state["counts"].squeeze(1), 0, torch.iinfo(torch.int32).max)
+        check_range("counts", state["counts"].squeeze(1), 0, MOST_COUNT)
     check_range("deleted.since", state["deleted.since"], -1, tick)
     check_range("deleted.ticks", state["deleted.ticks"], 0, tick)
     if table.config.eviction != "none" and _of_part(state, "eviction"):

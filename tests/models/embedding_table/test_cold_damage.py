@@ -83,19 +83,53 @@ def test_a_file_that_is_not_taken_up_is_written_anew_with_a_warning(
     assert "of version '5' was not taken up; its rows are dropped, it is written anew" in caplog.text
 
 
-def test_a_file_that_was_cut_short_is_named_where_its_memory_would_end_the_process(tmp_path: Path) -> None:
-    hot, cold = both(tmp_path / "rows")
-    content = (tmp_path / "rows").read_bytes()
-    os.truncate(tmp_path / "rows", 4096)
-    message = f"has 4,096 bytes; wanted {len(content):,}: something cut it short"
-    with pytest.raises(StorageError, match=message):
-        cold.pages.gather(torch.arange(12))
-    with pytest.raises(StorageError, match=message):
-        train(cold, ids_of(*range(12)), 30)
+@pytest.mark.parametrize("missing", [1, 400, -1])
+def test_a_file_that_was_cut_short_is_named_where_its_memory_would_end_the_process(
+    tmp_path: Path, missing: int
+) -> None:
+    _, cold = both(tmp_path / "rows")
+    content, before = (tmp_path / "rows").read_bytes(), cold.state()
+    length = 4096 if missing < 0 else len(content) - missing
+    os.truncate(tmp_path / "rows", length)
+    message = f"has {length:,} bytes; wanted {len(content):,}: something cut it short; load .* by load_state"
+    for use in (
+        lambda: cold.pages.gather(torch.arange(12)),
+        lambda: cold.erase(ids_of(1, 2)),
+        lambda: train(cold, ids_of(*range(12)), 30),
+        lambda: cold.close("5"),
+    ):
+        with pytest.raises(StorageError, match=message):
+            use()
     (tmp_path / "rows").write_bytes(content)
-    train(hot, ids_of(3, 5), 30)
-    train(cold, ids_of(3, 5), 30)
-    assert_same(hot, cold)
+    after = cold.state()
+    assert [name for name in before if "clock" not in name and not torch.equal(before[name], after[name])] == []
+
+
+@pytest.mark.parametrize("steps", [0, 1, 20, 40])
+def test_a_table_whose_file_was_cut_short_loads_a_checkpoint(tmp_path: Path, steps: int) -> None:
+    """Of fewer rows than memory has room for, and of more than there were."""
+    other, _ = both(tmp_path / "others", steps=steps, most=3 if steps == 1 else 30)
+    _, cold = both(tmp_path / "rows")
+    os.truncate(tmp_path / "rows", 4096)
+    cold.load_state(other.state())
+    assert_same(other, cold)
+    for ids in (ids_of(3, 5, 7, 9), ids_of(1, 2, 3, 29)):
+        train(other, ids, 50)
+        train(cold, ids, 50)
+    assert_same(other, cold)
+
+
+def test_slots_that_a_cut_took_are_damage_and_a_full_disk_beneath_a_cut_file_is_named(tmp_path: Path) -> None:
+    _, cold = both(tmp_path / "rows")
+    assert isinstance(cold.pages, ColdRows)
+    state = cold.state()
+    os.truncate(tmp_path / "rows", 4096)
+    with most_bytes_of_a_file(4500), pytest.raises(StorageError, match="was cut short and cannot grow from 4,096 to"):
+        cold.load_state(state)
+    assert (tmp_path / "rows").stat().st_size == 4096
+    cold.pages.file.make_whole()
+    with pytest.raises(StorageError, match="does not hold what was written"):
+        cold.pages.gather(torch.arange(12))
 
 
 def _flip(path: Path, at: int) -> None:

@@ -144,7 +144,11 @@ def test_a_table_goes_on_from_its_state_with_the_same_starts(kind: str) -> None:
         (CategoryPrior(lambda ids: ids.float(), 3), r"category_of gave \(1,\) of torch.float32 for 1 ids; wanted"),
         (
             CategoryPrior(by_ten, 3, popularity_of=lambda ids: -ids.double() - 1),
-            "popularity_of gave -1.0; wanted at least 0, or NaN",
+            "popularity_of gave -1.0; wanted a number of at least 0, or NaN",
+        ),
+        (
+            CategoryPrior(by_ten, 3, popularity_of=lambda ids: ids.double() + math.inf),
+            "popularity_of gave inf; wanted a number of at least 0, or NaN",
         ),
     ],
 )
@@ -176,31 +180,142 @@ PRIORS: dict[str, Callable[[], CategoryPrior | TextPrior]] = {
 }
 
 
-@pytest.mark.parametrize("kind", sorted(PRIORS))
-def test_a_damaged_state_is_refused_by_name_and_nothing_changes(kind: str) -> None:
+def fitted(kind: str) -> tuple[CollisionlessEmbedding, dict[str, Tensor]]:
+    """A table whose prior was fitted, and the prior's state."""
     embedding = embedding_of(PRIORS[kind]())
     put(embedding, torch.arange(30), torch.randn(30, WIDTH, generator=torch.Generator().manual_seed(0)))
     embedding(torch.tensor([9, 31]))
-    whole, other = embedding.table.prior.state(), PRIORS[kind]()  # type: ignore[union-attr]  # put there above
-    assert len(whole) == 4
-    before = other.state()
-    for name, value in whole.items():
-        wrong = [value[:-1], value[None], value.float(), torch.full_like(value, -2)]
-        wrong += [] if name == "fitted_at" else [value.clone().fill_(math.nan)]
-        for damaged in wrong if name == "fitted_at" else wrong[:3] + wrong[4:]:
-            is_free = damaged.shape[1:] == value.shape[1:] and damaged.dtype == value.dtype and name == "mean"
-            with pytest.raises(ValueError, match="mean" if is_free else name):
-                other.load_state(whole | {name: damaged})
-    for state in ({}, {"fitted_at": whole["fitted_at"], "else": whole["fitted_at"].double()}):
-        with pytest.raises(ValueError, match=r"fitted_at is missing|else is there; wanted"):
-            other.load_state(state)
+    prior = embedding.table.prior
+    assert prior is not None
+    assert len(prior.state()) == 4
+    return embedding, prior.state()
+
+
+DAMAGED: list[tuple[str, str, Callable[[Tensor], Tensor], str]] = [
+    (kind, name, damage, message)
+    for kind, name in [("category", "means"), ("category", "line"), ("category", "logs")]
+    + [("text", "map"), ("text", "middle"), ("text", "mean")]
+    for damage, message in [
+        (lambda value: value.float(), f"{name} is torch.float32; wanted torch.float64"),
+        (lambda value: value[None], f"{name} has the shape"),
+        (lambda value: value[:-1], "map has the shape" if kind == "text" else f"{name} has the shape"),
+    ]
+] + [
+    (kind, "fitted_at", damage, message)
+    for kind in PRIORS
+    for damage, message in [
+        (lambda value: value[:-1], r"fitted_at is torch.int64 of the shape \(1,\); wanted int64 \(2,\)"),
+        (lambda value: value.double(), "fitted_at is torch.float64"),
+        (lambda value: value * torch.tensor([0, 1]) - torch.tensor([2, 0]), "fitted_at holds -2 and 30; wanted a step"),
+        (lambda value: value * torch.tensor([1, 0]) - torch.tensor([0, 1]), "fitted_at holds 1 and -1; wanted a step"),
+    ]
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "damage", "message"), DAMAGED)
+def test_a_damaged_state_is_refused_by_name_and_nothing_changes(
+    kind: str, name: str, damage: Callable[[Tensor], Tensor], message: str
+) -> None:
+    embedding, whole = fitted(kind)
+    other = PRIORS[kind]()
+    with pytest.raises(ValueError, match=f"^{message}"):
+        other.load_state(whole | {name: damage(whole[name])})
+    assert other.state().keys() == {"fitted_at"}
+    assert other.state()["fitted_at"].tolist() == [-1, 0]
+    state = embedding.table.state()
+    with pytest.raises(ValueError, match=rf"^prior\.{message}"):
+        embedding.table.load_state(state | {f"prior.{name}": damage(whole[name])})
+
+
+@pytest.mark.parametrize("kind", sorted(PRIORS))
+def test_a_part_that_is_missing_or_not_known_is_named(kind: str) -> None:
+    _, whole = fitted(kind)
     for name in whole:
-        with pytest.raises(ValueError, match=rf"{name} is missing|is there; wanted .*{name}"):
-            other.load_state({part: value for part, value in whole.items() if part != name})
-    assert other.state().keys() == before.keys()
-    assert torch.equal(other.state()["fitted_at"], before["fitted_at"])
-    other.load_state(whole)
-    assert other.state().keys() == whole.keys()
+        with pytest.raises(ValueError, match=f"^{name} is missing; wanted"):
+            PRIORS[kind]().load_state({part: value for part, value in whole.items() if part != name})
+    with pytest.raises(ValueError, match="^else is not known; wanted"):
+        PRIORS[kind]().load_state(whole | {"else": whole["fitted_at"].double()})
+
+
+@pytest.mark.parametrize("kind", sorted(PRIORS))
+def test_a_prior_that_was_never_fitted_is_loaded(kind: str) -> None:
+    prior = PRIORS[kind]()
+    _, whole = fitted(kind)
+    prior.load_state(whole)
+    prior.load_state(PRIORS[kind]().state())
+    assert prior.state().keys() == {"fitted_at"}
+
+
+@pytest.mark.parametrize(
+    "popularity_of", [None, lambda ids: torch.full((len(ids),), math.nan), lambda ids: ids.double()]
+)
+def test_popularity_may_be_known_before_or_after_or_never(popularity_of: Any) -> None:
+    _, whole = fitted("category")
+    prior = CategoryPrior(by_ten, 4, popularity_of=popularity_of)
+    prior.load_state(whole)
+    assert ("line" in prior.state()) == (popularity_of is not None)
+    prior.load_state({name: whole[name] for name in ("fitted_at", "means")})
+    assert prior.state().keys() == {"fitted_at", "means"}
+
+
+@pytest.mark.parametrize("kind", sorted(PRIORS))
+def test_a_table_loads_what_it_saves_whatever_its_numbers(kind: str) -> None:
+    embedding = embedding_of(PRIORS[kind]())
+    put(embedding, torch.arange(30), torch.full((30, WIDTH), math.nan))
+    embedding(torch.tensor([9, 31]))
+    other = embedding_of(PRIORS[kind]())
+    other.load_state_dict(embedding.state_dict())
+    assert other.table.prior is not None
+    assert other.table.prior.state().keys() == embedding.table.prior.state().keys()  # type: ignore[union-attr]  # put there above
+
+
+@pytest.mark.parametrize("kind", sorted(PRIORS))
+def test_a_state_of_rows_of_another_width_is_refused_before_anything_changes(kind: str) -> None:
+    embedding, whole = fitted(kind)
+    state = embedding.table.state()
+    wider = PRIORS[kind]()
+    made = CollisionlessEmbedding(TableConfig(width=WIDTH + 1, optimizer=RowOptimizer("sgd")), page_rows=8)
+    made.table.prior = wider
+    made.table.look_up(torch.arange(30))
+    made.table.look_up(torch.tensor([9, 31]))
+    held = embedding.table.state()
+    with pytest.raises(
+        ValueError, match=r"the state's prior was fitted to rows of 5 numbers; wanted 4, or none of the"
+    ):
+        embedding.table.load_state(state | {f"prior.{name}": value for name, value in wider.state().items()})
+    assert all(torch.equal(held[name], value) for name, value in embedding.table.state().items())
+    embedding.table.load_state({name: value for name, value in state.items() if not name.startswith("prior.")})
+    assert whole.keys() == wider.state().keys()
+
+
+def test_a_prior_whose_step_lies_ahead_is_fitted_anew() -> None:
+    """As after the steps were renumbered."""
+    embedding, whole = fitted("category")
+    prior = embedding.table.prior
+    assert prior is not None
+    prior.load_state(whole | {"fitted_at": torch.tensor([10**12, 31])})
+    embedding(torch.tensor([33]))
+    assert prior.state()["fitted_at"].tolist() == [embedding.table.tick, 31]
+
+
+def test_a_text_with_an_infinite_number_is_not_known() -> None:
+    texts = torch.eye(40, 3)
+    texts[7, 1] = math.inf
+    embedding = embedding_of(TextPrior(lambda ids: texts[ids]))
+    put(embedding, torch.arange(20), torch.ones(20, WIDTH))
+    assert torch.isfinite(embedding(torch.tensor([30]))).all()
+    other = TextPrior(lambda ids: texts[ids])
+    other.load_state(embedding.table.prior.state())  # type: ignore[union-attr]  # put there above
+    assert torch.equal(other._of(torch.tensor([7])), torch.zeros(1, WIDTH, dtype=torch.float64))
+
+
+def test_text_vectors_of_another_size_than_the_fitted_are_named() -> None:
+    embedding, _ = fitted("text")
+    embedding.table.prior.vector_of = lambda ids: torch.ones(len(ids), 3)  # type: ignore[union-attr]  # put there above
+    with pytest.raises(
+        ValueError, match=r"vector_of gave \(1, 3\) numbers; the prior was fitted to vectors of 2; load"
+    ):
+        embedding(torch.tensor([34]))
 
 
 def test_settings_out_of_range_are_refused() -> None:
