@@ -12,7 +12,7 @@ from numba import carray, njit
 
 from recsys.kernels.cpu.memory import pointer, prefetch
 from recsys.kernels.row_pages.initial_rows import MEAN
-from recsys.kernels.row_pages.pages import MOST_COUNT
+from recsys.kernels.row_pages.marks import MOST_COUNT
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]

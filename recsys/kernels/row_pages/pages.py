@@ -17,11 +17,10 @@ from torch import Tensor
 from recsys.kernels.cpu.owed_memory import LARGE_PAGE_BYTES
 from recsys.kernels.row_pages import initial_rows, torch_rows
 from recsys.kernels.row_pages.column import Column, is_by_triton, is_compiled
+from recsys.kernels.row_pages.marks import FREE, MOST_COUNT
 from recsys.kernels.row_pages.optimizers import RowOptimizer
 
 MAX_TRITON_WIDTH = 1024  # a program holds whole rows; wider ones are updated by torch
-FREE = -1  # tick of a row that is no id's
-MOST_COUNT = 2**31 - 1  # of touches: an int32
 
 
 class RowPages:

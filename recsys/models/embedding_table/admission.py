@@ -16,8 +16,8 @@ from torch import Tensor
 
 from recsys.config import check_types
 from recsys.kernels.hash_table import HashTable
-from recsys.kernels.row_pages.pages import MOST_COUNT
-from recsys.models.embedding_table.table_state import check_range, tensor_of
+from recsys.kernels.row_pages.marks import MOST_COUNT
+from recsys.models.embedding_table.state_checks import check_range, tensor_of
 
 Mode = Literal["all", "threshold", "probability"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recsys.config import finite
-from recsys.models.embedding_table.table_state import check_range, tensor_of
+from recsys.models.embedding_table.state_checks import check_range, tensor_of
 
 LONG = 1 << 17  # seconds that are written down before any is forgotten
 MOST_TICKS = 2**31 - 2

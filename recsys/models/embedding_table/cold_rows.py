@@ -21,7 +21,8 @@ from torch import Tensor
 
 from recsys.kernels.row_pages import RowOptimizer, RowPages
 from recsys.kernels.row_pages.column import Column
-from recsys.kernels.row_pages.pages import FREE, default_page_rows
+from recsys.kernels.row_pages.marks import FREE
+from recsys.kernels.row_pages.pages import default_page_rows
 from recsys.models.embedding_table.clock import MOST_TICKS
 from recsys.models.embedding_table.cold_file import ColdFile, Slots
 from recsys.models.embedding_table.eviction import EvictionQueue

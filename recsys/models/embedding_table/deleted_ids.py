@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from recsys.models.embedding_table.table_state import check_range, tensor_of
+from recsys.models.embedding_table.state_checks import check_range, tensor_of
 
 
 class DeletedIds:

@@ -21,7 +21,7 @@ from torch import Tensor
 from recsys.kernels.row_pages import RowPages
 from recsys.kernels.row_scan import Place
 from recsys.models.embedding_table.oldest_rows import OldestRows
-from recsys.models.embedding_table.table_state import tensor_of
+from recsys.models.embedding_table.state_checks import tensor_of
 
 PARTS = 64
 LEAST_SEEN = 1 << 12  # rows that are looked at in one go, so that few calls do

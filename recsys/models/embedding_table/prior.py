@@ -23,7 +23,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from recsys.models.embedding_table.table_state import tensor_of
+from recsys.models.embedding_table.state_checks import tensor_of
 
 MOST_FITTED = 1 << 17  # rows that are read: a step waits for no more, however large the table is
 ANEW = "no tensor of the prior at all: it is fitted anew then"

@@ -33,7 +33,8 @@ from recsys.models.embedding_table.config import TableConfig
 from recsys.models.embedding_table.deleted_ids import DeletedIds
 from recsys.models.embedding_table.eviction import EvictionQueue
 from recsys.models.embedding_table.prior import Prior
-from recsys.models.embedding_table.table_state import Block, Stateful
+from recsys.models.embedding_table.state_checks import Stateful
+from recsys.models.embedding_table.table_state import Block
 from recsys.models.embedding_table.time_to_live import TimeToLive
 
 if TYPE_CHECKING:

@@ -11,15 +11,16 @@ it can go on from what the state says of it, and only then the new takes the pla
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from recsys.kernels.hash_table import HashTable
+from recsys.kernels.row_pages.marks import FREE, MOST_COUNT
 from recsys.kernels.row_pages.optimizers import NAMES as OPTIMIZERS
-from recsys.kernels.row_pages.pages import FREE, MOST_COUNT
+from recsys.models.embedding_table.state_checks import Checked, OfWidth, check_range, tensor_of
 
 if TYPE_CHECKING:
     from recsys.models.embedding_table.cold_rows import ColdRows
@@ -32,63 +33,6 @@ SIZES = {"seed": 1, "optimizer": 1, "shard": 2, "split": 1}  # of int64, where t
 IN_FILE = ("vectors", "states", "ids")  # columns of cold rows that a state beside the file lacks
 
 Block = tuple[int, Mapping[str, Tensor]]  # the first row, and numbers of it and of those that follow, by column
-
-
-class Stateful(Protocol):
-    """A part of a table with a state of its own."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What must be kept to go on from it."""
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what `state` gave."""
-
-
-@runtime_checkable
-class Checked(Stateful, Protocol):
-    """One that says beforehand whether it can go on from a state."""
-
-    def check_state(self, state: Mapping[str, Tensor]) -> None:
-        """Whether `load_state` would take it; nothing changes.
-
-        Raises:
-            ValueError: it does not fit; the message begins with the tensor's name.
-        """
-
-
-@runtime_checkable
-class OfWidth(Protocol):
-    """One whose state is of rows of a width."""
-
-    def width_of(self, state: Mapping[str, Tensor]) -> int | None:
-        """That width; None where the state does not say."""
-
-
-def tensor_of(
-    state: Mapping[str, Tensor], name: str, size: int | None = None, dtype: torch.dtype = torch.int64
-) -> Tensor:
-    """The tensor of that name, (size,), or of one dim.
-
-    Raises:
-        ValueError: it is missing, or of another type or shape.
-    """
-    if name not in state:
-        raise ValueError(f"{name} is missing; wanted what state() of a table gives")
-    given = state[name]
-    if given.dtype != dtype or given.dim() != 1 or (size is not None and len(given) != size):
-        wanted = f"{str(dtype).removeprefix('torch.')} ({'N' if size is None else size},)"
-        raise ValueError(f"{name} is {given.dtype} of the shape {tuple(given.shape)}; wanted {wanted}")
-    return given
-
-
-def check_range(name: str, values: Tensor, least: int, most: int) -> None:
-    """Whether values (N,) lie between these two.
-
-    Raises:
-        ValueError: one does not.
-    """
-    if len(values) and not least <= int(values.min()) <= int(values.max()) <= most:
-        raise ValueError(f"{name} holds {int(values.min())} to {int(values.max())}; wanted {least} to {most}")
 
 
 def state_of(table: "EmbeddingTable") -> dict[str, Tensor]:

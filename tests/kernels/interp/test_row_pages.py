@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from recsys.kernels.row_pages import RowOptimizer, RowPages
+from recsys.kernels.row_pages.marks import FREE
 from recsys.kernels.row_pages.optimizers import NAMES
-from recsys.kernels.row_pages.pages import FREE
 from recsys.kernels.row_pages.triton_path import PIECE
 
 

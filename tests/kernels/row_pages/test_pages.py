@@ -9,8 +9,8 @@ import torch
 
 from recsys.kernels.cpu.owed_memory import owed_memory
 from recsys.kernels.row_pages import RowOptimizer, RowPages, column
+from recsys.kernels.row_pages.marks import FREE, MOST_COUNT
 from recsys.kernels.row_pages.optimizers import NAMES
-from recsys.kernels.row_pages.pages import FREE, MOST_COUNT
 
 WIDTH = 12
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recsys.kernels.row_pages import RowOptimizer, RowPages, column
-from recsys.kernels.row_pages.pages import FREE
+from recsys.kernels.row_pages.marks import FREE
 from recsys.models.embedding_table import EmbeddingTable, TableConfig
 from recsys.models.embedding_table import eviction as evictions
 from recsys.models.embedding_table.eviction import EvictionQueue
