@@ -216,8 +216,11 @@ class ColdFile:
         Raises:
             CheckpointError: it is not; the message says how.
         """
-        self.check_open()
         remedy = "load the table from its checkpoint, which writes the file anew"
+        try:
+            self.check_open()
+        except StorageError as error:
+            raise CheckpointError(str(error)) from error
         if self.mark is None:
             raise CheckpointError(
                 f"cold file {self.path} bears no mark of a clean end: its process was killed, or it is empty; {remedy}"
@@ -321,10 +324,10 @@ class ColdFile:
     def _header(self) -> dict[str, Any] | None:
         """What the header says; None for an empty file, or where the header is torn."""
         found = os.pread(self._descriptor, HEADER_BYTES, 0)
-        if not found:
-            return None
-        if found[: len(MAGIC)] != MAGIC:
+        if found[: len(MAGIC)] != MAGIC[: len(found)]:
             raise CheckpointError(f"{self.path} is no cold file; name another path: nothing was written to it")
+        if len(found) < len(MAGIC) + 4:
+            return None
         (crc,), text = struct.unpack_from("<I", found, len(MAGIC)), found[len(MAGIC) + 4 :]
         if zlib.crc32(text) != crc:
             return None
@@ -383,16 +386,24 @@ class ColdFile:
             raise StorageError(f"the header of cold file {self.path} cannot be written: {error}") from error
         self.mark = mark
 
+    def check_usable(self) -> None:
+        """Whether the file is open, and this process's.
+
+        Raises:
+            ValueError: it is closed, or was opened by another process.
+        """
+        if not self.is_open:
+            raise ValueError(f"cold file {self.path} is closed; make a table anew to go on with it")
+        self.check_process()
+
     def check_open(self) -> None:
-        """Whether the file is this process's and as long as it was made.
+        """Whether the file is open, this process's, and as long as it was made.
 
         Raises:
             ValueError: it is closed, or was opened by another process.
             StorageError: something cut it short.
         """
-        if not self.is_open:
-            raise ValueError(f"cold file {self.path} is closed; make a table anew to go on with it")
-        self.check_process()
+        self.check_usable()
         there, wanted = self._lengths()
         if there < wanted:  # mapped memory behind the file's end would end the process
             raise StorageError(
@@ -404,12 +415,16 @@ class ColdFile:
         """Give a file that was cut short its length again; slots that were lost are told as damage until written.
 
         Raises:
+            ValueError: it was opened by another process.
             StorageError: the disk is full.
         """
+        self.check_process()
         there, wanted = self._lengths()
         if there < wanted:
             try:
                 _take_space(self._descriptor, there, wanted - there)
+                if there < HEADER_BYTES:
+                    self._write_header(None)
             except OSError as error:
                 os.ftruncate(self._descriptor, there)
                 raise StorageError(

@@ -69,6 +69,10 @@ class _Fitted:
         if every < 1:
             raise ValueError(f"every={every}; wanted at least 1 step")
         self.every = every
+        self.forget()
+
+    def forget(self) -> None:
+        """Be fitted anew when the next row begins."""
         self._fitted_at = torch.tensor([-1, 0])  # step, and rows that lived then
         self._numbers: dict[str, Tensor] = {}
 
@@ -224,6 +228,8 @@ class CategoryPrior(_Fitted):
     def _logs(self, ids: Tensor) -> Tensor:
         assert self.popularity_of is not None
         popularity = self.popularity_of(ids).double()
+        if popularity.shape != ids.shape:
+            raise ValueError(f"popularity_of gave {tuple(popularity.shape)} for {len(ids)} ids; wanted ({len(ids)},)")
         wrong = popularity[(popularity < 0) | popularity.isinf()]
         if len(wrong):
             raise ValueError(f"popularity_of gave {float(wrong[0])}; wanted a number of at least 0, or NaN")

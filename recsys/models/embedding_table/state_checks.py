@@ -30,6 +30,14 @@ class Checked(Stateful, Protocol):
 
 
 @runtime_checkable
+class Forgetting(Protocol):
+    """One that can begin anew."""
+
+    def forget(self) -> None:
+        """Be as it was before it knew anything."""
+
+
+@runtime_checkable
 class OfWidth(Protocol):
     """One whose state is of rows of a width."""
 

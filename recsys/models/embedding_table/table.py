@@ -206,7 +206,11 @@ class EmbeddingTable:
             self.clock.forget_before(int(self.pages.ticks.gather(self.live_rows()).min()) if len(self) else self.tick)
 
     def erase(self, ids: Tensor) -> Tensor:
-        """(N,) int64 rows that ids (N,) int64 had and that hold nothing from here on; -1 for unknown ids."""
+        """(N,) int64 rows that ids (N,) int64 had and that hold nothing from here on; -1 for unknown ids.
+
+        Raises:
+            StorageError: something cut the cold file short; nothing changed.
+        """
         rows = self._erased(ids)
         self.counts.erased += int((rows >= 0).sum())
         return rows

@@ -20,7 +20,7 @@ from torch import Tensor
 from recsys.kernels.hash_table import HashTable
 from recsys.kernels.row_pages.marks import FREE, MOST_COUNT
 from recsys.kernels.row_pages.optimizers import NAMES as OPTIMIZERS
-from recsys.models.embedding_table.state_checks import Checked, OfWidth, check_range, tensor_of
+from recsys.models.embedding_table.state_checks import Checked, Forgetting, OfWidth, check_range, tensor_of
 
 if TYPE_CHECKING:
     from recsys.models.embedding_table.cold_rows import ColdRows
@@ -64,10 +64,14 @@ def load(table: "EmbeddingTable", state: Mapping[str, Tensor], blocks: Iterable[
     """
     index = _checked(table, state, _columns(table))
     size = len(state["ticks"])
-    if table.cold is not None:  # a full disk ends the call before anything changed
-        table.cold.file.make_whole()
-        table.cold.grow(size)
-    _load_prior(table, state)
+    before = _load_prior(table, state)
+    if table.cold is not None:
+        try:
+            table.cold.file.make_whole()
+            table.cold.grow(size)
+        except BaseException:  # a full disk ends the call before anything changed
+            _restore_prior(table, before)
+            raise
     table.index = index
     try:
         table.pages.restore(_values(table, state), size)
@@ -96,10 +100,12 @@ def close(table: "EmbeddingTable", version: str | None) -> dict[str, Tensor]:
     """What goes with the cold file, which is closed, and marked if there is a version.
 
     Raises:
-        ValueError: the table has no cold file.
+        ValueError: the table has no cold file, or it is closed and there is a version.
         StorageError: the file could not be made durable.
     """
     cold = _cold(table, "close")
+    if version is not None:
+        cold.file.check_usable()
     rest = {} if version is None else _with_columns(table, _columns_beside_file(table))
     cold.close(version, table.num_rows)
     return rest
@@ -150,7 +156,7 @@ def _checked(table: "EmbeddingTable", state: Mapping[str, Tensor], columns: list
     if table.pages.before_write is not None:
         raise ValueError("the rows are being copied for a delta; finish, or cancel, that copy first")
     if table.cold is not None:
-        table.cold.file.check_process()
+        table.cold.file.check_usable()
     _check_names(table, state, columns)
     _check_columns(table, state, columns)
     for part, of_part in table.parts().items():
@@ -246,6 +252,7 @@ def _empty(table: "EmbeddingTable") -> None:
     none = torch.empty(0, dtype=torch.int64, device=table.device)
     table.index.import_(none, none, none)
     table.pages.clear()
+    _load_prior(table, {})
     table.begin_anew(table.seed, table.shard, table.split, table.counts)
 
 
@@ -259,17 +266,25 @@ def _load_rest(table: "EmbeddingTable", state: Mapping[str, Tensor]) -> None:
             of_part.load_state(kept)
 
 
-def _load_prior(table: "EmbeddingTable", state: Mapping[str, Tensor]) -> None:
-    """The prior, which is the caller's and may know of no check: while all else can be left as it is."""
-    kept = _of_part(state, PRIOR)
-    if table.prior is None or not kept:
-        return
-    before = table.prior.state()
-    try:
-        table.prior.load_state(kept)
-    except (KeyError, IndexError, TypeError, RuntimeError, ValueError) as error:
+def _load_prior(table: "EmbeddingTable", state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the prior had; it is the caller's and may know of no check: it is loaded while all else can be left."""
+    if table.prior is None:
+        return {}
+    before, kept = table.prior.state(), _of_part(state, PRIOR)
+    if kept:
+        try:
+            table.prior.load_state(kept)
+        except (KeyError, IndexError, TypeError, RuntimeError, ValueError) as error:
+            table.prior.load_state(before)
+            raise ValueError(f"the prior does not take what the state says of it: {error!r}") from error
+    elif isinstance(table.prior, Forgetting):
+        table.prior.forget()
+    return before
+
+
+def _restore_prior(table: "EmbeddingTable", before: Mapping[str, Tensor]) -> None:
+    if table.prior is not None:
         table.prior.load_state(before)
-        raise ValueError(f"the prior does not take what the state says of it: {error!r}") from error
 
 
 def _of_part(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

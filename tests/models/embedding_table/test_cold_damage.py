@@ -1,5 +1,6 @@
 """What may happen to the file of a table's cold rows: others that open it, damage, full disks, forks, kills."""
 
+import errno
 import gc
 import json
 import logging
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from recsys.errors import CheckpointError, StorageError
-from recsys.models.embedding_table import (
-    RowOptimizer,
-    cold_rows,
-)
+from recsys.models.embedding_table import CategoryPrior, RowOptimizer, cold_file, cold_rows
 from recsys.models.embedding_table.cold_file import HEADER_BYTES, MAGIC
 from recsys.models.embedding_table.cold_rows import ColdRows
 from tests.full_disk import most_bytes_of_a_file
@@ -105,18 +104,105 @@ def test_a_file_that_was_cut_short_is_named_where_its_memory_would_end_the_proce
     assert [name for name in before if "clock" not in name and not torch.equal(before[name], after[name])] == []
 
 
+@pytest.mark.parametrize("length", [0, 3, 8, 11, 12, 100, 4095, 4096, 4500])
 @pytest.mark.parametrize("steps", [0, 1, 20, 40])
-def test_a_table_whose_file_was_cut_short_loads_a_checkpoint(tmp_path: Path, steps: int) -> None:
+def test_a_table_whose_file_was_cut_short_loads_a_checkpoint(tmp_path: Path, steps: int, length: int) -> None:
     """Of fewer rows than memory has room for, and of more than there were."""
     other, _ = both(tmp_path / "others", steps=steps, most=3 if steps == 1 else 30)
     _, cold = both(tmp_path / "rows")
-    os.truncate(tmp_path / "rows", 4096)
+    os.truncate(tmp_path / "rows", length)
     cold.load_state(other.state())
     assert_same(other, cold)
     for ids in (ids_of(3, 5, 7, 9), ids_of(1, 2, 3, 29)):
         train(other, ids, 50)
         train(cold, ids, 50)
     assert_same(other, cold)
+    cold.close()
+    again = table_of(tmp_path / "rows")  # a file that a later start takes
+    again.load_state(other.state())
+    assert_same(other, again)
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 11, 12, 100, 4095])
+def test_a_marked_file_whose_header_was_cut_is_torn_and_one_of_something_else_is_not(
+    tmp_path: Path, length: int
+) -> None:
+    hot, cold = both(tmp_path / "rows")
+    state, rest = hot.state(), cold.close("5")
+    os.truncate(tmp_path / "rows", length)
+    again = table_of(tmp_path / "rows")
+    with pytest.raises(CheckpointError, match="bears no mark of a clean end"):
+        again.resume(rest, "5")
+    again.load_state(state)
+    assert_same(hot, again)
+    (tmp_path / "text").write_bytes(b"abcdefghijkl"[: max(1, min(length, 12))])
+    with pytest.raises(CheckpointError, match="is no cold file"):
+        table_of(tmp_path / "text")
+
+
+@pytest.mark.parametrize("steps", [0, 1, 20])
+def test_a_closed_table_takes_no_state_and_no_version(tmp_path: Path, steps: int) -> None:
+    other, _ = both(tmp_path / "others", steps=steps, most=3 if steps == 1 else 12)
+    _, cold = both(tmp_path / "rows")
+    cold.close("5")
+    with pytest.raises(ValueError, match="is closed; make a table anew to go on with it"):
+        cold.load_state(other.state())
+    with pytest.raises(ValueError, match="is closed; make a table anew to go on with it"):
+        cold.close("7")
+    cold.close()
+
+
+def test_a_resume_from_a_file_that_is_cut_beneath_it_is_a_checkpoint_error(tmp_path: Path) -> None:
+    _, cold = both(tmp_path / "rows")
+    rest = cold.close("5")
+    again = table_of(tmp_path / "rows")
+    with pytest.raises(CheckpointError, match="is of version '5', wanted '6'"):
+        again.resume(rest, "6")
+    assert isinstance(again.pages, ColdRows)
+    again.pages.file._chunks.grow(1)  # as a resume that failed later leaves it
+    os.truncate(tmp_path / "rows", 4500)
+    with pytest.raises(CheckpointError, match="something cut it short"):
+        again.resume(rest, "5")
+
+
+def test_a_load_that_a_prior_refuses_leaves_a_good_file(tmp_path: Path) -> None:
+    class Refusing(CategoryPrior):
+        def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+            if "means" in state:
+                raise KeyError("means")
+
+    hot, cold = both(tmp_path / "rows")
+    state, rest = hot.state(), cold.close("5")
+    again = table_of(tmp_path / "rows")
+    again.prior = Refusing(lambda ids: ids % 3, 3)
+    with pytest.raises(ValueError, match="the prior does not take"):
+        again.load_state(
+            state | {"prior.fitted_at": torch.tensor([1, 3]), "prior.means": torch.zeros(3, 5, dtype=torch.float64)}
+        )
+    again.prior = None
+    again.resume(rest, "5")
+    assert_same(hot, again)
+
+
+def test_all_rows_of_a_cut_file_may_be_forgotten(tmp_path: Path) -> None:
+    _, cold = both(tmp_path / "rows")
+    os.truncate(tmp_path / "rows", 4096)
+    cold.pages.clear()
+    assert (tmp_path / "rows").stat().st_size == 4992
+
+
+def test_a_disk_that_is_full_halfway_leaves_the_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def halfway(descriptor: int, start: int, num_bytes: int) -> None:
+        os.ftruncate(descriptor, start + num_bytes // 2)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    hot, cold = both(tmp_path / "rows")
+    state = hot.state()
+    os.truncate(tmp_path / "rows", 4096)
+    monkeypatch.setattr(cold_file, "_take_space", halfway)
+    with pytest.raises(StorageError, match="cannot grow from 4,096 to 4,992 bytes again: No space left"):
+        cold.load_state(state)
+    assert (tmp_path / "rows").stat().st_size == 4096
 
 
 def test_slots_that_a_cut_took_are_damage_and_a_full_disk_beneath_a_cut_file_is_named(tmp_path: Path) -> None:

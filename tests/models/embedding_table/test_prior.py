@@ -150,6 +150,10 @@ def test_a_table_goes_on_from_its_state_with_the_same_starts(kind: str) -> None:
             CategoryPrior(by_ten, 3, popularity_of=lambda ids: ids.double() + math.inf),
             "popularity_of gave inf; wanted a number of at least 0, or NaN",
         ),
+        (
+            CategoryPrior(by_ten, 3, popularity_of=lambda ids: ids[:, None]),
+            r"popularity_of gave \(1, 1\) for 1 ids; wanted \(1,\)",
+        ),
     ],
 )
 def test_what_is_told_of_ids_is_checked(prior: CategoryPrior, message: str) -> None:
@@ -309,13 +313,23 @@ def test_a_text_with_an_infinite_number_is_not_known() -> None:
     assert torch.equal(other._of(torch.tensor([7])), torch.zeros(1, WIDTH, dtype=torch.float64))
 
 
-def test_text_vectors_of_another_size_than_the_fitted_are_named() -> None:
+def test_text_vectors_of_another_size_than_the_fitted_are_named_and_the_remedy_helps() -> None:
     embedding, _ = fitted("text")
     embedding.table.prior.vector_of = lambda ids: torch.ones(len(ids), 3)  # type: ignore[union-attr]  # put there above
-    with pytest.raises(
-        ValueError, match=r"vector_of gave \(1, 3\) numbers; the prior was fitted to vectors of 2; load"
-    ):
+    with pytest.raises(ValueError, match=r"vector_of gave \(1, 3\) numbers; the prior was fitted to vectors of 2"):
         embedding(torch.tensor([34]))
+    state = embedding.table.state()
+    embedding.table.load_state({name: value for name, value in state.items() if not name.startswith("prior.")})
+    embedding(torch.tensor([34]))
+    assert embedding.table.prior.state()["middle"].shape == (3,)  # type: ignore[union-attr]  # put there above
+
+
+@pytest.mark.parametrize("kind", sorted(PRIORS))
+def test_without_its_tensors_a_prior_forgets_what_it_was_fitted_to(kind: str) -> None:
+    embedding, _ = fitted(kind)
+    state = embedding.table.state()
+    embedding.table.load_state({name: value for name, value in state.items() if not name.startswith("prior.")})
+    assert embedding.table.prior.state().keys() == {"fitted_at"}  # type: ignore[union-attr]  # put there above
 
 
 def test_settings_out_of_range_are_refused() -> None:
