@@ -66,7 +66,7 @@ def test_event_types_raise_ndcg_where_they_say_what_comes_next(
 ) -> None:
     without = ndcg(typed, name, tmp_path / "a", TYPED[name])
     with_types = ndcg(typed, name, tmp_path / "b", TYPED[name], event_types=True)
-    assert with_types > without + 0.12
+    assert with_types > without + 0.15
 
 
 @pytest.mark.parametrize("name", NAMES)
