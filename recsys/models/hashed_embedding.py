@@ -12,10 +12,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from recsys.config import finite
 from recsys.kernels.mixing import mixed, shifted
 from recsys.kernels.row_pages import RowOptimizer, RowPages
-from recsys.models.table_module import TableModule
+from recsys.models.table_module import TableModule, learning_rate
 
 
 def mixed_with(seed: int, ids: Tensor) -> Tensor:
@@ -86,9 +85,7 @@ class HashedEmbedding(TableModule):
         Raises:
             ValueError: `lr` is negative or no finite number; nothing is applied.
         """
-        rate = finite(lr)
-        if not rate >= 0:
-            raise ValueError(f"lr={lr}; wanted a number of at least 0")
+        rate = learning_rate(lr)
         looked_up = [(rows, vectors.grad) for rows, vectors in self._looked_up if vectors.grad is not None]
         self._looked_up.clear()
         if looked_up:

@@ -5,7 +5,21 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from recsys.config import finite
+
 PART = "table."  # of the keys in a state_dict
+
+
+def learning_rate(lr: object) -> float:
+    """The rate of a step as a float.
+
+    Raises:
+        ValueError: it is negative or no finite number.
+    """
+    rate = finite(lr)
+    if not rate >= 0:
+        raise ValueError(f"lr={lr}; wanted a number of at least 0")
+    return rate
 
 
 class TableModule(nn.Module):

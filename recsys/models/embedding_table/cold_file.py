@@ -197,7 +197,6 @@ class ColdFile:
 
     def wipe_all(self) -> None:
         """Make all slots hold nothing; what was not taken up stays until the file is written to."""
-        self.check_process()
         self.make_whole()
         if not self.is_taken_up:
             self._chunks.clear()

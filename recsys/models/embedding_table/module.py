@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recsys.config import finite
 from recsys.models.embedding_table.config import TableConfig
 from recsys.models.embedding_table.ids import check_ids
 from recsys.models.embedding_table.table import EmbeddingTable
-from recsys.models.table_module import TableModule
+from recsys.models.table_module import TableModule, learning_rate
 
 
 class CollisionlessEmbedding(TableModule):
@@ -89,9 +88,7 @@ class CollisionlessEmbedding(TableModule):
         Raises:
             ValueError: `lr` is negative or no finite number; nothing is applied.
         """
-        rate = finite(lr)
-        if not rate >= 0:
-            raise ValueError(f"lr={lr}; wanted a number of at least 0")
+        rate = learning_rate(lr)
         if self._waiting:
             self.table.update(*self._gradients(), rate)
         self.drop_gradients()
